@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * A batch while it is being built. Finished steps lie in `steps` as MessagePack; the open step is
+ * kept in parts, because the counts in front of its values are known only when it ends, and because
+ * lf_submit() takes a const batch: it closes the open step in a copy.
+ */
+
+#include "client/litefunnel.h"
+#include "proto/buffer.h"
+
+enum {
+	BATCH_KEY_MAX = 255,
+	CLASS_NAME_MAX = 15,
+	BATCH_BYTES_MAX = 256 * 1024 * 1024, /* no frame can be longer */
+};
+
+enum row_form {
+	ROW_EMPTY = 0,
+	ROW_LIST, /* values in order */
+	ROW_MAP,  /* values by name */
+};
+
+struct step {
+	bool open;
+	bool script;
+	bool many;         /* lf_batch_row() was called: params is an array of rows */
+	bool name_pending; /* a name waits for its value */
+	bool truncate;
+	bool rows_max_set;
+	const char *expect; /* "changes", "rows", or NULL */
+	int64_t expect_count;
+	uint32_t rows_max;
+	enum row_form form;  /* of the row that is being filled */
+	uint32_t row_values; /* in that row */
+	uint32_t rows_count; /* finished rows */
+	size_t nodes;        /* MessagePack values in sql, rows and row */
+};
+
+struct lf_batch {
+	int failure; /* the first one, a negative errno value */
+	struct buffer steps;
+	size_t steps_count; /* finished ones: the open one is not counted */
+	size_t nodes;       /* MessagePack values in `steps` */
+
+	struct step step;
+	struct buffer sql;  /* of the open step, packed */
+	struct buffer rows; /* its finished rows, each with its header */
+	struct buffer row;  /* values of the row being filled, without a header */
+
+	char key[BATCH_KEY_MAX + 1]; /* "" = none */
+	char class_name[CLASS_NAME_MAX + 1];
+	uint32_t deadline_ms;
+	bool ack_shipped;
+};
+
+/*
+ * The value of `batch` in a write request: the same batch gives the same bytes each time, in the
+ * shortest encoding, so that another process that sends it with the same key sends what the daemon
+ * has hashed. The caller clears `ret_bytes` first. 0, or the batch's failure, -EINVAL (no step),
+ * -ENOMEM, -EMSGSIZE.
+ */
+int builder_encode(const struct lf_batch *batch, struct buffer *ret_bytes, size_t *ret_nodes);
+
+/* One of the three request classes. */
+bool builder_class_valid(const char *name);

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * What an lf_db consists of: the engine, its socket, and the local reader.
+ */
+
+#include "client/engine.h"
+#include "client/litefunnel.h"
+#include "client/transport.h"
+
+#include <sys/types.h>
+
+enum { DB_ERRMSG_MAX = 512 };
+
+struct local_reader;
+
+struct lf_db {
+	struct engine engine;
+	struct transport transport;
+	pid_t pid; /* whose client this is: a forked child's is another */
+	char *path; /* absolute */
+	struct local_reader *reader; /* NULL until the first read */
+	char errmsg[DB_ERRMSG_MAX];
+};
+
+/* First in every public function: notices a fork, and forgets the last error. */
+void db_enter(struct lf_db *db);
+
+/* Remembers words for lf_errmsg() and returns `result`. */
+int db_error(struct lf_db *db, int result, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* CLOCK_BOOTTIME in milliseconds. */
+uint64_t db_now_ms(void);
+
+/* reader.c: frees the handle; in a forked child it lets go of the parent's. Both accept NULL. */
+void local_reader_free(struct local_reader *reader);
+void local_reader_forked(struct local_reader *reader);

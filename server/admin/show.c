@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Facts as tables: columns, and rows of text and numbers. Column names are an interface: programs read
+ * them, so they are added to and never changed.
+ */
+
+#include "server/admin/show.h"
+
+#include "server/base/clock.h"
+#include "server/store/store.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A table that is being packed. */
+struct table {
+	struct buffer *out;
+	msgpack_packer packer;
+	uint32_t rows;
+	const char *like; /* a pattern for the first column, or NULL */
+};
+
+static void word(struct table *table, const char *value)
+{
+	pack_cstr(&table->packer, value);
+}
+
+static void number(struct table *table, uint64_t value)
+{
+	msgpack_pack_uint64(&table->packer, value);
+}
+
+static bool wanted(const struct table *table, const char *name)
+{
+	return table->like == NULL || fnmatch(table->like, name, 0) == 0;
+}
+
+static void row(struct table *table, unsigned columns)
+{
+	msgpack_pack_array(&table->packer, columns);
+	table->rows++;
+}
+
+/* ---- clients ---- */
+
+static const char *const clients_columns[] = {"pid", "uid", "user", "client", "label", "role", "class",
+	"state", "in_flight", "requests", "out_bytes", "age_s"};
+
+static void client_row(void *ctx, const struct peer *peer)
+{
+	static const char *const states[] = {"greeting", "open", "closing", "closed"};
+	struct table *table = ctx;
+	if (!wanted(table, peer->client)) {
+		return;
+	}
+	row(table, sizeof(clients_columns) / sizeof(clients_columns[0]));
+	number(table, (uint64_t)peer->credentials->pid);
+	number(table, peer->credentials->uid);
+	word(table, peer->credentials->text);
+	word(table, peer->client);
+	word(table, peer->label);
+	word(table, role_name(peer->credentials->role));
+	word(table, request_class_name(peer->class));
+	word(table, states[peer->state]);
+	number(table, peer->in_flight_count);
+	number(table, peer->requests);
+	number(table, peer_out_pending(peer));
+	number(table, (clock_now_us() - peer->connected_us) / 1000000);
+}
+
+static void show_clients(struct funnel *funnel, struct table *table)
+{
+	funnel_each_peer(funnel, client_row, table);
+}
+
+/* ---- queue ---- */
+
+static const char *const queue_columns[] = {"class", "waiting"};
+
+static void show_queue(struct funnel *funnel, struct table *table)
+{
+	struct queue_facts facts = funnel_facts(funnel).queue;
+	for (unsigned i = 0; i < CLASS_COUNT; i++) {
+		const char *name = request_class_name((enum request_class)i);
+		if (wanted(table, name)) {
+			row(table, 2);
+			word(table, name);
+			number(table, facts.by_class[i]);
+		}
+	}
+}
+
+/* ---- config ---- */
+
+static const char *const config_columns[] = {"name", "value", "default", "source", "reloads", "help"};
+
+static void show_config(struct funnel *funnel, struct table *table)
+{
+	const struct config *config = funnel_config(funnel);
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		if (wanted(table, settings[i].name)) {
+			row(table, sizeof(config_columns) / sizeof(config_columns[0]));
+			word(table, settings[i].name);
+			word(table, config->values[i].text);
+			word(table, settings[i].fallback);
+			word(table, setting_source_name(config->values[i].source));
+			number(table, settings[i].reloads);
+			word(table, settings[i].help);
+		}
+	}
+}
+
+/* ---- stats ---- */
+
+static const char *const stats_columns[] = {"name", "value"};
+
+static void fact_uint(struct table *table, const char *name, uint64_t value)
+{
+	if (wanted(table, name)) {
+		row(table, 2);
+		word(table, name);
+		number(table, value);
+	}
+}
+
+static void fact_text(struct table *table, const char *name, const char *value)
+{
+	if (wanted(table, name)) {
+		row(table, 2);
+		word(table, name);
+		word(table, value);
+	}
+}
+
+static void show_stats(struct funnel *funnel, struct table *table)
+{
+	struct funnel_facts facts = funnel_facts(funnel);
+	char epoch[2 * STORE_EPOCH_BYTES + 1];
+	uint64_t now_us = clock_now_us();
+	for (size_t i = 0; i < STORE_EPOCH_BYTES; i++) {
+		snprintf(epoch + 2 * i, 3, "%02x", facts.epoch[i]);
+	}
+	fact_text(table, "state", funnel_state_name(facts.state));
+	fact_text(table, "version", LITEFUNNEL_VERSION);
+	fact_text(table, "sqlite", store_engine_version());
+	fact_text(table, "db", facts.db);
+	fact_text(table, "socket", facts.socket);
+	fact_text(table, "sync", facts.sync_full ? "full" : "normal");
+	fact_text(table, "encoding", facts.encoding);
+	fact_text(table, "epoch", epoch);
+	fact_uint(table, "pid", (uint64_t)getpid());
+	fact_uint(table, "page_size", facts.page_size);
+	fact_uint(table, "commit", facts.writer.commit_no);
+	fact_uint(table, "uptime_s", (now_us - facts.started_us) / 1000000);
+	fact_uint(table, "started_at", facts.started_wall_us / 1000000);
+	fact_uint(table, "clients", facts.peers);
+	fact_uint(table, "connections_total", facts.connections);
+	fact_uint(table, "connections_refused_total", facts.refused);
+	fact_uint(table, "queue_batches", facts.queue.count);
+	fact_uint(table, "queue_bytes", facts.queue.bytes);
+	fact_uint(table, "running_batches", facts.queue.taken);
+	fact_uint(table, "longest_wait_us",
+		facts.queue.oldest_us != 0 ? now_us - facts.queue.oldest_us : 0);
+	fact_uint(table, "batches_total", facts.writer.batches);
+	fact_uint(table, "batches_failed_total", facts.writer.failed);
+	fact_uint(table, "commits_total", facts.writer.commits);
+	fact_uint(table, "replays_total", facts.writer.replays);
+	fact_uint(table, "exec_us_total", facts.writer.exec_us);
+	fact_uint(table, "commit_us_total", facts.writer.commit_us);
+	fact_uint(table, "group_batches_max", facts.writer.group_max);
+	fact_uint(table, "busy_total", facts.writer.busy);
+	fact_uint(table, "sessions", facts.dedupe.sessions);
+	fact_uint(table, "session_replies", facts.dedupe.replies);
+	fact_uint(table, "keys", facts.dedupe.keys);
+	fact_uint(table, "repeats_total", facts.dedupe.repeats);
+	fact_uint(table, "wal_frames", facts.writer.checkpoint.wal_frames);
+	fact_uint(table, "wal_bytes", facts.writer.checkpoint.wal_bytes);
+	fact_uint(table, "wal_backfilled", facts.writer.checkpoint.backfilled);
+	fact_uint(table, "checkpoints_total", facts.writer.checkpoint.checkpoints);
+	fact_uint(table, "checkpoint_restarts_total", facts.writer.checkpoint.restarts);
+	fact_uint(table, "checkpoints_pinned_total", facts.writer.checkpoint.pinned);
+}
+
+/* ---- the tables ---- */
+
+#define COLUMNS(list) list, sizeof(list) / sizeof((list)[0])
+
+static const struct {
+	const char *name;
+	const char *const *columns;
+	unsigned columns_count;
+	void (*fill)(struct funnel *funnel, struct table *table);
+} tables[] = {
+	{"clients", COLUMNS(clients_columns), show_clients},
+	{"queue", COLUMNS(queue_columns), show_queue},
+	{"config", COLUMNS(config_columns), show_config},
+	{"stats", COLUMNS(stats_columns), show_stats},
+};
+
+bool show_table(struct funnel *funnel, struct span what, struct span like, bool admin,
+	struct buffer *out, const char **ret_names)
+{
+	char pattern[128];
+	struct table table = {.out = out};
+	(void)admin; /* none of these tables holds another client's SQL */
+	*ret_names = "clients, queue, config, stats";
+	if (like.len >= sizeof(pattern)) {
+		return false;
+	}
+	if (like.data != NULL) {
+		memcpy(pattern, like.data, like.len);
+		pattern[like.len] = 0;
+		table.like = pattern;
+	}
+	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+		if (!span_equal(what, tables[i].name)) {
+			continue;
+		}
+		buffer_packer(out, &table.packer);
+		msgpack_pack_map(&table.packer, 2);
+		word(&table, "columns");
+		msgpack_pack_array(&table.packer, tables[i].columns_count);
+		for (unsigned column = 0; column < tables[i].columns_count; column++) {
+			word(&table, tables[i].columns[column]);
+		}
+		word(&table, "rows");
+		size_t at = pack_array_begin(out);
+		tables[i].fill(funnel, &table);
+		pack_array_end(out, at, table.rows);
+		return true;
+	}
+	return false;
+}

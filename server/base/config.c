@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The table of settings and the four sources of their values. What a setting does stands where it is
+ * used; what it is called, its unit, its limits and its help stand here and nowhere else: --help, the
+ * sample file and the manual are made from, or tested against, this table.
+ */
+
+#include "server/base/config.h"
+
+#include "server/base/cleanup.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <ini.h>
+#include <stdarg.h>
+#include <string.h>
+
+#define KIB (1024ull)
+#define MIB (1024ull * 1024)
+#define GIB (1024ull * 1024 * 1024)
+#define DAY_MS (24ull * 3600 * 1000)
+
+#define TEXT(n, fallback, reloads, help) \
+	{n, SETTING_TYPE_TEXT, fallback, 0, 0, NULL, reloads, help}
+#define BOOL(n, fallback, reloads, help) \
+	{n, SETTING_TYPE_BOOL, fallback, 0, 1, "off|on", reloads, help}
+#define NUMBER(n, fallback, min, max, reloads, help) \
+	{n, SETTING_TYPE_NUMBER, fallback, min, max, NULL, reloads, help}
+#define BYTES(n, fallback, min, max, reloads, help) \
+	{n, SETTING_TYPE_BYTES, fallback, min, max, NULL, reloads, help}
+#define MS(n, fallback, min, max, reloads, help) \
+	{n, SETTING_TYPE_MS, fallback, min, max, NULL, reloads, help}
+#define CHOICE(n, fallback, choices, reloads, help) \
+	{n, SETTING_TYPE_CHOICE, fallback, 0, 0, choices, reloads, help}
+
+const struct setting settings[SETTING_COUNT] = {
+	[SETTING_SOCKET] = TEXT("socket", "", false,
+		"the Unix socket; default: the database's real path + \"-funnel\""),
+	[SETTING_SOCKET_GROUP] = TEXT("socket_group", "", false,
+		"group that may connect; default: the group of the database's directory"),
+	[SETTING_SYNC] = CHOICE("sync", "full", "full|normal", false,
+		"full: an answered write survives a power loss. normal: commits stay atomic, but the "
+		"last moments may be lost with the power"),
+	[SETTING_FOREIGN_KEYS] = BOOL("foreign_keys", "on", false,
+		"enforce foreign keys (SQLite's own default is off)"),
+	[SETTING_EXTENSIONS] = TEXT("extensions", "", false,
+		"shared libraries that the daemon loads into SQLite, separated by commas"),
+	[SETTING_CACHE_BYTES] = BYTES("cache_bytes", "64MiB", 64 * KIB, 64 * GIB, false,
+		"page cache of the writer"),
+	[SETTING_STATEMENT_CACHE_MAX] = NUMBER("statement_cache_max", "1000", 1, 100000, false,
+		"prepared statements that are kept"),
+	[SETTING_ROLES_ADMIN] = TEXT("roles_admin", "", true,
+		"who is admin beside root and the daemon's user: users, uids, @groups, @gids, or *, "
+		"separated by commas; the same for the roles below; the highest match wins"),
+	[SETTING_ROLES_DDL] = TEXT("roles_ddl", "*", true, "who may also change the schema"),
+	[SETTING_ROLES_WRITE] = TEXT("roles_write", "", true, "who may write rows"),
+	[SETTING_ROLES_QUERY] = TEXT("roles_query", "", true, "who may only run SELECT"),
+	[SETTING_ROLES_STATS] = TEXT("roles_stats", "", true, "who may only look at show tables"),
+	[SETTING_COMMIT_GROUP_MAX] = NUMBER("commit_group_max", "4096", 1, 100000, true,
+		"batches that may share one transaction"),
+	[SETTING_COMMIT_GROUP_BYTES_MAX] = BYTES("commit_group_bytes_max", "32MiB", 4 * KIB, GIB,
+		true, "bytes of requests that may share one transaction"),
+	[SETTING_COMMIT_GROUP_MAX_US] = NUMBER("commit_group_max_us", "10000", 100, 10000000, true,
+		"microseconds after which a transaction takes in no further batch"),
+	[SETTING_QUEUE_MAX] = NUMBER("queue_max", "10000", 1, 10000000, true,
+		"batches that may wait; more are answered overloaded"),
+	[SETTING_QUEUE_BYTES_MAX] = BYTES("queue_bytes_max", "64MiB", 64 * KIB, 64 * GIB, true,
+		"bytes of batches that may wait"),
+	[SETTING_CONNECTIONS_MAX] = NUMBER("connections_max", "1000", 1, 1000000, true,
+		"open connections"),
+	[SETTING_IN_FLIGHT_MAX] = NUMBER("in_flight_max", "1024", 1, 100000, true,
+		"unanswered requests of one connection; at the limit it is not read any further"),
+	[SETTING_FRAME_BYTES_MAX] = BYTES("frame_bytes_max", "8MiB", 64 * KIB, 256 * MIB, true,
+		"one request"),
+	[SETTING_OUTPUT_BYTES_MAX] = BYTES("output_bytes_max", "4MiB", 64 * KIB, GIB, true,
+		"answers that wait for one connection to read them; at the limit it is not read any "
+		"further"),
+	[SETTING_ROWS_MAX] = NUMBER("rows_max", "100000", 1, 100000000, true,
+		"rows that one step may return"),
+	[SETTING_RESULT_BYTES_MAX] = BYTES("result_bytes_max", "4MiB", KIB, 256 * MIB, true,
+		"bytes that the answer to one batch may take"),
+	[SETTING_HELLO_TIMEOUT] = MS("hello_timeout", "5s", 10, DAY_MS, true,
+		"a new connection must have said hello by then"),
+	[SETTING_FRAME_TIMEOUT] = MS("frame_timeout", "30s", 10, DAY_MS, true,
+		"a request that has begun to arrive must be whole by then"),
+	[SETTING_STALL_TIMEOUT] = MS("stall_timeout", "30s", 10, DAY_MS, true,
+		"a connection that takes nothing of a waiting answer for so long is closed"),
+	[SETTING_DEADLINE] = MS("deadline", "30s", 1, DAY_MS, true,
+		"how long a request may wait in the queue if it does not say so itself"),
+	[SETTING_EXEC_TIMEOUT] = MS("exec_timeout", "30s", 1, DAY_MS, true,
+		"how long one batch may run"),
+	[SETTING_DRAIN_TIMEOUT] = MS("drain_timeout", "10s", 0, DAY_MS, true,
+		"on SIGTERM: how long what is queued may take"),
+	[SETTING_SESSIONS_MAX] = NUMBER("sessions_max", "10000", 1, 10000000, true,
+		"sessions whose answers are remembered; a new one beyond is answered overloaded"),
+	[SETTING_SESSION_WINDOW] = NUMBER("session_window", "1024", 1, 65536, false,
+		"answers remembered of one session"),
+	[SETTING_SESSION_TTL] = MS("session_ttl", "1h", 1000, 30 * DAY_MS, true,
+		"a session lives so long after its last use, in the daemon's own running time"),
+	[SETTING_KEYS_MAX] = NUMBER("keys_max", "1000000", 1, 1000000000, true,
+		"free keys that are remembered; a new one beyond is answered overloaded"),
+	[SETTING_KEY_TTL] = MS("key_ttl", "24h", 1000, 365 * DAY_MS, true,
+		"a free key is remembered so long, in the daemon's own running time"),
+	[SETTING_CHECKPOINT_FRAMES] = NUMBER("checkpoint_frames", "1000", 1, 10000000, true,
+		"pages in the WAL at which it is copied into the database"),
+	[SETTING_SLOW] = MS("slow", "1s", 0, DAY_MS, true,
+		"a batch that took longer is logged; 0: none"),
+	[SETTING_LOG_LEVEL] = CHOICE("log_level", "info", "debug|info|warn|error", true,
+		"what is logged"),
+	[SETTING_LOG_FORMAT] = CHOICE("log_format", "logfmt", "logfmt|json", true,
+		"how it is logged"),
+};
+
+static const char *const source_names[] = {"default", "file", "environment", "option"};
+
+const char *setting_source_name(enum setting_source source)
+{
+	return source_names[source];
+}
+
+__attribute__((format(printf, 2, 3))) static int fail(char *ret_error, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	vsnprintf(ret_error, CONFIG_ERROR_BYTES, format, args);
+	va_end(args);
+	return -EINVAL;
+}
+
+static const struct setting *find(const char *name)
+{
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		if (strcmp(settings[i].name, name) == 0) {
+			return &settings[i];
+		}
+	}
+	return NULL;
+}
+
+struct unit {
+	const char *name;
+	uint64_t factor;
+};
+
+static const struct unit units_bytes[] = {{"", 1}, {"b", 1}, {"k", KIB}, {"kib", KIB}, {"m", MIB},
+	{"mib", MIB}, {"g", GIB}, {"gib", GIB}, {NULL, 0}};
+static const struct unit units_ms[] = {
+	{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", DAY_MS}, {NULL, 0}};
+static const struct unit units_none[] = {{"", 1}, {NULL, 0}};
+
+static const struct unit *units_of(enum setting_type type)
+{
+	return type == SETTING_TYPE_BYTES ? units_bytes :
+	       type == SETTING_TYPE_MS    ? units_ms :
+					    units_none;
+}
+
+static bool parse_quantity(const struct unit *units, const char *text, uint64_t *ret_number)
+{
+	char *end = NULL;
+	if (!isdigit((unsigned char)text[0])) {
+		return false;
+	}
+	errno = 0;
+	unsigned long long number = strtoull(text, &end, 10);
+	while (*end == ' ') {
+		end++;
+	}
+	if (units == units_ms && number == 0 && *end == 0) {
+		*ret_number = 0; /* nothing needs no unit */
+		return true;
+	}
+	for (; units->name != NULL; units++) {
+		if (strcasecmp(units->name, end) == 0) {
+			return errno == 0 && !__builtin_mul_overflow(number, units->factor, ret_number);
+		}
+	}
+	return false;
+}
+
+/* The place of `text` in "a|b|c". */
+static bool parse_choice(const char *choices, const char *text, uint64_t *ret_number)
+{
+	size_t len = strlen(text);
+	uint64_t place = 0;
+	for (const char *at = choices; at != NULL; place++) {
+		const char *bar = strchr(at, '|');
+		size_t word = bar != NULL ? (size_t)(bar - at) : strlen(at);
+		if (word == len && strncmp(at, text, len) == 0) {
+			*ret_number = place;
+			return true;
+		}
+		at = bar != NULL ? bar + 1 : NULL;
+	}
+	return false;
+}
+
+static bool parse_bool(const char *text, uint64_t *ret_number)
+{
+	static const char *const words[][2] = {
+		{"off", "on"}, {"no", "yes"}, {"false", "true"}, {"0", "1"}};
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		for (uint64_t value = 0; value < 2; value++) {
+			if (strcasecmp(words[i][value], text) == 0) {
+				*ret_number = value;
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+static int parse(const struct setting *setting, const char *text, uint64_t *ret_number,
+	char ret_error[CONFIG_ERROR_BYTES])
+{
+	switch (setting->type) {
+	case SETTING_TYPE_TEXT:
+		*ret_number = 0;
+		return 0;
+	case SETTING_TYPE_BOOL:
+		return parse_bool(text, ret_number) ? 0 : fail(ret_error, "%s = \"%s\": use on or off", setting->name, text);
+	case SETTING_TYPE_CHOICE:
+		return parse_choice(setting->choices, text, ret_number) ?
+			0 :
+			fail(ret_error, "%s = \"%s\": use one of %s", setting->name, text, setting->choices);
+	default:
+		break;
+	}
+	if (!parse_quantity(units_of(setting->type), text, ret_number)) {
+		return fail(ret_error, "%s = \"%s\": use a number%s", setting->name, text,
+			setting->type == SETTING_TYPE_BYTES ? " of bytes, such as 8MiB" :
+			setting->type == SETTING_TYPE_MS    ? " with a unit, such as 500ms, 30s, 5m or 1h" :
+							      "");
+	}
+	if (*ret_number < setting->min || *ret_number > setting->max) {
+		return fail(ret_error, "%s = \"%s\": outside %llu to %llu%s", setting->name, text,
+			(unsigned long long)setting->min, (unsigned long long)setting->max,
+			setting->type == SETTING_TYPE_MS ? " ms" : "");
+	}
+	return 0;
+}
+
+int config_set(struct config *config, const char *name, const char *value,
+	enum setting_source source, char ret_error[CONFIG_ERROR_BYTES])
+{
+	const struct setting *setting = find(name);
+	if (setting == NULL) {
+		return fail(ret_error, "unknown setting \"%s\": `litefunnel serve --help` lists them", name);
+	}
+	struct config_value *slot = &config->values[setting - settings];
+	uint64_t number = 0;
+	int rc = parse(setting, value, &number, ret_error);
+	if (rc < 0 || source < slot->source) {
+		return rc;
+	}
+	char *text = strdup(value);
+	if (text == NULL) {
+		return -ENOMEM;
+	}
+	free(slot->text);
+	slot->text = text;
+	slot->number = number;
+	slot->source = source;
+	return 0;
+}
+
+int config_init(struct config *config)
+{
+	char error[CONFIG_ERROR_BYTES];
+	memset(config, 0, sizeof(*config));
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		int rc = config_set(config, settings[i].name, settings[i].fallback, SETTING_FROM_DEFAULT, error);
+		if (rc < 0) {
+			config_finish(config);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+void config_finish(struct config *config)
+{
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		free(config->values[i].text);
+		config->values[i].text = NULL;
+	}
+	free(config->file);
+	config->file = NULL;
+}
+
+struct reading {
+	struct config *config;
+	char *error;
+};
+
+static int ini_line(void *ctx, const char *section, const char *name, const char *value)
+{
+	struct reading *reading = ctx;
+	if (section[0] != 0) {
+		fail(reading->error, "section [%s]: a litefunnel config file has no sections", section);
+		return 0;
+	}
+	return config_set(reading->config, name, value != NULL ? value : "", SETTING_FROM_FILE,
+		       reading->error) == 0;
+}
+
+int config_read_file(struct config *config, const char *path, char ret_error[CONFIG_ERROR_BYTES])
+{
+	char reason[CONFIG_ERROR_BYTES] = "";
+	struct reading reading = {config, reason};
+	FILE *file = fopen(path, "re");
+	if (file == NULL) {
+		return fail(ret_error, "cannot read %s: %s", path, strerror(errno));
+	}
+	int line = ini_parse_file(file, ini_line, &reading);
+	fclose(file);
+	if (line != 0) {
+		return fail(ret_error, "%s:%d: %.300s", path, line,
+			reason[0] != 0 ? reason : "not a line of the form `name = value`");
+	}
+	free(config->file);
+	config->file = strdup(path);
+	return config->file != NULL ? 0 : -ENOMEM;
+}
+
+/* The first line of the file that LITEFUNNEL_<KEY>_FILE names. */
+static int read_value_file(const char *path, char **ret_value, char *ret_error)
+{
+	CLEANUP_FREE char *line = NULL;
+	size_t cap = 0;
+	FILE *file = fopen(path, "re");
+	if (file == NULL) {
+		return fail(ret_error, "cannot read %s: %s", path, strerror(errno));
+	}
+	ssize_t len = getline(&line, &cap, file);
+	fclose(file);
+	if (len < 0) {
+		return fail(ret_error, "%s is empty", path);
+	}
+	line[strcspn(line, "\r\n")] = 0;
+	*ret_value = line;
+	line = NULL;
+	return 0;
+}
+
+static int read_variable(struct config *config, const struct setting *setting, char *ret_error)
+{
+	char name[64];
+	CLEANUP_FREE char *from_file = NULL;
+	int len = snprintf(name, sizeof(name), "LITEFUNNEL_%s", setting->name);
+	for (char *at = name; *at != 0; at++) {
+		*at = (char)toupper((unsigned char)*at);
+	}
+	const char *value = getenv(name);
+	if (value == NULL) {
+		snprintf(name + len, sizeof(name) - (size_t)len, "_FILE");
+		const char *path = getenv(name);
+		if (path == NULL) {
+			return 0;
+		}
+		int rc = read_value_file(path, &from_file, ret_error);
+		if (rc < 0) {
+			return rc;
+		}
+		value = from_file;
+	}
+	char reason[CONFIG_ERROR_BYTES];
+	int rc = config_set(config, setting->name, value, SETTING_FROM_ENVIRONMENT, reason);
+	return rc == -EINVAL ? fail(ret_error, "%s: %.400s", name, reason) : rc;
+}
+
+int config_read_environment(struct config *config, char ret_error[CONFIG_ERROR_BYTES])
+{
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		int rc = read_variable(config, &settings[i], ret_error);
+		if (rc < 0) {
+			return rc;
+		}
+	}
+	return 0;
+}
+
+void config_reload(struct config *config, struct config *fresh,
+	void (*changed)(void *ctx, const struct setting *setting, bool applied), void *ctx)
+{
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		struct config_value *now = &config->values[i];
+		struct config_value *then = &fresh->values[i];
+		bool same = settings[i].type == SETTING_TYPE_TEXT ?
+			strcmp(now->text, then->text) == 0 :
+			now->number == then->number;
+		if (same) {
+			continue;
+		}
+		if (settings[i].reloads) {
+			char *text = now->text;
+			now->text = then->text;
+			then->text = text;
+			now->number = then->number;
+			now->source = then->source;
+		}
+		changed(ctx, &settings[i], settings[i].reloads);
+	}
+}
+
+/* Prints `text` in lines of at most `width` columns, each but the first behind `indent`. */
+static void print_wrapped(FILE *out, const char *text, const char *indent, size_t width)
+{
+	size_t column = 0;
+	while (*text != 0) {
+		size_t word = strcspn(text, " ");
+		if (column > 0 && column + 1 + word > width) {
+			fprintf(out, "\n%s", indent);
+			column = 0;
+		}
+		column += (size_t)fprintf(out, "%s%.*s", column > 0 ? " " : "", (int)word, text);
+		text += word + strspn(text + word, " ");
+	}
+}
+
+void config_print_options(FILE *out)
+{
+	static const char *const shapes[] = {"TEXT", "on|off", "N", "BYTES", "TIME", ""};
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		char option[96];
+		const struct setting *setting = &settings[i];
+		const char *shape = setting->type == SETTING_TYPE_CHOICE ? setting->choices : shapes[setting->type];
+		snprintf(option, sizeof(option), "--%s %s", setting->name, shape);
+		for (char *at = option; *at != 0 && *at != ' '; at++) {
+			*at = *at == '_' ? '-' : *at;
+		}
+		fprintf(out, "  %s\n      ", option);
+		print_wrapped(out, setting->help, "      ", 74);
+		if (setting->fallback[0] != 0) {
+			fprintf(out, " [%s]", setting->fallback);
+		}
+		fputc('\n', out);
+	}
+}
+
+void config_print_sample(FILE *out)
+{
+	fputs("# litefunnel.conf: every setting, with its default.\n"
+	      "# An option on the command line wins over the environment, and that over this file.\n"
+	      "# Settings marked (reload) take effect on `litefunnel reload DB`, others on a restart.\n",
+		out);
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		const struct setting *setting = &settings[i];
+		fputs("\n# ", out);
+		print_wrapped(out, setting->help, "# ", 94);
+		fprintf(out, "%s\n", setting->reloads ? " (reload)" : "");
+		if (setting->choices != NULL) {
+			fprintf(out, "# one of: %s\n", setting->choices);
+		}
+		fprintf(out, "#%s = %s\n", setting->name, setting->fallback);
+	}
+}

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * litefunnel serve: from a command line to a running funnel, and back to a process that has left
+ * everything as its readers need it. It refuses to start where it could not keep its promises.
+ */
+
+#include "server/admin/show.h"
+#include "server/base/cleanup.h"
+#include "server/base/config.h"
+#include "server/base/log.h"
+#include "server/base/notify.h"
+#include "server/base/place.h"
+#include "server/cli/cli.h"
+#include "server/funnel/funnel.h"
+#include "server/funnel/listener.h"
+#include "server/store/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char help[] =
+	"usage: litefunnel serve DB [--create] [--config FILE] [options]\n"
+	"\n"
+	"Owns the only writable handle of the SQLite database DB (or LITEFUNNEL_DB) and takes\n"
+	"batches of writes on the Unix socket DB-funnel. Runs in the foreground until SIGTERM, then\n"
+	"answers what is queued and stops. SIGHUP reads the settings again.\n"
+	"\n"
+	"  --create        make the database if there is none\n"
+	"  --config FILE   read settings from FILE (or LITEFUNNEL_CONFIG)\n"
+	"  --help          this text\n"
+	"\n"
+	"Every setting below is also a line `name = value` of the file, with underscores, and a\n"
+	"variable LITEFUNNEL_NAME. An option wins over the environment, and that over the file.\n"
+	"\n";
+
+enum { OPTION_CREATE = SETTING_COUNT, OPTION_CONFIG, OPTION_HELP, OPTIONS };
+
+struct serving {
+	struct config config;
+	struct place place;
+	char *config_path; /* or NULL */
+	struct given {     /* options of the command line, for a reload */
+		enum setting_id setting;
+		const char *value;
+	} given[256];
+	size_t given_count;
+	bool create;
+	int lock_fd;
+	int listen_fd;
+	bool bound; /* the socket is ours to remove */
+};
+
+/* ---- settings ---- */
+
+/* The long options: all settings, with dashes, and a few that are none. */
+static void fill_options(struct option *options, char names[][64])
+{
+	for (int i = 0; i < SETTING_COUNT; i++) {
+		snprintf(names[i], 64, "%s", settings[i].name);
+		for (char *at = names[i]; *at != 0; at++) {
+			*at = *at == '_' ? '-' : *at;
+		}
+		options[i] = (struct option){names[i], required_argument, NULL, i};
+	}
+	options[OPTION_CREATE] = (struct option){"create", no_argument, NULL, OPTION_CREATE};
+	options[OPTION_CONFIG] = (struct option){"config", required_argument, NULL, OPTION_CONFIG};
+	options[OPTION_HELP] = (struct option){"help", no_argument, NULL, OPTION_HELP};
+	options[OPTIONS] = (struct option){0};
+}
+
+/* Fills `config` from the options, the environment and the file, in this order of strength. */
+static int read_settings(void *ctx, struct config *config, char ret_error[CONFIG_ERROR_BYTES])
+{
+	const struct serving *serving = ctx;
+	int rc = 0;
+	for (size_t i = 0; rc == 0 && i < serving->given_count; i++) {
+		const struct given *given = &serving->given[i];
+		rc = config_set(config, settings[given->setting].name, given->value,
+			SETTING_FROM_OPTION, ret_error);
+	}
+	rc = rc == 0 ? config_read_environment(config, ret_error) : rc;
+	if (rc == 0 && serving->config_path != NULL) {
+		rc = config_read_file(config, serving->config_path, ret_error);
+	}
+	return rc;
+}
+
+/* -1: go on. Otherwise the exit code. */
+static int parse_options(struct serving *serving, int argc, char **argv, const char **ret_db)
+{
+	struct option options[OPTIONS + 1];
+	char names[SETTING_COUNT][64];
+	int option = 0;
+	fill_options(options, names);
+	const char *config_path = getenv("LITEFUNNEL_CONFIG");
+	opterr = 0;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+		if (option == '?') {
+			return cli_usage("serve", "unknown option or missing value: %s", argv[optind - 1]);
+		}
+		if (option == OPTION_HELP) {
+			fputs(help, stdout);
+			config_print_options(stdout);
+			return CLI_DONE;
+		}
+		if (option == OPTION_CREATE) {
+			serving->create = true;
+		} else if (option == OPTION_CONFIG) {
+			config_path = optarg;
+		} else if (serving->given_count < sizeof(serving->given) / sizeof(serving->given[0])) {
+			serving->given[serving->given_count++] =
+				(struct given){(enum setting_id)option, optarg};
+		}
+	}
+	*ret_db = optind < argc ? argv[optind++] : getenv("LITEFUNNEL_DB");
+	if (*ret_db == NULL || (*ret_db)[0] == 0) {
+		return cli_usage("serve", "which database? Give its path, or set LITEFUNNEL_DB");
+	}
+	if (optind < argc) {
+		return cli_usage("serve", "one database only, but there is also \"%s\"", argv[optind]);
+	}
+	if (config_path != NULL && config_path[0] != 0) {
+		serving->config_path = realpath(config_path, NULL);
+		if (serving->config_path == NULL) {
+			return cli_usage("serve", "cannot read %s: %s", config_path, strerror(errno));
+		}
+	}
+	return -1;
+}
+
+/* ---- the place ---- */
+
+static int claim_place(struct serving *serving, const char *db)
+{
+	const char *socket = config_text(&serving->config, SETTING_SOCKET);
+	char error[PLACE_TEXT_BYTES] = "";
+	struct place_report report = {0};
+	if (place_resolve(db, socket[0] != 0 ? socket : NULL, &serving->place, error, sizeof(error)) != 0) {
+		return cli_fail("serve", "%s", error);
+	}
+	int rc = place_check(&serving->place, geteuid(), getegid(), &report);
+	if (rc == PLACE_MISSING && !serving->create) {
+		return cli_fail("serve", "%s does not exist: use --create for a new database",
+			serving->place.db);
+	}
+	if (rc != 0 && rc != PLACE_MISSING) {
+		return cli_fail("serve", "%s", report.error[0] != 0 ? report.error : strerror(-rc));
+	}
+	if (report.warning[0] != 0) {
+		log_warn("place", log_str("warning", report.warning));
+	}
+	if (place_lock(&serving->place, &serving->lock_fd, error, sizeof(error)) != 0) {
+		return cli_fail("serve", "%s", error);
+	}
+	return CLI_DONE;
+}
+
+static int listen_there(struct serving *serving)
+{
+	char error[PLACE_TEXT_BYTES] = "";
+	serving->listen_fd = notify_listen_fd();
+	if (serving->listen_fd == -EINVAL) {
+		return cli_fail("serve", "systemd passed something other than one listening Unix socket");
+	}
+	if (serving->listen_fd < 0) {
+		serving->listen_fd = listener_bind(serving->place.socket,
+			config_text(&serving->config, SETTING_SOCKET_GROUP), error, sizeof(error));
+		if (serving->listen_fd < 0) {
+			return cli_fail("serve", "%s", error);
+		}
+		serving->bound = true;
+	}
+	return CLI_DONE;
+}
+
+/* ---- the funnel's questions ---- */
+
+static void notify(void *ctx, const char *what)
+{
+	const struct serving *serving = ctx;
+	if (strcmp(what, "ready") == 0) {
+		notify_ready(serving->place.db, serving->place.socket);
+	} else if (strcmp(what, "stopping") == 0) {
+		notify_stopping();
+	} else if (strcmp(what, "reloading") == 0) {
+		notify_reloading();
+	} else {
+		notify_alive();
+	}
+}
+
+/*
+ * Nobody may be told anything about this commit before the disk has been asked again. The marker makes
+ * the next start check the database and write the WAL's content anew; leaving the process is the only
+ * way to forget what SQLite believes.
+ */
+static void poisoned(void *ctx, const char *reason)
+{
+	const struct serving *serving = ctx;
+	int fd = open(serving->place.poisoned, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (fd >= 0) {
+		ssize_t written = reason != NULL ? write(fd, reason, strlen(reason)) : 0;
+		(void)written; /* the file's existence is the message */
+		fsync(fd);
+		close(fd);
+		int dir = open(serving->place.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (dir >= 0) {
+			fsync(dir);
+			close(dir);
+		}
+	}
+	log_error("I/O error: stopping to find out at the next start what is on the disk",
+		log_str("db", serving->place.db), log_str("error", reason));
+	_exit(CLI_UNKNOWN);
+}
+
+static int open_store(struct serving *serving, struct store **ret_store)
+{
+	const struct config *config = &serving->config;
+	char error[STORE_ERROR_BYTES] = "out of memory";
+	struct stat status;
+	struct store_options options = {
+		.path = serving->place.db,
+		.create = serving->create,
+		.sync_full = config_number(config, SETTING_SYNC) == SYNC_FULL,
+		.foreign_keys = config_number(config, SETTING_FOREIGN_KEYS) != 0,
+		.extensions = config_text(config, SETTING_EXTENSIONS),
+		.cache_bytes = config_number(config, SETTING_CACHE_BYTES),
+		.statements_max = config_number(config, SETTING_STATEMENT_CACHE_MAX),
+		.session_window = (uint32_t)config_number(config, SETTING_SESSION_WINDOW),
+		.poisoned = lstat(serving->place.poisoned, &status) == 0,
+	};
+	if (options.poisoned) {
+		log_warn("the last run stopped at an I/O error: checking the database",
+			log_str("db", options.path));
+	}
+	if (store_open(&options, ret_store, error) != 0) {
+		return cli_fail("serve", "%s", error);
+	}
+	if (options.poisoned && unlink(serving->place.poisoned) != 0) {
+		log_warn("cannot remove the marker", log_str("path", serving->place.poisoned));
+	}
+	return CLI_DONE;
+}
+
+static int serve(struct serving *serving)
+{
+	struct store *store = NULL;
+	int code = open_store(serving, &store);
+	if (code != CLI_DONE) {
+		return code;
+	}
+	struct funnel_options options = {
+		.store = store,
+		.config = &serving->config,
+		.db = serving->place.db,
+		.socket = serving->place.socket,
+		.listen_fd = serving->listen_fd,
+		.show = show_table,
+		.reload = read_settings,
+		.notify = notify,
+		.alive_us = notify_alive_interval_us(),
+		.poisoned = poisoned,
+		.ctx = serving,
+	};
+	int rc = funnel_run(&options);
+	serving->listen_fd = -1; /* closed with the funnel */
+	if (rc == -ETIMEDOUT) {
+		/* A batch still runs, and nobody has been told that it did: leaving undoes it. */
+		log_warn("stopping in the middle of a batch", log_str("db", serving->place.db));
+		_exit(CLI_DONE);
+	}
+	store_close(store);
+	return rc < 0 ? cli_fail("serve", "cannot run: %s", strerror(-rc)) : CLI_DONE;
+}
+
+/* ---- the process ---- */
+
+/* SQLite must never get a file descriptor that a stray printf could write to. */
+static void fill_standard_descriptors(void)
+{
+	int fd = 0;
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0) {
+		close(fd);
+	}
+}
+
+static void set_up_process(const struct config *config)
+{
+	struct rlimit files;
+	struct sigaction ignore = {.sa_handler = SIG_IGN};
+	sigaction(SIGPIPE, &ignore, NULL);
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		rlim_t wanted = config_number(config, SETTING_CONNECTIONS_MAX) + 64;
+		if (files.rlim_cur < wanted) {
+			files.rlim_cur = wanted < files.rlim_max ? wanted : files.rlim_max;
+			setrlimit(RLIMIT_NOFILE, &files);
+		}
+	}
+}
+
+static void finish(struct serving *serving)
+{
+	if (serving->listen_fd >= 0) {
+		close(serving->listen_fd);
+	}
+	if (serving->bound) {
+		unlink(serving->place.socket); /* while the lock is still ours */
+	}
+	if (serving->lock_fd >= 0) {
+		close(serving->lock_fd);
+	}
+	place_finish(&serving->place);
+	config_finish(&serving->config);
+	free(serving->config_path);
+}
+
+int cli_serve(int argc, char **argv)
+{
+	struct serving serving = {.lock_fd = -1, .listen_fd = -1};
+	char error[CONFIG_ERROR_BYTES] = "out of memory";
+	const char *db = NULL;
+	fill_standard_descriptors();
+	umask(0027);
+	int code = parse_options(&serving, argc, argv, &db);
+	if (code < 0 && (config_init(&serving.config) < 0 ||
+				read_settings(&serving, &serving.config, error) < 0)) {
+		code = cli_usage("serve", "%s", error);
+	}
+	if (code < 0) {
+		log_setup(STDERR_FILENO,
+			(enum log_level)config_number(&serving.config, SETTING_LOG_LEVEL),
+			(enum log_format)config_number(&serving.config, SETTING_LOG_FORMAT));
+		set_up_process(&serving.config);
+		code = claim_place(&serving, db);
+		code = code == CLI_DONE ? listen_there(&serving) : code;
+		code = code == CLI_DONE ? serve(&serving) : code;
+	}
+	finish(&serving);
+	return code;
+}

@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Decodes batches. Two passes over the unpacked objects: the first checks and counts, the second
+ * fills one allocation that holds the steps, their values, and one copy of the bytes that both point
+ * into. It touches no socket and no database.
+ */
+
+#include "server/funnel/batch.h"
+
+#include "proto/scan.h"
+
+#include <math.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* What the first pass found. */
+struct sizes {
+	size_t steps;
+	size_t values;
+	size_t names;
+};
+
+/* Where the second pass writes. */
+struct filling {
+	struct step *step;
+	struct value *value;
+	struct bytes *name;
+	const uint8_t *from; /* the bytes that the objects point into … */
+	uint8_t *to;         /* … and their copy */
+};
+
+static bool bad(struct failure *failure, size_t step, const char *what)
+{
+	failure_set(failure, FAILURE_BAD_REQUEST, "%s", what);
+	failure->step = (int64_t)step;
+	return false;
+}
+
+/* ---- first pass ---- */
+
+static bool check_value(const msgpack_object *object)
+{
+	switch (object->type) {
+	case MSGPACK_OBJECT_NIL:
+	case MSGPACK_OBJECT_BOOLEAN:
+	case MSGPACK_OBJECT_NEGATIVE_INTEGER:
+	case MSGPACK_OBJECT_FLOAT32:
+	case MSGPACK_OBJECT_FLOAT64:
+	case MSGPACK_OBJECT_STR:
+	case MSGPACK_OBJECT_BIN:
+		return true;
+	case MSGPACK_OBJECT_POSITIVE_INTEGER:
+		return object->via.u64 <= INT64_MAX;
+	default:
+		return false;
+	}
+}
+
+static bool check_row(const msgpack_object *row, size_t *ret_values, bool *ret_named)
+{
+	*ret_named = row->type == MSGPACK_OBJECT_MAP;
+	*ret_values = *ret_named ? row->via.map.size : row->via.array.size;
+	if (!*ret_named && row->type != MSGPACK_OBJECT_ARRAY) {
+		return false;
+	}
+	for (size_t i = 0; i < *ret_values; i++) {
+		struct span name;
+		const msgpack_object *value =
+			*ret_named ? &row->via.map.ptr[i].val : &row->via.array.ptr[i];
+		if (!check_value(value) || (*ret_named && !object_str(&row->via.map.ptr[i].key, &name))) {
+			return false;
+		}
+	}
+	return true;
+}
+
+static const char bad_values[] =
+	"values are an array, or a map of names without prefix, of nil, bool, integers from -2^63 to "
+	"2^63-1, floats, strings and binaries";
+
+static bool check_rows(const msgpack_object *rows, struct sizes *sizes, size_t step,
+	struct failure *failure)
+{
+	size_t first = 0;
+	bool first_named = false;
+	if (rows->type != MSGPACK_OBJECT_ARRAY) {
+		return bad(failure, step, "with many:true the params are an array of rows");
+	}
+	for (uint32_t i = 0; i < rows->via.array.size; i++) {
+		size_t values = 0;
+		bool named = false;
+		if (!check_row(&rows->via.array.ptr[i], &values, &named)) {
+			bad(failure, step, bad_values);
+			failure->row = i;
+			return false;
+		}
+		if (i > 0 && (values != first || named != first_named)) {
+			bad(failure, step, "a row has another number of values than the first");
+			failure->row = i;
+			return false;
+		}
+		first = values;
+		first_named = named;
+		sizes->values += values;
+		sizes->names += named ? values : 0;
+	}
+	return true;
+}
+
+static bool check_sql(const msgpack_object *object, size_t step, struct failure *failure)
+{
+	struct span sql;
+	if (!object_str(object, &sql) || sql.len == 0 || sql.len > SQL_BYTES_MAX) {
+		return bad(failure, step, "the SQL of a step is a string of 1 to 1000000 bytes");
+	}
+	if (memchr(sql.data, 0, sql.len) != NULL || !utf8_valid(sql.data, sql.len)) {
+		return bad(failure, step, "SQL is UTF-8 without NUL");
+	}
+	return true;
+}
+
+static bool parse_expect(const msgpack_object *object, struct step *step)
+{
+	if (object->type != MSGPACK_OBJECT_MAP) {
+		return false;
+	}
+	for (uint32_t i = 0; i < object->via.map.size; i++) {
+		const msgpack_object_kv *pair = &object->via.map.ptr[i];
+		struct span key;
+		int64_t number = 0;
+		if (!object_str(&pair->key, &key) || !object_int64(&pair->val, &number) || number < 0) {
+			return false;
+		}
+		if (span_equal(key, "changes")) {
+			step->expect_changes = number;
+		} else if (span_equal(key, "rows")) {
+			step->expect_rows = number;
+		} else {
+			return false;
+		}
+	}
+	return true;
+}
+
+/* False: an option that is not known, or has a value that it cannot have. */
+static bool parse_option(struct span key, const msgpack_object *value, struct step *step)
+{
+	uint64_t rows = 0;
+	if (span_equal(key, "many")) {
+		return object_bool(value, &step->many);
+	}
+	if (span_equal(key, "script")) {
+		return object_bool(value, &step->script);
+	}
+	if (span_equal(key, "truncate")) {
+		return object_bool(value, &step->truncate);
+	}
+	if (span_equal(key, "expect")) {
+		return parse_expect(value, step);
+	}
+	if (span_equal(key, "rows") && object_uint64(value, &rows) && rows < UINT32_MAX) {
+		step->rows_max = (uint32_t)rows;
+		return true;
+	}
+	return false;
+}
+
+static bool parse_options(
+	const msgpack_object *object, struct step *step, size_t place, struct failure *failure)
+{
+	*step = (struct step){
+		.runs = 1, .expect_changes = -1, .expect_rows = -1, .rows_max = UINT32_MAX};
+	if (object == NULL || object->type == MSGPACK_OBJECT_NIL) {
+		return true;
+	}
+	if (object->type != MSGPACK_OBJECT_MAP) {
+		return bad(failure, place, "the options of a step are a map");
+	}
+	for (uint32_t i = 0; i < object->via.map.size; i++) {
+		struct span key;
+		const msgpack_object_kv *pair = &object->via.map.ptr[i];
+		if (!object_str(&pair->key, &key) || !parse_option(key, &pair->val, step)) {
+			/* Never ignored: an option that is not understood may be a guard. */
+			return bad(failure, place,
+				"the options of a step are many, expect {changes, rows}, rows, truncate "
+				"and script, each with a value of its type");
+		}
+	}
+	return true;
+}
+
+static const msgpack_object *part(const msgpack_object *step, uint32_t index)
+{
+	return index < step->via.array.size ? &step->via.array.ptr[index] : NULL;
+}
+
+static bool has_params(const msgpack_object *params)
+{
+	return params != NULL && params->type != MSGPACK_OBJECT_NIL;
+}
+
+static bool check_step(
+	const msgpack_object *object, size_t place, struct sizes *sizes, struct failure *failure)
+{
+	struct step options;
+	if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size < 1 ||
+		object->via.array.size > 3) {
+		return bad(failure, place, "a step is [sql], [sql, params] or [sql, params, options]");
+	}
+	const msgpack_object *params = part(object, 1);
+	if (!check_sql(part(object, 0), place, failure) ||
+		!parse_options(part(object, 2), &options, place, failure)) {
+		return false;
+	}
+	if (options.script && (options.many || has_params(params) || options.rows_max != UINT32_MAX ||
+				      options.expect_rows >= 0)) {
+		return bad(failure, place, "a script takes no params and returns no rows");
+	}
+	if (options.many) {
+		return has_params(params) ?
+			check_rows(params, sizes, place, failure) :
+			bad(failure, place, "with many:true the params are an array of rows");
+	}
+	size_t values = 0;
+	bool named = false;
+	if (has_params(params) && !check_row(params, &values, &named)) {
+		return bad(failure, place, bad_values);
+	}
+	sizes->values += values;
+	sizes->names += named ? values : 0;
+	return true;
+}
+
+/* ---- second pass ---- */
+
+static struct bytes copied(const struct filling *filling, const void *data, size_t len)
+{
+	return (struct bytes){filling->to + ((const uint8_t *)data - filling->from), len};
+}
+
+static struct value convert(const struct filling *filling, const msgpack_object *object)
+{
+	switch (object->type) {
+	case MSGPACK_OBJECT_BOOLEAN:
+		return (struct value){.type = VALUE_INTEGER, .integer = object->via.boolean ? 1 : 0};
+	case MSGPACK_OBJECT_POSITIVE_INTEGER:
+		return (struct value){.type = VALUE_INTEGER, .integer = (int64_t)object->via.u64};
+	case MSGPACK_OBJECT_NEGATIVE_INTEGER:
+		return (struct value){.type = VALUE_INTEGER, .integer = object->via.i64};
+	case MSGPACK_OBJECT_FLOAT32:
+	case MSGPACK_OBJECT_FLOAT64:
+		return isnan(object->via.f64) ?
+			(struct value){.type = VALUE_NULL} :
+			(struct value){.type = VALUE_FLOAT, .real = object->via.f64};
+	case MSGPACK_OBJECT_STR:
+		return (struct value){.type = VALUE_TEXT,
+			.bytes = copied(filling, object->via.str.ptr, object->via.str.size)};
+	case MSGPACK_OBJECT_BIN:
+		return (struct value){.type = VALUE_BLOB,
+			.bytes = copied(filling, object->via.bin.ptr, object->via.bin.size)};
+	default:
+		return (struct value){.type = VALUE_NULL};
+	}
+}
+
+static void fill_row(struct filling *filling, const msgpack_object *row)
+{
+	if (row->type == MSGPACK_OBJECT_MAP) {
+		for (uint32_t i = 0; i < row->via.map.size; i++) {
+			const msgpack_object_kv *pair = &row->via.map.ptr[i];
+			*filling->name++ = copied(filling, pair->key.via.str.ptr, pair->key.via.str.size);
+			*filling->value++ = convert(filling, &pair->val);
+		}
+	} else {
+		for (uint32_t i = 0; i < row->via.array.size; i++) {
+			*filling->value++ = convert(filling, &row->via.array.ptr[i]);
+		}
+	}
+}
+
+static void fill_step(struct filling *filling, const msgpack_object *object, size_t place)
+{
+	struct step *step = filling->step++;
+	struct failure ignored = {0};
+	const msgpack_object *sql = part(object, 0);
+	const msgpack_object *params = part(object, 1);
+
+	(void)parse_options(part(object, 2), step, place, &ignored); /* checked in the first pass */
+	step->sql = copied(filling, sql->via.str.ptr, sql->via.str.size);
+	step->sql_hash = XXH3_64bits(step->sql.data, step->sql.len);
+	step->values = filling->value;
+	step->names = filling->name;
+	const msgpack_object *first = params;
+	if (step->many) {
+		step->runs = params->via.array.size;
+		first = step->runs > 0 ? &params->via.array.ptr[0] : NULL;
+		for (uint32_t i = 0; i < step->runs; i++) {
+			fill_row(filling, &params->via.array.ptr[i]);
+		}
+	} else if (has_params(params)) {
+		fill_row(filling, params);
+	}
+	size_t values = (size_t)(filling->value - step->values);
+	step->values_per_run = step->runs > 0 ? (uint32_t)(values / step->runs) : 0;
+	if (first == NULL || first->type != MSGPACK_OBJECT_MAP) {
+		step->names = NULL;
+	}
+}
+
+/* ---- identity ---- */
+
+static void hash_content(struct request *request, const struct field *batch)
+{
+	XXH128_canonical_t canonical;
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits(batch->raw.data, batch->raw.len));
+	memcpy(request->identity.hash, canonical.digest, sizeof(request->identity.hash));
+}
+
+static bool decode_identity(const struct message *message, struct request *request, uint8_t *key_room,
+	struct failure *failure)
+{
+	const struct field *seq = message_field(message, "seq");
+	const struct field *key = message_field(message, "key");
+	const struct field *done = message_field(message, "done");
+	struct identity *identity = &request->identity;
+
+	if (seq != NULL && key != NULL) {
+		failure_set(failure, FAILURE_BAD_REQUEST, "seq and key exclude each other");
+		return false;
+	}
+	if (done != NULL && !object_uint64(done->value, &identity->done)) {
+		failure_set(failure, FAILURE_BAD_REQUEST, "done is an unsigned integer");
+		return false;
+	}
+	if (seq != NULL) {
+		if (!object_uint64(seq->value, &identity->seq) || identity->seq == 0 ||
+			identity->seq > INT64_MAX) {
+			failure_set(failure, FAILURE_BAD_REQUEST, "seq is an integer from 1 to 2^63-1");
+			return false;
+		}
+		identity->kind = IDENTITY_SEQ;
+	}
+	if (key != NULL) {
+		struct span text;
+		if (!object_str(key->value, &text) || text.len == 0 || text.len > DEDUPE_KEY_BYTES_MAX) {
+			failure_set(failure, FAILURE_BAD_REQUEST, "key is a string of 1 to 255 bytes");
+			return false;
+		}
+		memcpy(key_room, text.data, text.len);
+		identity->key = (struct bytes){key_room, text.len};
+		identity->kind = IDENTITY_KEY;
+	}
+	return true;
+}
+
+/* ---- whole requests ---- */
+
+static struct request *no_memory(struct failure *failure)
+{
+	failure_set(failure, FAILURE_INTERNAL, "out of memory");
+	failure->retry = true;
+	return NULL;
+}
+
+struct request *batch_decode(const struct message *message, struct failure *failure)
+{
+	const struct field *batch = message_field(message, "batch");
+	struct sizes sizes = {0};
+	if (batch == NULL || batch->value->type != MSGPACK_OBJECT_ARRAY ||
+		batch->value->via.array.size == 0 || batch->value->via.array.size > BATCH_STEPS_MAX) {
+		failure_set(failure, FAILURE_BAD_REQUEST, "batch is an array of 1 to 10000 steps");
+		return NULL;
+	}
+	const msgpack_object *objects = batch->value->via.array.ptr;
+	sizes.steps = batch->value->via.array.size;
+	for (size_t i = 0; i < sizes.steps; i++) {
+		if (!check_step(&objects[i], i, &sizes, failure)) {
+			return NULL;
+		}
+	}
+
+	size_t extra = sizes.steps * sizeof(struct step) + sizes.values * sizeof(struct value) +
+		       sizes.names * sizeof(struct bytes) + batch->raw.len + DEDUPE_KEY_BYTES_MAX;
+	void *room = NULL;
+	struct request *request = request_new(REQUEST_WRITE, extra, &room);
+	if (request == NULL) {
+		return no_memory(failure);
+	}
+	struct filling filling = {.step = room, .from = batch->raw.data};
+	filling.value = (struct value *)(void *)(filling.step + sizes.steps);
+	filling.name = (struct bytes *)(void *)(filling.value + sizes.values);
+	filling.to = (uint8_t *)(filling.name + sizes.names);
+	memcpy(filling.to, batch->raw.data, batch->raw.len);
+	if (!decode_identity(message, request, filling.to + batch->raw.len, failure)) {
+		request_free(request);
+		return NULL;
+	}
+	if (request->identity.kind != IDENTITY_NONE) {
+		hash_content(request, batch);
+	}
+	request->steps = filling.step;
+	request->steps_count = sizes.steps;
+	for (size_t i = 0; i < sizes.steps; i++) {
+		fill_step(&filling, &objects[i], i);
+	}
+	return request;
+}
+
+struct request *describe_decode(const struct message *message, struct failure *failure)
+{
+	const struct field *sql = message_field(message, "sql");
+	void *room = NULL;
+	if (sql == NULL || !check_sql(sql->value, 0, failure)) {
+		failure_set(failure, FAILURE_BAD_REQUEST, "sql is a string of UTF-8 without NUL");
+		return NULL;
+	}
+	size_t len = sql->value->via.str.size;
+	struct request *request = request_new(REQUEST_DESCRIBE, sizeof(struct step) + len, &room);
+	if (request == NULL) {
+		return no_memory(failure);
+	}
+	uint8_t *text = (uint8_t *)room + sizeof(struct step);
+	memcpy(text, sql->value->via.str.ptr, len);
+	request->steps = room;
+	request->steps_count = 1;
+	*request->steps = (struct step){.sql = {text, len}};
+	return request;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * From the params of a message to a request with steps: what the shape of a batch is, and nothing of
+ * what it does. The request owns copies of everything.
+ */
+
+#include "proto/message.h"
+#include "server/funnel/request.h"
+
+enum {
+	BATCH_STEPS_MAX = 10000,
+	SQL_BYTES_MAX = 1000000,
+};
+
+/* The params of `write`. NULL with the failure set: bad_request, or internal without memory. */
+struct request *batch_decode(const struct message *message, struct failure *failure);
+
+/* The params of `describe`. */
+struct request *describe_decode(const struct message *message, struct failure *failure);

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What the methods may ask of the conductor: for funnel.c and method.c only. */
+
+#include "server/funnel/funnel.h"
+
+enum { PEER_INDEX = 256 };
+
+struct funnel {
+	const struct funnel_options *options;
+	enum funnel_state state;
+	struct loop *loop;
+	struct listener *listener;
+	struct queue *queue;
+	struct writer *writer;
+	struct list peers;
+	struct list closed;  /* peers that wait to be freed */
+	struct list touched; /* peers that have new answers to send */
+	struct list by_id[PEER_INDEX];
+	size_t peers_count;
+	uint64_t next_peer_id;
+	struct peer_hooks hooks;
+	msgpack_zone zone;         /* of the message at hand */
+	struct loop_timer *tick;   /* runs while something may time out */
+	struct loop_timer *alive;
+	struct loop_timer *limit;  /* of draining and closing */
+	uint64_t started_us;
+	uint64_t started_wall_us;
+	uint64_t connections;
+	uint64_t refused;
+	bool drained;
+
+	/* Facts of the store that hello tells; they do not change. */
+	uint8_t epoch[STORE_EPOCH_BYTES];
+	uint32_t page_size;
+	char encoding[16];
+	bool sync_full;
+	bool foreign_keys;
+	struct dedupe *dedupe; /* for dedupe_peek() and dedupe_stats() only */
+};
+
+/* A whole frame has arrived (peer_hooks::frame). */
+void method_frame(void *ctx, struct peer *peer, const uint8_t *payload, size_t len);
+
+/* Answers with an error and forgets the failure. */
+void method_refuse(struct peer *peer, uint32_t id, struct failure *failure);
+
+/* Begins to drain, as SIGTERM does. */
+void funnel_drain(struct funnel *funnel);
+
+/* Starts the tick if something may now time out. */
+void funnel_watch_times(struct funnel *funnel);
+
+/* Reads the settings again; the names of what changed go to `out` as an array. */
+int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONFIG_ERROR_BYTES]);

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Credentials of a Unix socket's peer, and the lists of the settings `roles_…`. */
+
+#include "server/funnel/credentials.h"
+
+#include "server/base/cleanup.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#ifndef SO_PEERGROUPS
+#define SO_PEERGROUPS 59
+#endif
+
+enum { GROUPS_MAX = 65536 };
+
+/* The uid that stands for all that have no name here. */
+static uid_t overflow_uid(void)
+{
+	unsigned uid = 65534;
+	FILE *file = fopen("/proc/sys/kernel/overflowuid", "re");
+	if (file != NULL) {
+		if (fscanf(file, "%u", &uid) != 1) {
+			uid = 65534;
+		}
+		fclose(file);
+	}
+	return uid;
+}
+
+/* Whether a process that is root to us lives in another user namespace. If we cannot see, it does. */
+static bool in_other_user_namespace(pid_t pid)
+{
+	char path[64];
+	struct stat ours;
+	struct stat theirs;
+	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
+	return stat("/proc/self/ns/user", &ours) != 0 || stat(path, &theirs) != 0 ||
+	       ours.st_ino != theirs.st_ino || ours.st_dev != theirs.st_dev;
+}
+
+static int read_groups(int fd, struct credentials *credentials)
+{
+	gid_t some[64];
+	socklen_t bytes = sizeof(some);
+	gid_t *groups = some;
+	CLEANUP_FREE gid_t *many = NULL;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, some, &bytes) != 0) {
+		if (errno != ERANGE || bytes > GROUPS_MAX * sizeof(gid_t)) {
+			return -errno;
+		}
+		many = malloc(bytes);
+		if (many == NULL) {
+			return -ENOMEM;
+		}
+		groups = many;
+		if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, many, &bytes) != 0) {
+			return -errno;
+		}
+	}
+	if (bytes == 0) {
+		return 0;
+	}
+	credentials->groups = malloc(bytes);
+	if (credentials->groups == NULL) {
+		return -ENOMEM;
+	}
+	memcpy(credentials->groups, groups, bytes);
+	credentials->groups_count = (unsigned)(bytes / sizeof(gid_t));
+	return 0;
+}
+
+static void describe(struct credentials *credentials)
+{
+	char *text = credentials->text;
+	size_t room = sizeof(credentials->text);
+	struct passwd entry;
+	struct passwd *found = NULL;
+	char space[1024];
+	getpwuid_r(credentials->uid, &entry, space, sizeof(space), &found);
+	int len = snprintf(text, room, "uid %u (%s), groups %u", credentials->uid,
+		found != NULL ? entry.pw_name : "no name", credentials->gid);
+	for (unsigned i = 0; i < credentials->groups_count && len > 0 && (size_t)len < room - 16; i++) {
+		if (credentials->groups[i] != credentials->gid) {
+			len += snprintf(text + len, room - (size_t)len, " %u", credentials->groups[i]);
+		}
+	}
+}
+
+int credentials_read(int fd, struct credentials **ret_credentials)
+{
+	struct ucred peer;
+	socklen_t bytes = sizeof(peer);
+	struct credentials *credentials = calloc(1, sizeof(*credentials));
+	if (credentials == NULL) {
+		return -ENOMEM;
+	}
+	credentials->references = 1;
+	int rc = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 ? 0 : -errno;
+	rc = rc == 0 ? read_groups(fd, credentials) : rc;
+	if (rc < 0) {
+		credentials_unref(credentials);
+		return rc;
+	}
+	credentials->uid = peer.uid;
+	credentials->gid = peer.gid;
+	credentials->pid = peer.pid;
+	credentials->overflow = peer.uid == overflow_uid();
+	credentials->foreign_root = peer.uid == 0 && in_other_user_namespace(peer.pid);
+	describe(credentials);
+	*ret_credentials = credentials;
+	return 0;
+}
+
+struct credentials *credentials_ref(struct credentials *credentials)
+{
+	credentials->references++;
+	return credentials;
+}
+
+void credentials_unref(struct credentials *credentials)
+{
+	if (credentials != NULL && --credentials->references == 0) {
+		free(credentials->groups);
+		free(credentials);
+	}
+}
+
+static bool parse_id(const char *text, unsigned *ret_id)
+{
+	char *end = NULL;
+	errno = 0;
+	unsigned long id = strtoul(text, &end, 10);
+	*ret_id = (unsigned)id;
+	return errno == 0 && end != text && *end == 0 && id < UINT32_MAX;
+}
+
+static bool matches_user(const struct credentials *credentials, const char *name)
+{
+	unsigned uid = 0;
+	char space[1024];
+	struct passwd entry;
+	struct passwd *found = NULL;
+	if (parse_id(name, &uid)) {
+		return credentials->uid == uid;
+	}
+	return getpwnam_r(name, &entry, space, sizeof(space), &found) == 0 && found != NULL &&
+	       entry.pw_uid == credentials->uid;
+}
+
+static bool matches_group(const struct credentials *credentials, const char *name)
+{
+	unsigned gid = 0;
+	char space[16384];
+	struct group entry;
+	struct group *found = NULL;
+	if (!parse_id(name, &gid)) {
+		if (getgrnam_r(name, &entry, space, sizeof(space), &found) != 0 || found == NULL) {
+			return false;
+		}
+		gid = entry.gr_gid;
+	}
+	bool member = credentials->gid == gid;
+	for (unsigned i = 0; i < credentials->groups_count; i++) {
+		member |= credentials->groups[i] == gid;
+	}
+	return member;
+}
+
+/* "deploy, 1001, @web, *" */
+static bool in_list(const struct credentials *credentials, const char *list)
+{
+	CLEANUP_FREE char *copy = strdup(list);
+	char *rest = copy;
+	bool found = false;
+	for (char *word = NULL; !found && (word = strsep(&rest, ", ")) != NULL;) {
+		if (word[0] == '@') {
+			found = matches_group(credentials, word + 1);
+		} else if (word[0] != 0) {
+			found = strcmp(word, "*") == 0 || matches_user(credentials, word);
+		}
+	}
+	return found;
+}
+
+enum role credentials_role(const struct credentials *credentials, const struct config *config)
+{
+	static const struct {
+		enum setting_id setting;
+		enum role role;
+	} lists[] = {
+		{SETTING_ROLES_ADMIN, ROLE_ADMIN},
+		{SETTING_ROLES_DDL, ROLE_DDL},
+		{SETTING_ROLES_WRITE, ROLE_WRITE},
+		{SETTING_ROLES_QUERY, ROLE_QUERY},
+		{SETTING_ROLES_STATS, ROLE_STATS},
+	};
+	if (credentials->overflow || credentials->foreign_root) {
+		return ROLE_NONE;
+	}
+	if (credentials->uid == 0 || credentials->uid == geteuid()) {
+		return ROLE_ADMIN;
+	}
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		if (in_list(credentials, config_text(config, lists[i].setting))) {
+			return lists[i].role;
+		}
+	}
+	return ROLE_NONE;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Who is at the other end of a connection: uid and groups as the kernel tells them, the role that
+ * follows from the settings. Taken once, when the connection is accepted; pids are for people only.
+ */
+
+#include "server/base/config.h"
+#include "server/store/store.h"
+
+#include <sys/types.h>
+
+struct credentials {
+	unsigned references; /* the loop's */
+	uid_t uid;
+	gid_t gid;
+	pid_t pid;
+	bool overflow;       /* a uid that our user namespace has no name for */
+	bool foreign_root;   /* uid 0, but of another user namespace */
+	unsigned groups_count;
+	gid_t *groups;       /* supplementary groups */
+	enum role role;
+	char text[256];      /* "uid 1001 (app), groups 1001 33", for messages */
+};
+
+/* Asks the kernel about a connected socket. 0, or negative errno. */
+int credentials_read(int fd, struct credentials **ret_credentials);
+struct credentials *credentials_ref(struct credentials *credentials);
+void credentials_unref(struct credentials *credentials); /* accepts NULL */
+
+/* The highest role that matches. Names that the system does not know match nobody. */
+enum role credentials_role(const struct credentials *credentials, const struct config *config);

@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The conductor. The way of a write:
+ *
+ *	listener.c   a connection         credentials.c  who it is
+ *	peer.c       bytes, frames        method.c       a frame's method and params
+ *	batch.c      steps                request.c      the request that carries them
+ *	queue.c      waits for the writer
+ *	writer.c     the other thread     group.c        one transaction for many batches
+ *	reply.c      the answer
+ *	queue.c      back to the loop     funnel.c       to the peer, if it is still there
+ *
+ * Two threads: the loop's (all of the above but writer, group and the packing in reply) and the
+ * writer's. They meet in the queue only.
+ *
+ * Life of the daemon:
+ *
+ *	STARTING ──▶ RUNNING ──SIGTERM──▶ DRAINING ──all answered──▶ CLOSING ──all sent──▶ STOPPED
+ *	                                      └── second SIGTERM, or out of time ──▲
+ */
+
+#include "server/funnel/funnel.h"
+
+#include "server/base/clock.h"
+#include "server/base/log.h"
+#include "server/funnel/conduct.h"
+#include "server/funnel/listener.h"
+#include "server/funnel/reply.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	TICK_US = 100 * 1000,
+	CLOSING_US = 1000 * 1000, /* for the last bytes to be taken */
+	JOIN_MS = 2000,           /* for a batch that runs when there is no more time */
+};
+
+static const char *const state_names[] = {"starting", "running", "draining", "closing", "stopped"};
+
+const char *funnel_state_name(enum funnel_state state)
+{
+	return state_names[state];
+}
+
+static void funnel_move(struct funnel *funnel, enum funnel_state state)
+{
+	assert(state == funnel->state + 1);
+	funnel->state = state;
+	log_info(state_names[state], log_str("db", funnel->options->db));
+}
+
+/* ---- peers ---- */
+
+static struct peer *find_peer(struct funnel *funnel, uint64_t id)
+{
+	struct list *bucket = &funnel->by_id[id % PEER_INDEX];
+	list_for_each(node, bucket)
+	{
+		struct peer *peer = container_of(node, struct peer, by_id);
+		if (peer->id == id) {
+			return peer;
+		}
+	}
+	return NULL;
+}
+
+static void peer_closed(void *ctx, struct peer *peer)
+{
+	struct funnel *funnel = ctx;
+	log_debug("disconnected", log_uint("peer", peer->id), log_uint("requests", peer->requests));
+	list_remove(&peer->by_id);
+	list_remove(&peer->node);
+	list_push_back(&funnel->closed, &peer->node);
+	funnel->peers_count--;
+}
+
+static void peer_timed(void *ctx)
+{
+	funnel_watch_times(ctx);
+}
+
+/* The end of a call from the loop: nobody holds a pointer to a peer now. */
+static void settle(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	list_for_each_safe(node, &funnel->closed)
+	{
+		peer_free(container_of(node, struct peer, node));
+	}
+	if (funnel->state == FUNNEL_CLOSING && list_empty(&funnel->peers)) {
+		loop_stop(funnel->loop);
+	}
+}
+
+static void connected(void *ctx, int fd)
+{
+	struct funnel *funnel = ctx;
+	const struct config *config = funnel->options->config;
+	struct credentials *credentials = NULL;
+	struct peer *peer = NULL;
+	int rc = credentials_read(fd, &credentials);
+	if (rc == 0) {
+		credentials->role = credentials_role(credentials, config);
+		rc = peer_new(funnel->loop, fd, credentials, funnel->next_peer_id++, config,
+			&funnel->hooks, &peer);
+	}
+	if (rc < 0) {
+		log_warn("connection refused", log_str("error", strerror(-rc)));
+		credentials_unref(credentials);
+		close(fd);
+		return;
+	}
+	list_push_back(&funnel->peers, &peer->node);
+	list_push_back(&funnel->by_id[peer->id % PEER_INDEX], &peer->by_id);
+	funnel->peers_count++;
+	funnel_watch_times(funnel); /* for its hello */
+	funnel->connections++;
+	log_debug("connected", log_uint("peer", peer->id), log_int("pid", credentials->pid),
+		log_str("who", credentials->text), log_str("role", role_name(credentials->role)));
+	credentials_unref(credentials);
+	if (funnel->peers_count > config_number(config, SETTING_CONNECTIONS_MAX)) {
+		funnel->refused++;
+		peer_close(peer, FAILURE_OVERLOADED, "too many connections (setting connections_max)");
+	}
+	settle(funnel);
+}
+
+/* ---- answers ---- */
+
+/* Hands one answered request's frame to its peer and frees the request. */
+static void deliver(struct funnel *funnel, struct request *request)
+{
+	struct peer *peer = find_peer(funnel, request->peer_id);
+	if (peer != NULL) {
+		peer_remove(peer, request);
+		if (peer->state < PEER_CLOSING) {
+			buffer_append(&peer->out, request->reply.data, request->reply.len);
+			list_remove(&peer->touched);
+			list_push_back(&funnel->touched, &peer->touched);
+		}
+	}
+	request_free(request);
+}
+
+static void flush_touched(struct funnel *funnel)
+{
+	list_for_each_safe(node, &funnel->touched)
+	{
+		struct peer *peer = container_of(node, struct peer, touched);
+		list_remove(&peer->touched);
+		peer_resume(peer);
+		peer_flush(peer);
+	}
+}
+
+/* Requests that the loop itself answers with a failure. */
+static void refuse_all(
+	struct funnel *funnel, struct list *requests, enum failure_code code, const char *message)
+{
+	list_for_each_safe(node, requests)
+	{
+		struct request *request = container_of(node, struct request, node);
+		list_remove(node);
+		failure_set(&request->failure, code, "%s", message);
+		request->failure.retry_after_ms = code == FAILURE_SHUTTING_DOWN ? 200 : 0;
+		reply_error(&request->reply, request->id, &request->failure);
+		deliver(funnel, request);
+	}
+}
+
+static void close_all(struct funnel *funnel);
+
+static void check_drained(struct funnel *funnel)
+{
+	struct queue_facts facts = queue_facts(funnel->queue);
+	if (funnel->state == FUNNEL_DRAINING && facts.count == 0 && facts.taken == 0) {
+		funnel->drained = true;
+		close_all(funnel);
+	}
+}
+
+static void answers_arrived(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	struct list answered;
+	list_init(&answered);
+	queue_collect(funnel->queue, &answered);
+	list_for_each_safe(node, &answered)
+	{
+		list_remove(node);
+		deliver(funnel, container_of(node, struct request, node));
+	}
+	flush_touched(funnel);
+	check_drained(funnel);
+	settle(funnel);
+}
+
+static void wake(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	loop_wake(funnel->loop);
+}
+
+/* ---- time ---- */
+
+void funnel_watch_times(struct funnel *funnel)
+{
+	if (!loop_timer_running(funnel->tick)) {
+		loop_timer_start(funnel->tick, TICK_US);
+	}
+}
+
+static void tick(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	struct list expired;
+	uint64_t now_us = clock_now_us();
+	bool again = !queue_is_empty(funnel->queue);
+	list_init(&expired);
+	queue_expire(funnel->queue, now_us, &expired);
+	refuse_all(funnel, &expired, FAILURE_DEADLINE, "the deadline passed while the request waited");
+	flush_touched(funnel);
+	list_for_each_safe(node, &funnel->peers)
+	{
+		again |= peer_check_times(container_of(node, struct peer, node), now_us);
+	}
+	check_drained(funnel);
+	settle(funnel);
+	if (again) {
+		funnel_watch_times(funnel); /* else nothing can time out: sleep until something comes */
+	}
+}
+
+static void alive(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	funnel->options->notify(funnel->options->ctx, "alive");
+	loop_timer_start(funnel->alive, funnel->options->alive_us);
+}
+
+/* ---- the end ---- */
+
+/* Whatever still waits is refused; everybody is told; the last bytes get a moment. */
+static void close_all(struct funnel *funnel)
+{
+	struct list waiting;
+	list_init(&waiting);
+	funnel_move(funnel, FUNNEL_CLOSING);
+	queue_stop(funnel->queue, &waiting);
+	refuse_all(funnel, &waiting, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
+	list_for_each_safe(node, &funnel->peers)
+	{
+		struct peer *peer = container_of(node, struct peer, node);
+		peer_close(peer, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
+	}
+	loop_timer_start(funnel->limit, CLOSING_US);
+}
+
+void funnel_drain(struct funnel *funnel)
+{
+	if (funnel->state != FUNNEL_RUNNING) {
+		return;
+	}
+	funnel_move(funnel, FUNNEL_DRAINING);
+	funnel->options->notify(funnel->options->ctx, "stopping");
+	listener_pause(funnel->listener);
+	queue_close(funnel->queue);
+	uint64_t limit_us = config_number(funnel->options->config, SETTING_DRAIN_TIMEOUT) * 1000;
+	loop_timer_start(funnel->limit, limit_us);
+	/* Not check_drained() at once: whoever asked gets its answer first. */
+	loop_wake(funnel->loop);
+}
+
+static void limit_passed(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	if (funnel->state == FUNNEL_DRAINING) {
+		log_warn("the drain ran out of time", log_str("setting", "drain_timeout"));
+		close_all(funnel);
+		settle(funnel);
+	} else {
+		loop_stop(funnel->loop);
+	}
+}
+
+static void terminate(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	if (funnel->state == FUNNEL_RUNNING) {
+		funnel_drain(funnel);
+	} else if (funnel->state == FUNNEL_DRAINING) {
+		log_warn("second signal: not waiting for what is queued", log_str("db", funnel->options->db));
+		close_all(funnel);
+		settle(funnel);
+	} else {
+		loop_stop(funnel->loop);
+	}
+}
+
+/* ---- reload ---- */
+
+struct reloading {
+	struct buffer *out;
+	uint32_t count;
+};
+
+static void setting_changed(void *ctx, const struct setting *setting, bool applied)
+{
+	struct reloading *reloading = ctx;
+	msgpack_packer packer;
+	if (!applied) {
+		log_warn("a changed setting needs a restart", log_str("setting", setting->name));
+		return;
+	}
+	log_info("setting changed", log_str("setting", setting->name));
+	buffer_packer(reloading->out, &packer);
+	pack_cstr(&packer, setting->name);
+	reloading->count++;
+}
+
+int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONFIG_ERROR_BYTES])
+{
+	struct config *config = funnel->options->config;
+	struct config fresh;
+	int rc = config_init(&fresh);
+	rc = rc == 0 ? funnel->options->reload(funnel->options->ctx, &fresh, ret_error) : rc;
+	if (rc == 0) {
+		struct reloading reloading = {.out = out};
+		size_t at = pack_array_begin(out);
+		config_reload(config, &fresh, setting_changed, &reloading);
+		pack_array_end(out, at, reloading.count);
+		log_setup(STDERR_FILENO, (enum log_level)config_number(config, SETTING_LOG_LEVEL),
+			(enum log_format)config_number(config, SETTING_LOG_FORMAT));
+	}
+	config_finish(&fresh);
+	return rc;
+}
+
+static void hang_up(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	char error[CONFIG_ERROR_BYTES] = "";
+	struct buffer names;
+	buffer_init(&names, 0);
+	funnel->options->notify(funnel->options->ctx, "reloading");
+	if (funnel_reload(funnel, &names, error) < 0) {
+		log_error("reload failed; nothing was changed", log_str("error", error));
+	}
+	funnel->options->notify(funnel->options->ctx, "ready");
+	buffer_finish(&names);
+}
+
+/* ---- start ---- */
+
+static int set_up(struct funnel *funnel)
+{
+	const struct funnel_options *options = funnel->options;
+	int rc = loop_new(&funnel->loop);
+	rc = rc == 0 ? queue_new(wake, funnel, &funnel->queue) : rc;
+	rc = rc == 0 ? loop_on_wake(funnel->loop, answers_arrived, funnel) : rc;
+	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGTERM, terminate, funnel) : rc;
+	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGINT, terminate, funnel) : rc;
+	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGHUP, hang_up, funnel) : rc;
+	if (rc < 0) {
+		return rc;
+	}
+	funnel->tick = loop_timer_new(funnel->loop, tick, funnel);
+	funnel->alive = loop_timer_new(funnel->loop, alive, funnel);
+	funnel->limit = loop_timer_new(funnel->loop, limit_passed, funnel);
+	if (funnel->tick == NULL || funnel->alive == NULL || funnel->limit == NULL) {
+		return -ENOMEM;
+	}
+	struct writer_options writer = {
+		.store = options->store,
+		.queue = funnel->queue,
+		.config = options->config,
+		.poisoned = options->poisoned,
+		.ctx = options->ctx,
+	};
+	rc = writer_start(&writer, &funnel->writer);
+	return rc == 0 ? listener_new(funnel->loop, options->listen_fd, connected, funnel,
+				 &funnel->listener) :
+			 rc;
+}
+
+/* Ends the writer: 0, or -ETIMEDOUT if it is still inside a batch. */
+static int end_writer(struct funnel *funnel)
+{
+	struct list waiting;
+	if (funnel->writer == NULL) {
+		return 0;
+	}
+	list_init(&waiting);
+	queue_stop(funnel->queue, &waiting);
+	list_for_each_safe(node, &waiting)
+	{
+		request_free(container_of(node, struct request, node));
+	}
+	int rc = writer_join(funnel->writer, JOIN_MS);
+	if (rc == 0) {
+		writer_free(funnel->writer);
+		funnel->writer = NULL;
+	}
+	return rc;
+}
+
+static void tear_down(struct funnel *funnel)
+{
+	listener_free(funnel->listener);
+	list_for_each_safe(node, &funnel->peers)
+	{
+		struct peer *peer = container_of(node, struct peer, node);
+		peer_move(peer, PEER_CLOSED);
+	}
+	settle(funnel);
+	queue_free(funnel->queue);
+	loop_timer_free(funnel->tick);
+	loop_timer_free(funnel->alive);
+	loop_timer_free(funnel->limit);
+	loop_free(funnel->loop);
+	msgpack_zone_destroy(&funnel->zone);
+}
+
+int funnel_run(const struct funnel_options *options)
+{
+	struct funnel funnel = {
+		.options = options,
+		.next_peer_id = 1,
+		.started_us = clock_now_us(),
+		.started_wall_us = clock_wall_us(),
+		.page_size = store_page_size(options->store),
+		.sync_full = store_sync_full(options->store),
+		.foreign_keys = store_foreign_keys(options->store),
+		.dedupe = store_dedupe(options->store),
+	};
+	list_init(&funnel.peers);
+	list_init(&funnel.closed);
+	list_init(&funnel.touched);
+	for (size_t i = 0; i < PEER_INDEX; i++) {
+		list_init(&funnel.by_id[i]);
+	}
+	funnel.hooks = (struct peer_hooks){method_frame, peer_closed, peer_timed, settle, &funnel};
+	memcpy(funnel.epoch, store_epoch(options->store), sizeof(funnel.epoch));
+	strncpy(funnel.encoding, store_encoding(options->store), sizeof(funnel.encoding) - 1);
+	if (!msgpack_zone_init(&funnel.zone, 64 * 1024)) {
+		return -ENOMEM;
+	}
+	int rc = set_up(&funnel);
+	if (rc == 0) {
+		funnel_move(&funnel, FUNNEL_RUNNING);
+		options->notify(options->ctx, "ready");
+		if (options->alive_us > 0) {
+			loop_timer_start(funnel.alive, options->alive_us);
+		}
+		rc = loop_run(funnel.loop);
+	}
+	int ended = end_writer(&funnel);
+	if (funnel.state == FUNNEL_CLOSING) {
+		funnel_move(&funnel, FUNNEL_STOPPED);
+	}
+	if (ended < 0) {
+		return ended; /* the writer still uses the queue: nothing may be freed */
+	}
+	tear_down(&funnel);
+	return rc < 0 ? rc : !funnel.drained;
+}
+
+/* ---- facts ---- */
+
+struct funnel_facts funnel_facts(struct funnel *funnel)
+{
+	return (struct funnel_facts){
+		.state = funnel->state,
+		.db = funnel->options->db,
+		.socket = funnel->options->socket,
+		.epoch = funnel->epoch,
+		.page_size = funnel->page_size,
+		.encoding = funnel->encoding,
+		.sync_full = funnel->sync_full,
+		.started_us = funnel->started_us,
+		.started_wall_us = funnel->started_wall_us,
+		.connections = funnel->connections,
+		.refused = funnel->refused,
+		.peers = funnel->peers_count,
+		.queue = queue_facts(funnel->queue),
+		.writer = writer_stats(funnel->writer),
+		.dedupe = dedupe_stats(funnel->dedupe),
+	};
+}
+
+const struct config *funnel_config(const struct funnel *funnel)
+{
+	return funnel->options->config;
+}
+
+void funnel_each_peer(
+	struct funnel *funnel, void (*fn)(void *ctx, const struct peer *peer), void *ctx)
+{
+	list_for_each(node, &funnel->peers)
+	{
+		fn(ctx, container_of(node, struct peer, node));
+	}
+}

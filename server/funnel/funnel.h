@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The funnel: everything between the socket and the store. Read funnel.c first; it says who calls
+ * whom.
+ */
+
+#include "proto/buffer.h"
+#include "server/base/config.h"
+#include "server/funnel/peer.h"
+#include "server/funnel/queue.h"
+#include "server/funnel/writer.h"
+#include "server/store/store.h"
+
+struct funnel;
+
+struct funnel_options {
+	struct store *store;   /* opened; the funnel's until funnel_run() returns */
+	struct config *config; /* changed by `reload` */
+	const char *db;        /* paths, for answers and the log */
+	const char *socket;
+	int listen_fd;         /* the funnel's */
+
+	/*
+	 * Answers `show`: packs a result map {columns, rows} into `out`. False: no such table; then
+	 * *ret_names lists those that there are.
+	 */
+	bool (*show)(struct funnel *funnel, struct span what, struct span like, bool admin,
+		struct buffer *out, const char **ret_names);
+	/* Reads the settings anew into `fresh`, initialised: 0, or -EINVAL and the reason. */
+	int (*reload)(void *ctx, struct config *fresh, char ret_error[CONFIG_ERROR_BYTES]);
+	/* Tells the supervisor: "ready", "stopping", "reloading", "alive". */
+	void (*notify)(void *ctx, const char *what);
+	uint64_t alive_us; /* how often "alive" is due; 0: never */
+	/* See writer.h. */
+	void (*poisoned)(void *ctx, const char *reason);
+	void *ctx;
+};
+
+enum funnel_state { FUNNEL_STARTING, FUNNEL_RUNNING, FUNNEL_DRAINING, FUNNEL_CLOSING, FUNNEL_STOPPED };
+const char *funnel_state_name(enum funnel_state state);
+
+/*
+ * Serves until SIGTERM, SIGINT or the verb `shutdown`, then drains and returns. 0: everything was
+ * answered; 1: the drain ran out of time; negative errno: it could not start. The store is free for
+ * closing afterwards, unless the result is -ETIMEDOUT: the writer still runs, leave by _exit().
+ */
+int funnel_run(const struct funnel_options *options);
+
+/* Facts for `show`; the loop's thread only. */
+struct funnel_facts {
+	enum funnel_state state;
+	const char *db;
+	const char *socket;
+	const uint8_t *epoch;
+	uint32_t page_size;
+	const char *encoding;
+	bool sync_full;
+	uint64_t started_us;      /* monotonic */
+	uint64_t started_wall_us; /* for people */
+	uint64_t connections;     /* since start */
+	uint64_t refused;         /* connections turned away */
+	size_t peers;
+	struct queue_facts queue;
+	struct writer_stats writer;
+	struct dedupe_stats dedupe;
+};
+struct funnel_facts funnel_facts(struct funnel *funnel);
+const struct config *funnel_config(const struct funnel *funnel);
+void funnel_each_peer(
+	struct funnel *funnel, void (*fn)(void *ctx, const struct peer *peer), void *ctx);

@@ -1,0 +1,547 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Group commit with isolation. One bad batch can destroy the transaction that it shares (OR ROLLBACK,
+ * RAISE(ROLLBACK), an interrupt, a full disk), and no savepoint prevents that. So nobody is answered
+ * before COMMIT, and when a transaction is lost the guilty fails and the innocent run again:
+ *
+ *	together ──lost──▶ together, without the guilty ──lost──▶ each alone
+ *
+ * What this file keeps true: an answer is the one that the batch would have got alone; a batch is
+ * applied at most once; what is answered is committed, with its answer.
+ */
+
+#include "server/funnel/group.h"
+
+#include "server/base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* How the run of one member ended, for the transaction. */
+enum run { RUN_DONE, RUN_LOST, RUN_AGAIN };
+
+/* How a whole attempt ended. */
+enum attempt { ATTEMPT_DONE, ATTEMPT_LOST, ATTEMPT_BUSY, ATTEMPT_UNKNOWN };
+
+struct group {
+	struct store *store;
+	struct queue *queue;
+	const struct group_limits *limits;
+	struct list members; /* in the order of execution */
+	size_t count;
+	size_t bytes;
+	uint64_t began_us;
+	struct buffer spare;
+	struct group_result result;
+	char *reason;
+};
+
+/* ---- one member ---- */
+
+static void begin_again(struct request *request)
+{
+	request->outcome = OUTCOME_OPEN;
+	failure_clear(&request->failure);
+	buffer_clear(&request->payload);
+}
+
+static void fail(struct request *request, enum failure_code code, const char *message)
+{
+	failure_set(&request->failure, code, "%s", message);
+	request->outcome = OUTCOME_FAILED;
+}
+
+static void fail_from_store(struct request *request, struct store_error *error, int64_t step)
+{
+	reply_fail_from_store(request, error, step);
+	request->outcome = OUTCOME_FAILED;
+	store_error_clear(error);
+}
+
+/* A failure that is nobody's guilt: it may go away, so it is not remembered and not repeated. */
+static void fail_for_now(struct request *request, const char *message)
+{
+	fail(request, FAILURE_INTERNAL, message);
+	request->failure.retry_after_ms = 200;
+}
+
+/* True if the answer is already known, one way or another. */
+static bool answered_from_memory(struct group *group, struct request *request)
+{
+	struct dedupe_reply reply;
+	int verdict = dedupe_check(store_dedupe(group->store), &request->identity, &reply);
+	switch (verdict) {
+	case DEDUPE_NEW:
+		return false;
+	case DEDUPE_REPEAT:
+		buffer_clear(&request->payload);
+		buffer_append(&request->payload, reply.payload, reply.payload_len);
+		free(reply.payload);
+		request->commit_no = reply.commit_no;
+		request->outcome = OUTCOME_REPEAT;
+		if (request->payload.failed || reply.payload_len == 0) {
+			fail(request, FAILURE_INTERNAL, "the remembered answer cannot be read");
+			request->failure.applied = APPLIED_UNKNOWN;
+		}
+		return true;
+	case DEDUPE_MISMATCH:
+		fail(request, FAILURE_KEY_MISMATCH,
+			"this seq or key was used before with another batch: use a new one");
+		return true;
+	case DEDUPE_EXPIRED:
+		fail(request, FAILURE_SESSION_EXPIRED,
+			"the answer to this seq is no longer kept: ask the database what became of it");
+		return true;
+	case DEDUPE_FULL:
+		fail(request, FAILURE_OVERLOADED,
+			"no room to remember another session or key (sessions_max, keys_max)");
+		request->failure.retry_after_ms = 1000;
+		return true;
+	default:
+		fail(request, FAILURE_INTERNAL, "the remembered answer cannot be read");
+		request->failure.applied = APPLIED_UNKNOWN;
+		return true;
+	}
+}
+
+/* Stores the answer with the work. False: it could not be, so the work must not stand either. */
+static bool remember(struct group *group, struct request *request, struct bytes payload)
+{
+	return request->identity.kind == IDENTITY_NONE ||
+	       dedupe_remember(store_dedupe(group->store), &request->identity, payload) == 0;
+}
+
+/* Failures that would come again are remembered like results. */
+static void remember_failure(struct group *group, struct request *request)
+{
+	const struct failure *failure = &request->failure;
+	if (request->identity.kind == IDENTITY_NONE || failure->retry ||
+		failure->applied != APPLIED_NO || failure->code == FAILURE_KEY_MISMATCH ||
+		failure->code == FAILURE_DEADLINE) {
+		return;
+	}
+	if (!reply_pack_failure(failure, &request->payload) ||
+		!remember(group, request,
+			(struct bytes){request->payload.data, request->payload.len})) {
+		/* Nothing was applied; without the memory of it, a repeat will simply run. */
+		fail_for_now(request, "out of memory");
+	}
+}
+
+/* Runs the steps; a condition of the store, with *ret_wrote if something is left to undo. */
+static int run_steps(struct group *group, struct request *request, struct packing *packing,
+	struct store_error *error, int64_t *ret_step, bool *ret_wrote)
+{
+	struct step_sink sink = {packing_columns, packing_row, packing};
+	*ret_wrote = false;
+	for (size_t i = 0; i < request->steps_count; i++) {
+		struct step step = request->steps[i];
+		struct step_result result;
+		if (step.rows_max == UINT32_MAX) {
+			step.rows_max = group->limits->rows_max;
+		}
+		packing_begin_step(packing);
+		int rc = store_step(
+			group->store, request->credentials->role, &step, &sink, &result, error);
+		*ret_wrote |= result.total != 0;
+		*ret_step = (int64_t)i;
+		if (rc != 0) {
+			return rc;
+		}
+		packing_end_step(packing, &result);
+	}
+	*ret_step = -1;
+	if (!packing_end(packing)) {
+		return store_error_set(error, STORE_RESOURCE, 7, "out of memory");
+	}
+	return 0;
+}
+
+/* Undoes one batch inside the transaction. */
+static enum run undo(struct group *group, struct request *request, bool savepoint)
+{
+	struct store_error error = {.row = -1};
+	if (!savepoint) {
+		/* It was taken for one that leaves nothing behind, and was not: never again so. */
+		request->use_savepoint = true;
+		return RUN_AGAIN;
+	}
+	if (store_rollback_to(group->store, &error) != 0) {
+		store_error_clear(&error);
+		return RUN_LOST;
+	}
+	return RUN_DONE;
+}
+
+/* The batch has failed with `error`: what that means for it and for the transaction. */
+static enum run batch_failed(struct group *group, struct request *request, struct store_error *error,
+	int64_t step, bool savepoint, bool wrote)
+{
+	bool nobodys_guilt = error->condition == STORE_RESOURCE || error->condition == STORE_BUSY;
+	fail_from_store(request, error, step);
+	if (!store_in_transaction(group->store)) {
+		request->condemned = !nobodys_guilt;
+		return RUN_LOST;
+	}
+	enum run run = RUN_DONE;
+	if (savepoint || wrote || store_deferred_violations(group->store)) {
+		run = undo(group, request, savepoint);
+	}
+	if (run == RUN_DONE) {
+		remember_failure(group, request);
+	}
+	return run;
+}
+
+/* The steps have all run: deferred constraints, the savepoint, and the memory of the answer. */
+static enum run batch_succeeded(
+	struct group *group, struct request *request, struct packing *packing, bool savepoint)
+{
+	struct store_error error = {.row = -1};
+	if (store_deferred_violations(group->store)) {
+		/* COMMIT would fail for everybody; this batch is the first to have left one. */
+		store_error_set(&error, STORE_SQL, 787, "FOREIGN KEY constraint failed");
+		return batch_failed(group, request, &error, -1, savepoint, true);
+	}
+	if (savepoint && store_release(group->store, &error) != 0) {
+		return batch_failed(group, request, &error, -1, savepoint, true);
+	}
+	if (!remember(group, request, packing_stored(packing, &group->spare))) {
+		store_error_set(&error, STORE_RESOURCE, 7, "out of memory");
+		fail_from_store(request, &error, -1);
+		return RUN_LOST;
+	}
+	request->outcome = OUTCOME_OK;
+	return RUN_DONE;
+}
+
+static enum run run_batch(struct group *group, struct request *request)
+{
+	struct store *store = group->store;
+	struct store_error error = {.row = -1};
+	struct packing packing;
+	enum run run = RUN_LOST;
+	int64_t failed_step = -1;
+	bool wrote = false;
+	bool savepoint =
+		request->use_savepoint || request->steps_count > 1 ||
+		!store_step_is_atomic(store, request->credentials->role, &request->steps[0]);
+
+	packing_init(&packing, &request->payload, group->limits->result_bytes_max);
+	store_batch_begin(store, 0);
+	if (savepoint && store_savepoint(store, &error) != 0) {
+		fail_from_store(request, &error, -1);
+	} else {
+		store_batch_begin(store, clock_now_us() + group->limits->exec_timeout_us);
+		int rc = run_steps(group, request, &packing, &error, &failed_step, &wrote);
+		store_batch_end(store);
+		run = rc == 0 ?
+			batch_succeeded(group, request, &packing, savepoint) :
+			batch_failed(group, request, &error, failed_step, savepoint, wrote);
+	}
+	packing_finish(&packing);
+	return run;
+}
+
+static void run_describe(struct group *group, struct request *request)
+{
+	struct store_error error = {.row = -1};
+	struct description description;
+	struct packing packing;
+	packing_init(&packing, &request->payload, group->limits->result_bytes_max);
+	packing_begin_step(&packing);
+	struct step_sink sink = {packing_columns, packing_row, &packing};
+	if (store_describe(group->store, request->credentials->role, request->steps[0].sql, &sink,
+		    &description, &error) == 0) {
+		reply_pack_description(&packing, &description);
+		request->outcome = OUTCOME_OK;
+	} else {
+		fail_from_store(request, &error, -1);
+	}
+	packing_finish(&packing);
+}
+
+static void run_bye(struct group *group, struct request *request)
+{
+	static const uint8_t empty[] = {PAYLOAD_RESULT, 0x80};
+	(void)dedupe_forget(
+		store_dedupe(group->store), request->identity.uid, request->identity.session);
+	buffer_append(&request->payload, empty, sizeof(empty));
+	request->outcome = OUTCOME_OK;
+}
+
+static enum run run_member(struct group *group, struct request *request)
+{
+	uint64_t began_us = clock_now_us();
+	enum run run = RUN_DONE;
+	if (request->taken_us == 0) {
+		request->taken_us = began_us;
+	}
+	if (request->condemned) {
+		remember_failure(group, request);
+		return RUN_DONE;
+	}
+	begin_again(request);
+	if (began_us >= request->deadline_us) {
+		fail(request, FAILURE_DEADLINE, "the deadline passed while the request waited");
+		return RUN_DONE;
+	}
+	if (request->kind == REQUEST_DESCRIBE) {
+		run_describe(group, request);
+	} else if (request->kind == REQUEST_BYE) {
+		run_bye(group, request);
+	} else if (!answered_from_memory(group, request)) {
+		run = run_batch(group, request);
+	}
+	request->exec_us = clock_now_us() - began_us;
+	group->result.exec_us += request->exec_us;
+	return run;
+}
+
+/* ---- one transaction ---- */
+
+static void note_reason(struct group *group, struct store_error *error)
+{
+	free(group->reason);
+	group->reason = error->message;
+	error->message = NULL;
+	store_error_clear(error);
+}
+
+/* Nobody's guilt, but the whole transaction's end: who has no answer yet may try again. */
+static void fail_open_members(struct group *group, struct list *members, struct store_error *error)
+{
+	(void)group;
+	list_for_each(node, members)
+	{
+		struct request *request = container_of(node, struct request, node);
+		if (request->outcome != OUTCOME_FAILED || !request->failure.retry) {
+			buffer_clear(&request->payload);
+			reply_fail_from_store(request, error, -1);
+			request->outcome = OUTCOME_FAILED;
+		}
+	}
+	store_error_clear(error);
+}
+
+static void stamp(struct group *group, struct list *members, uint64_t commit_us, size_t batches)
+{
+	list_for_each(node, members)
+	{
+		struct request *request = container_of(node, struct request, node);
+		if (request->outcome != OUTCOME_REPEAT) {
+			request->commit_no = store_commit_no(group->store);
+		}
+		request->commit_us = commit_us;
+		request->group = batches;
+	}
+}
+
+static enum attempt finish(struct group *group, struct list *members, size_t batches)
+{
+	struct store *store = group->store;
+	struct store_error error = {.row = -1};
+	uint64_t began_us = clock_now_us();
+	if (!store_dirty(store) && !dedupe_has_pending(store_dedupe(store))) {
+		store_rollback(store);
+		stamp(group, members, 0, batches);
+		return ATTEMPT_DONE;
+	}
+	switch (store_commit(store, &error)) {
+	case 0:
+		break;
+	case STORE_UNKNOWN:
+		note_reason(group, &error);
+		return ATTEMPT_UNKNOWN;
+	case STORE_RESOURCE:
+		fail_open_members(group, members, &error);
+		return ATTEMPT_DONE;
+	default:
+		/* A constraint that nobody was charged with: find out who, one by one. */
+		store_error_clear(&error);
+		store_rollback(store);
+		return ATTEMPT_LOST;
+	}
+	uint64_t commit_us = clock_now_us() - began_us;
+	group->result.commits++;
+	group->result.commit_us += commit_us;
+	stamp(group, members, commit_us, batches);
+	return ATTEMPT_DONE;
+}
+
+/* Moves what waits into the group, as far as its limits allow. */
+static bool take_more(struct group *group, struct list *fresh)
+{
+	if (group->count >= group->limits->count_max || group->bytes >= group->limits->bytes_max ||
+		(group->count > 0 &&
+			clock_now_us() - group->began_us >= group->limits->time_max_us)) {
+		return false;
+	}
+	return queue_take(group->queue, group->limits->count_max - group->count,
+		       group->limits->bytes_max - group->bytes, fresh) > 0;
+}
+
+static bool out_of_time(const struct group *group)
+{
+	return clock_now_us() - group->began_us >= group->limits->time_max_us;
+}
+
+/*
+ * Runs what waits. What arrived while the last group committed is all there now; what arrives while
+ * this one executes joins it, until it has had its time.
+ */
+static enum run run_fresh(struct group *group)
+{
+	struct list fresh;
+	enum run run = RUN_DONE;
+	list_init(&fresh);
+	while (run == RUN_DONE && (!list_empty(&fresh) || take_more(group, &fresh))) {
+		struct request *request = container_of(fresh.next, struct request, node);
+		list_remove(&request->node);
+		list_push_back(&group->members, &request->node);
+		group->count++;
+		group->bytes += request->bytes;
+		run = run_member(group, request);
+		if (out_of_time(group)) {
+			break;
+		}
+	}
+	if (run == RUN_DONE) {
+		queue_give_back(group->queue, &fresh);
+	} else {
+		/* They will run with the others in the next attempt: nobody loses its place. */
+		list_for_each(node, &fresh)
+		{
+			group->count++;
+		}
+		list_append_all(&group->members, &fresh);
+	}
+	return run;
+}
+
+static enum run run_again(struct group *group, struct list *members)
+{
+	list_for_each(node, members)
+	{
+		enum run run = run_member(group, container_of(node, struct request, node));
+		if (run != RUN_DONE) {
+			return run;
+		}
+	}
+	return RUN_DONE;
+}
+
+/* Begins the transaction. A condition is answered to, or for, everybody in `members`. */
+static enum attempt begin(struct group *group, struct list *members)
+{
+	struct store_error error = {.row = -1};
+	switch (store_begin(group->store, &error)) {
+	case 0:
+		return ATTEMPT_DONE;
+	case STORE_BUSY:
+		note_reason(group, &error);
+		return ATTEMPT_BUSY;
+	default:
+		if (list_empty(members)) {
+			note_reason(group, &error); /* nothing is taken yet: let it all wait */
+			return ATTEMPT_BUSY;
+		}
+		fail_open_members(group, members, &error);
+		return ATTEMPT_LOST;
+	}
+}
+
+/*
+ * One request in a transaction of its own. It may be lost at most twice: once for what it does, and
+ * then its failure is all there is to commit.
+ */
+static enum attempt run_alone(struct group *group, struct request *request)
+{
+	struct list single;
+	enum attempt attempt = ATTEMPT_LOST;
+	list_init(&single);
+	list_push_back(&single, &request->node);
+	for (int tries = 0; attempt == ATTEMPT_LOST && tries < 3; tries++) {
+		attempt = begin(group, &single);
+		if (attempt != ATTEMPT_DONE) {
+			break;
+		}
+		if (run_again(group, &single) == RUN_DONE) {
+			attempt = finish(group, &single, 1);
+		} else {
+			store_rollback(group->store);
+			attempt = ATTEMPT_LOST;
+			if (!request->condemned && !request->use_savepoint) {
+				break; /* nobody's guilt: answered with `retry` */
+			}
+		}
+		request->use_savepoint = true;
+	}
+	if (attempt == ATTEMPT_LOST && request->outcome != OUTCOME_FAILED) {
+		fail_for_now(request, "the transaction could not be completed");
+	}
+	list_remove(&request->node);
+	return attempt == ATTEMPT_LOST ? ATTEMPT_DONE : attempt;
+}
+
+static enum attempt run_each_alone(struct group *group, struct list *answered)
+{
+	while (!list_empty(&group->members)) {
+		struct request *request = container_of(group->members.next, struct request, node);
+		list_remove(&request->node);
+		enum attempt attempt = run_alone(group, request);
+		if (attempt == ATTEMPT_BUSY || attempt == ATTEMPT_UNKNOWN) {
+			list_push_front(&group->members, &request->node);
+			return attempt;
+		}
+		list_push_back(answered, &request->node);
+	}
+	return ATTEMPT_DONE;
+}
+
+/* ---- the group ---- */
+
+static enum attempt run_together(struct group *group, bool first)
+{
+	enum attempt attempt = begin(group, &group->members);
+	if (attempt != ATTEMPT_DONE) {
+		return attempt;
+	}
+	enum run run = first ? run_fresh(group) : run_again(group, &group->members);
+	if (run == RUN_DONE) {
+		return finish(group, &group->members, group->count);
+	}
+	store_rollback(group->store);
+	group->result.replays++;
+	return ATTEMPT_LOST;
+}
+
+int group_run(struct store *store, struct queue *queue, const struct group_limits *limits,
+	struct list *answered, struct group_result *ret_result, char **ret_reason)
+{
+	struct group group = {.store = store, .queue = queue, .limits = limits};
+	group.began_us = clock_now_us();
+	list_init(&group.members);
+	buffer_init(&group.spare, 0);
+
+	enum attempt attempt = run_together(&group, true);
+	if (attempt == ATTEMPT_LOST && group.count > 1) {
+		attempt = run_together(&group, false);
+	}
+	if (attempt == ATTEMPT_LOST) {
+		attempt = run_each_alone(&group, answered);
+	}
+	group.result.batches = group.count;
+	if (attempt == ATTEMPT_BUSY) {
+		queue_give_back(queue, &group.members);
+	} else if (attempt != ATTEMPT_UNKNOWN) {
+		list_append_all(answered, &group.members);
+	}
+	buffer_finish(&group.spare);
+	*ret_result = group.result;
+	*ret_reason = group.reason;
+	return attempt == ATTEMPT_BUSY    ? GROUP_BUSY :
+	       attempt == ATTEMPT_UNKNOWN ? GROUP_UNKNOWN :
+					    0;
+}

@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Packs results and errors. It decides nothing but what they look like. */
+
+#include "server/funnel/reply.h"
+
+#include "proto/frame.h"
+
+#include <string.h>
+
+enum { ROWS_KEY_BYTES = sizeof("rows"), RETRY_AFTER_MS = 200 };
+
+static const struct {
+	const char *name;
+	enum applied applied;
+	bool retry;
+	int sqlite; /* a fitting code where SQLite itself gave none */
+} codes[] = {
+	[FAILURE_NONE] = {"", APPLIED_NO, false, 0},
+	[FAILURE_BAD_REQUEST] = {"bad_request", APPLIED_NO, false, 0},
+	[FAILURE_UNKNOWN_METHOD] = {"unknown_method", APPLIED_NO, false, 0},
+	[FAILURE_UNSUPPORTED_PROTO] = {"unsupported_proto", APPLIED_NO, false, 0},
+	[FAILURE_TOO_LARGE] = {"too_large", APPLIED_NO, false, 0},
+	[FAILURE_DENIED] = {"denied", APPLIED_NO, false, 23},
+	[FAILURE_NOT_FOUND] = {"not_found", APPLIED_NO, false, 0},
+	[FAILURE_SQL] = {"sql", APPLIED_NO, false, 0},
+	[FAILURE_GUARD] = {"guard", APPLIED_NO, false, 0},
+	[FAILURE_DEADLINE] = {"deadline", APPLIED_NO, true, 5},
+	[FAILURE_CANCELLED] = {"cancelled", APPLIED_NO, false, 0},
+	[FAILURE_OVERLOADED] = {"overloaded", APPLIED_NO, true, 5},
+	[FAILURE_KEY_MISMATCH] = {"key_mismatch", APPLIED_NO, false, 0},
+	[FAILURE_SESSION_EXPIRED] = {"session_expired", APPLIED_UNKNOWN, false, 0},
+	[FAILURE_DISK_LOW] = {"disk_low", APPLIED_NO, true, 13},
+	[FAILURE_FOREIGN_WRITER] = {"foreign_writer", APPLIED_NO, true, 5},
+	[FAILURE_SHUTTING_DOWN] = {"shutting_down", APPLIED_NO, true, 5},
+	[FAILURE_INTERNAL] = {"internal", APPLIED_NO, true, 0},
+};
+
+static void pack_key(msgpack_packer *packer, const char *key)
+{
+	pack_cstr(packer, key);
+}
+
+static void pack_key_uint(msgpack_packer *packer, const char *key, uint64_t number)
+{
+	pack_key(packer, key);
+	msgpack_pack_uint64(packer, number);
+}
+
+static void pack_key_bool(msgpack_packer *packer, const char *key, bool value)
+{
+	pack_key(packer, key);
+	if (value) {
+		msgpack_pack_true(packer);
+	} else {
+		msgpack_pack_false(packer);
+	}
+}
+
+/* ---- results of steps ---- */
+
+/* One entry of packing::spans: where the rows of a step lie in the payload. */
+struct row_span {
+	size_t map_at; /* the step's map */
+	size_t from;   /* the key "rows" */
+	size_t to;
+};
+
+void packing_init(struct packing *packing, struct buffer *payload, size_t bytes_max)
+{
+	static const uint8_t kind = PAYLOAD_STEPS;
+	*packing = (struct packing){.payload = payload, .bytes_max = bytes_max};
+	buffer_init(&packing->spans, 0);
+	buffer_clear(payload);
+	buffer_append(payload, &kind, 1);
+	packing->steps_at = pack_array_begin(payload);
+}
+
+void packing_finish(struct packing *packing)
+{
+	buffer_finish(&packing->spans);
+}
+
+void packing_begin_step(struct packing *packing)
+{
+	static const uint8_t map = 0x80; /* a fixmap; its count is patched in at the end */
+	packing->map_at = packing->payload->len;
+	packing->rows_at = 0;
+	packing->rows = 0;
+	packing->columns = 0;
+	packing->steps++;
+	buffer_append(packing->payload, &map, 1);
+}
+
+void packing_columns(void *ctx, const struct columns *columns)
+{
+	struct packing *packing = ctx;
+	msgpack_packer packer;
+	buffer_packer(packing->payload, &packer);
+	pack_key(&packer, "columns");
+	msgpack_pack_array(&packer, columns->count);
+	for (unsigned i = 0; i < columns->count; i++) {
+		pack_cstr(&packer, columns->names[i] != NULL ? columns->names[i] : "");
+	}
+	pack_key(&packer, "types");
+	msgpack_pack_array(&packer, columns->count);
+	for (unsigned i = 0; i < columns->count; i++) {
+		if (columns->types[i] != NULL) {
+			pack_cstr(&packer, columns->types[i]);
+		} else {
+			msgpack_pack_nil(&packer);
+		}
+	}
+	packing->columns = columns->count;
+	pack_key(&packer, "rows");
+	packing->rows_at = pack_array_begin(packing->payload);
+}
+
+static void pack_value(msgpack_packer *packer, const struct value *value)
+{
+	switch (value->type) {
+	case VALUE_INTEGER:
+		msgpack_pack_int64(packer, value->integer);
+		break;
+	case VALUE_FLOAT:
+		msgpack_pack_double(packer, value->real);
+		break;
+	case VALUE_TEXT:
+		pack_str(packer, value->bytes.data, value->bytes.len);
+		break;
+	case VALUE_BLOB:
+		pack_bin(packer, value->bytes.data, value->bytes.len);
+		break;
+	default:
+		msgpack_pack_nil(packer);
+		break;
+	}
+}
+
+int packing_row(void *ctx, const struct value *values, unsigned count)
+{
+	struct packing *packing = ctx;
+	struct buffer *payload = packing->payload;
+	msgpack_packer packer;
+	size_t before = payload->len;
+	/* One row may be huge: refuse it by its parts before it is copied. */
+	size_t bytes = 0;
+	for (unsigned i = 0; i < count; i++) {
+		bytes += values[i].type >= VALUE_TEXT ? values[i].bytes.len : 9;
+	}
+	if (bytes > packing->bytes_max || before > packing->bytes_max - bytes) {
+		return 1;
+	}
+	buffer_packer(payload, &packer);
+	msgpack_pack_array(&packer, count);
+	for (unsigned i = 0; i < count; i++) {
+		pack_value(&packer, &values[i]);
+	}
+	if (payload->len > packing->bytes_max) {
+		buffer_truncate(payload, before);
+		return 1;
+	}
+	packing->rows++;
+	return 0;
+}
+
+void packing_end_step(struct packing *packing, const struct step_result *result)
+{
+	struct buffer *payload = packing->payload;
+	msgpack_packer packer;
+	unsigned keys = 3;
+	if (packing->rows_at != 0) {
+		pack_array_end(payload, packing->rows_at, packing->rows);
+		struct row_span span = {
+			packing->map_at, packing->rows_at - ROWS_KEY_BYTES, payload->len};
+		buffer_append(&packing->spans, &span, sizeof(span));
+		keys += 3;
+	}
+	buffer_packer(payload, &packer);
+	pack_key(&packer, "changes");
+	msgpack_pack_int64(&packer, result->changes);
+	pack_key(&packer, "total");
+	msgpack_pack_int64(&packer, result->total);
+	pack_key(&packer, "rowid");
+	msgpack_pack_int64(&packer, result->rowid);
+	if (result->truncated) {
+		pack_key_bool(&packer, "truncated", true);
+		keys++;
+	}
+	if (!payload->failed) {
+		payload->data[packing->map_at] = (uint8_t)(0x80 | keys);
+	}
+}
+
+bool packing_end(struct packing *packing)
+{
+	pack_array_end(packing->payload, packing->steps_at, packing->steps);
+	return !packing->payload->failed && !packing->spans.failed;
+}
+
+struct bytes packing_stored(struct packing *packing, struct buffer *spare)
+{
+	const struct buffer *payload = packing->payload;
+	struct bytes whole = {payload->data, payload->len};
+	if (payload->len <= PAYLOAD_STORED_MAX) {
+		return whole;
+	}
+	size_t done = 0;
+	buffer_clear(spare);
+	for (size_t at = 0; at < packing->spans.len; at += sizeof(struct row_span)) {
+		struct row_span span;
+		memcpy(&span, packing->spans.data + at, sizeof(span));
+		size_t map_at = spare->len + (span.map_at - done);
+		buffer_append(spare, payload->data + done, span.from - done);
+		if (!spare->failed) {
+			spare->data[map_at]--; /* one key less */
+		}
+		done = span.to;
+	}
+	buffer_append(spare, payload->data + done, payload->len - done);
+	if (spare->failed) {
+		return whole;
+	}
+	spare->data[0] = PAYLOAD_STEPS_CUT;
+	return (struct bytes){spare->data, spare->len};
+}
+
+void reply_pack_description(struct packing *packing, const struct description *description)
+{
+	/* The columns were packed as those of a step: a map with no rows. Add what is missing. */
+	struct buffer *payload = packing->payload;
+	msgpack_packer packer;
+	if (payload->failed) {
+		return;
+	}
+	buffer_truncate(payload, packing->rows_at - ROWS_KEY_BYTES);
+	buffer_packer(payload, &packer);
+	pack_key_uint(&packer, "params", description->params);
+	pack_key_bool(&packer, "readonly", description->readonly);
+	pack_key(&packer, "tail");
+	if (description->tail >= 0) {
+		msgpack_pack_int64(&packer, description->tail);
+	} else {
+		msgpack_pack_nil(&packer);
+	}
+	if (!payload->failed) {
+		payload->data[packing->map_at] = 0x85;
+		buffer_cut(payload, 0, packing->map_at - 1);
+		payload->data[0] = PAYLOAD_RESULT;
+	}
+}
+
+/* ---- errors ---- */
+
+void reply_fail_from_store(struct request *request, const struct store_error *error, int64_t step)
+{
+	static const enum failure_code meaning[] = {
+		[STORE_SQL] = FAILURE_SQL,
+		[STORE_BAD_REQUEST] = FAILURE_BAD_REQUEST,
+		[STORE_DENIED] = FAILURE_DENIED,
+		[STORE_GUARD] = FAILURE_GUARD,
+		[STORE_TOO_LARGE] = FAILURE_TOO_LARGE,
+		[STORE_TIMEOUT] = FAILURE_DEADLINE,
+		[STORE_RESOURCE] = FAILURE_SQL,
+		[STORE_BUSY] = FAILURE_FOREIGN_WRITER,
+		[STORE_UNKNOWN] = FAILURE_INTERNAL,
+	};
+	struct failure *failure = &request->failure;
+	const char *message = error->message != NULL ? error->message : "out of memory";
+	if (error->condition == STORE_DENIED && error->needed == ROLE_NONE) {
+		failure_set(failure, FAILURE_DENIED, "not allowed through litefunnel: %s (%s, role %s)",
+			message, request->credentials->text, role_name(request->credentials->role));
+	} else if (error->condition == STORE_DENIED) {
+		failure_set(failure, FAILURE_DENIED, "%s needs the role %s: %s has the role %s", message,
+			role_name(error->needed), request->credentials->text,
+			role_name(request->credentials->role));
+	} else {
+		failure_set(failure, meaning[error->condition], "%s", message);
+	}
+	if (error->condition == STORE_RESOURCE && (error->sqlite & 0xff) == 13) {
+		failure->code = FAILURE_DISK_LOW;
+	}
+	failure->applied = APPLIED_NO;
+	failure->retry = codes[failure->code].retry || error->condition == STORE_RESOURCE;
+	failure->retry_after_ms = failure->retry ? RETRY_AFTER_MS : 0;
+	failure->sqlite = error->sqlite != 0 ? error->sqlite : codes[failure->code].sqlite;
+	failure->step = step;
+	failure->row = error->row;
+}
+
+static void pack_failure(msgpack_packer *packer, const struct failure *failure)
+{
+	static const char *const applied[] = {"no", "yes", "unknown"};
+	int sqlite = failure->sqlite != 0 ? failure->sqlite : codes[failure->code].sqlite;
+	bool retry = failure->retry || codes[failure->code].retry;
+	enum applied what = failure->applied != APPLIED_NO ? failure->applied : codes[failure->code].applied;
+	unsigned keys = 4u + (failure->retry_after_ms != 0) + (sqlite != 0) + (failure->step >= 0) +
+			(failure->row >= 0);
+	msgpack_pack_map(packer, keys);
+	pack_key(packer, "code");
+	pack_cstr(packer, codes[failure->code].name);
+	pack_key(packer, "message");
+	pack_cstr(packer, failure->message != NULL ? failure->message : "out of memory");
+	pack_key(packer, "applied");
+	pack_cstr(packer, applied[what]);
+	pack_key_bool(packer, "retry", retry);
+	if (failure->retry_after_ms != 0) {
+		pack_key_uint(packer, "retry_after_ms", failure->retry_after_ms);
+	}
+	if (sqlite != 0) {
+		pack_key_uint(packer, "sqlite", (uint64_t)sqlite);
+	}
+	if (failure->step >= 0) {
+		pack_key_uint(packer, "step", (uint64_t)failure->step);
+	}
+	if (failure->row >= 0) {
+		pack_key_uint(packer, "row", (uint64_t)failure->row);
+	}
+}
+
+bool reply_pack_failure(const struct failure *failure, struct buffer *payload)
+{
+	static const uint8_t kind = PAYLOAD_ERROR;
+	msgpack_packer packer;
+	buffer_clear(payload);
+	buffer_append(payload, &kind, 1);
+	buffer_packer(payload, &packer);
+	pack_failure(&packer, failure);
+	return !payload->failed;
+}
+
+void reply_error(struct buffer *out, uint32_t id, const struct failure *failure)
+{
+	msgpack_packer packer;
+	size_t mark = message_begin_error(out, id);
+	buffer_packer(out, &packer);
+	pack_failure(&packer, failure);
+	msgpack_pack_nil(&packer);
+	frame_end(out, mark);
+}
+
+void reply_closing(struct buffer *out, enum failure_code code, const char *message)
+{
+	msgpack_packer packer;
+	size_t mark = message_begin_notice(out, "closing");
+	buffer_packer(out, &packer);
+	msgpack_pack_map(&packer, 2);
+	pack_key(&packer, "code");
+	pack_cstr(&packer, codes[code].name);
+	pack_key(&packer, "message");
+	pack_cstr(&packer, message);
+	frame_end(out, mark);
+}
+
+/* ---- frames ---- */
+
+static void build_write_result(struct request *request, const struct reply_facts *facts)
+{
+	const struct buffer *payload = &request->payload;
+	struct buffer *out = &request->reply;
+	bool repeat = request->outcome == OUTCOME_REPEAT;
+	bool cut = payload->data[0] == PAYLOAD_STEPS_CUT;
+	msgpack_packer packer;
+	size_t mark = message_begin_result(out, request->id);
+	buffer_packer(out, &packer);
+	msgpack_pack_map(&packer, 8u + repeat + cut);
+	pack_key_uint(&packer, "commit", request->commit_no);
+	pack_key(&packer, "epoch");
+	pack_bin(&packer, facts->epoch, STORE_EPOCH_BYTES);
+	pack_key(&packer, "durability");
+	pack_cstr(&packer, facts->durability);
+	pack_key(&packer, "steps");
+	buffer_append(out, payload->data + 1, payload->len - 1);
+	if (repeat) {
+		pack_key_bool(&packer, "repeat", true);
+	}
+	if (cut) {
+		pack_key_bool(&packer, "rows_lost", true);
+	}
+	pack_key_uint(&packer, "queued_us", request->taken_us - request->received_us);
+	pack_key_uint(&packer, "exec_us", request->exec_us);
+	pack_key_uint(&packer, "commit_us", request->commit_us);
+	pack_key_uint(&packer, "group", request->group);
+	frame_end(out, mark);
+}
+
+/* An answer that stands in the payload as it goes out: an error map or a result map. */
+static void build_verbatim(struct request *request, bool error)
+{
+	const struct buffer *payload = &request->payload;
+	struct buffer *out = &request->reply;
+	msgpack_packer packer;
+	size_t mark = error ? message_begin_error(out, request->id) : message_begin_result(out, request->id);
+	buffer_append(out, payload->data + 1, payload->len - 1);
+	if (error) {
+		buffer_packer(out, &packer);
+		msgpack_pack_nil(&packer);
+	}
+	frame_end(out, mark);
+}
+
+void reply_build(struct request *request, const struct reply_facts *facts)
+{
+	buffer_clear(&request->reply);
+	if (request->outcome == OUTCOME_FAILED || request->payload.len == 0) {
+		reply_error(&request->reply, request->id, &request->failure);
+	} else if (request->payload.data[0] == PAYLOAD_ERROR) {
+		build_verbatim(request, true);
+	} else if (request->payload.data[0] == PAYLOAD_RESULT) {
+		build_verbatim(request, false);
+	} else {
+		build_write_result(request, facts);
+	}
+	if (request->reply.failed) {
+		/* Too little memory for the answer to what is done: say so in as few bytes as possible. */
+		struct failure failure = {.code = FAILURE_INTERNAL,
+			.applied = request->outcome == OUTCOME_FAILED ? APPLIED_NO : APPLIED_UNKNOWN,
+			.retry = true,
+			.step = -1,
+			.row = -1};
+		buffer_finish(&request->reply);
+		reply_error(&request->reply, request->id, &failure);
+	}
+}

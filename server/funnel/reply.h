@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * What goes back: the results of steps as they are packed while they run, the form in which an answer
+ * is remembered, and the frames. The only place that knows the wire's codes and keys of results.
+ *
+ * A payload, as stored: one byte that says what follows, then MessagePack.
+ */
+
+#include "server/funnel/request.h"
+
+enum payload_kind {
+	PAYLOAD_STEPS = 'S',     /* an array of step results */
+	PAYLOAD_STEPS_CUT = 'L', /* the same; rows were too large to keep and have been left out */
+	PAYLOAD_ERROR = 'E',     /* an error map */
+	PAYLOAD_RESULT = 'R',    /* a whole result map; never stored */
+};
+
+enum { PAYLOAD_STORED_MAX = 64 * 1024 };
+
+/* What every answer of a commit group has in common. */
+struct reply_facts {
+	const uint8_t *epoch;
+	const char *durability; /* "full", "normal" */
+};
+
+/* Packs the results of a batch's steps into request->payload, step by step. */
+struct packing {
+	struct buffer *payload;
+	size_t bytes_max;
+	size_t steps_at; /* the header of the array of steps */
+	uint32_t steps;
+	/* The running step. */
+	size_t map_at;
+	size_t rows_at; /* 0: the step has no columns */
+	uint32_t rows;
+	unsigned columns;
+	/* Where the rows of each step lie, for a payload that must be cut. */
+	struct buffer spans;
+};
+
+void packing_init(struct packing *packing, struct buffer *payload, size_t bytes_max);
+void packing_finish(struct packing *packing);
+
+void packing_begin_step(struct packing *packing);
+/* Fits struct step_sink; ctx is the packing. row() answers 1 when the caps allow no more. */
+void packing_columns(void *packing, const struct columns *columns);
+int packing_row(void *packing, const struct value *values, unsigned count);
+void packing_end_step(struct packing *packing, const struct step_result *result);
+
+/* All steps are in. False: out of memory. */
+bool packing_end(struct packing *packing);
+
+/*
+ * The payload in the form to be stored: itself, or without its rows if it is too large. `spare` is
+ * used for the latter.
+ */
+struct bytes packing_stored(struct packing *packing, struct buffer *spare);
+
+/* What a condition of the store means on the wire. */
+void reply_fail_from_store(struct request *request, const struct store_error *error, int64_t step);
+
+/* request->failure as a payload: what is stored of a batch that failed for good. */
+bool reply_pack_failure(const struct failure *failure, struct buffer *payload);
+
+/* The answer to `describe`, into request->payload. */
+void reply_pack_description(struct packing *packing, const struct description *description);
+
+/* The frame for a request whose outcome stands, into request->reply. */
+void reply_build(struct request *request, const struct reply_facts *facts);
+
+/* A frame with an error for a request that never got that far. */
+void reply_error(struct buffer *out, uint32_t id, const struct failure *failure);
+
+/* The notice before a connection is closed. */
+void reply_closing(struct buffer *out, enum failure_code code, const char *message);

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The writer's thread. After each commit group it first lets go of the answers and only then does what
+ * can wait: the checkpoint, the log, the read mark.
+ */
+
+#include "server/funnel/writer.h"
+
+#include "server/base/clock.h"
+#include "server/base/log.h"
+#include "server/funnel/group.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { BUSY_PAUSE_US = 5000, BUSY_LOG_US = 1000000 };
+
+struct writer {
+	struct writer_options options;
+	pthread_t thread;
+	struct reply_facts facts;
+	_Atomic uint64_t commit_no;
+	pthread_mutex_t lock; /* guards stats */
+	struct writer_stats stats;
+	uint64_t busy_logged_us;
+	bool unsettled; /* something was committed since the last store_settle() */
+};
+
+static uint64_t number(const struct writer *writer, enum setting_id id)
+{
+	return config_number(writer->options.config, id);
+}
+
+static struct group_limits limits_now(const struct writer *writer)
+{
+	return (struct group_limits){
+		.count_max = number(writer, SETTING_COMMIT_GROUP_MAX),
+		.bytes_max = number(writer, SETTING_COMMIT_GROUP_BYTES_MAX),
+		.time_max_us = number(writer, SETTING_COMMIT_GROUP_MAX_US),
+		.exec_timeout_us = number(writer, SETTING_EXEC_TIMEOUT) * 1000,
+		.result_bytes_max = number(writer, SETTING_RESULT_BYTES_MAX),
+		.rows_max = (uint32_t)number(writer, SETTING_ROWS_MAX),
+	};
+}
+
+static void apply_limits(struct writer *writer)
+{
+	struct dedupe_limits limits = {
+		.sessions_max = number(writer, SETTING_SESSIONS_MAX),
+		.session_ttl_us = number(writer, SETTING_SESSION_TTL) * 1000,
+		.keys_max = number(writer, SETTING_KEYS_MAX),
+		.key_ttl_us = number(writer, SETTING_KEY_TTL) * 1000,
+	};
+	dedupe_set_limits(store_dedupe(writer->options.store), &limits);
+}
+
+/* A batch that took long, with where the time went. */
+static void log_if_slow(const struct request *request, uint64_t slow_us)
+{
+	uint64_t took_us = request->taken_us - request->received_us + request->exec_us +
+			   request->commit_us;
+	if (slow_us == 0 || took_us < slow_us || request->kind != REQUEST_WRITE) {
+		return;
+	}
+	char sql[121];
+	size_t len = request->steps[0].sql.len < sizeof(sql) ? request->steps[0].sql.len : sizeof(sql) - 1;
+	memcpy(sql, request->steps[0].sql.data, len);
+	sql[len] = 0;
+	log_warn("slow batch", log_int("pid", request->credentials->pid),
+		log_uint("uid", request->credentials->uid),
+		log_str("class", request_class_name(request->class)),
+		log_uint("queued_us", request->taken_us - request->received_us),
+		log_uint("exec_us", request->exec_us), log_uint("commit_us", request->commit_us),
+		log_uint("steps", request->steps_count), log_str("sql", sql));
+}
+
+static void count(struct writer *writer, const struct group_result *result, struct list *answered)
+{
+	uint64_t slow_us = number(writer, SETTING_SLOW) * 1000;
+	uint64_t failed = 0;
+	uint64_t batches = 0;
+	list_for_each(node, answered)
+	{
+		const struct request *request = container_of(node, struct request, node);
+		failed += request->outcome == OUTCOME_FAILED;
+		batches++;
+		log_if_slow(request, slow_us);
+	}
+	pthread_mutex_lock(&writer->lock);
+	struct writer_stats *stats = &writer->stats;
+	stats->batches += batches;
+	stats->failed += failed;
+	stats->commits += result->commits;
+	stats->replays += result->replays;
+	stats->exec_us += result->exec_us;
+	stats->commit_us += result->commit_us;
+	stats->group_max = batches > stats->group_max ? batches : stats->group_max;
+	pthread_mutex_unlock(&writer->lock);
+}
+
+/* Frames are built here, so that the loop has nothing left to do but send. */
+static void answer(struct writer *writer, struct list *answered)
+{
+	list_for_each(node, answered)
+	{
+		reply_build(container_of(node, struct request, node), &writer->facts);
+	}
+	queue_answer(writer->options.queue, answered);
+}
+
+static void checkpoint(struct writer *writer)
+{
+	struct store_error error = {.row = -1};
+	uint64_t frames = number(writer, SETTING_CHECKPOINT_FRAMES);
+	if (store_checkpoint_if_due(writer->options.store, frames, &error) != 0) {
+		if ((error.sqlite & 0xff) == 10) {
+			/* SQLITE_IOERR. A failed fsync may have marked the pages clean: no second try. */
+			writer->options.poisoned(writer->options.ctx, error.message);
+		}
+		log_warn("checkpoint failed", log_str("error", error.message));
+	}
+	store_error_clear(&error);
+	struct checkpoint_stats stats = store_checkpoint_stats(writer->options.store);
+	pthread_mutex_lock(&writer->lock);
+	writer->stats.checkpoint = stats;
+	pthread_mutex_unlock(&writer->lock);
+}
+
+static void note_busy(struct writer *writer, const char *reason)
+{
+	uint64_t now_us = clock_now_us();
+	pthread_mutex_lock(&writer->lock);
+	writer->stats.busy++;
+	pthread_mutex_unlock(&writer->lock);
+	if (now_us - writer->busy_logged_us >= BUSY_LOG_US) {
+		writer->busy_logged_us = now_us;
+		log_warn("no transaction can begin; writes wait", log_str("error", reason));
+	}
+}
+
+static void run_group(struct writer *writer)
+{
+	struct list answered;
+	struct group_result result;
+	struct group_limits limits = limits_now(writer);
+	char *reason = NULL;
+	list_init(&answered);
+	apply_limits(writer);
+	int rc = group_run(writer->options.store, writer->options.queue, &limits, &answered, &result,
+		&reason);
+	atomic_store_explicit(&writer->commit_no, store_commit_no(writer->options.store),
+		memory_order_release);
+	if (rc == GROUP_UNKNOWN) {
+		writer->options.poisoned(writer->options.ctx, reason);
+		abort(); /* it must not return */
+	}
+	count(writer, &result, &answered);
+	answer(writer, &answered);
+	writer->unsettled |= result.commits > 0;
+	if (rc == GROUP_BUSY) {
+		note_busy(writer, reason);
+		(void)queue_pause(writer->options.queue, BUSY_PAUSE_US);
+	} else if (result.commits > 0) {
+		checkpoint(writer);
+	}
+	free(reason);
+}
+
+static void *writer_main(void *ctx)
+{
+	struct writer *writer = ctx;
+	for (;;) {
+		if (writer->unsettled && queue_is_empty(writer->options.queue)) {
+			store_settle(writer->options.store);
+			writer->unsettled = false;
+		}
+		if (!queue_wait(writer->options.queue)) {
+			return NULL;
+		}
+		run_group(writer);
+	}
+}
+
+int writer_start(const struct writer_options *options, struct writer **ret_writer)
+{
+	struct writer *writer = calloc(1, sizeof(*writer));
+	sigset_t all;
+	sigset_t before;
+	if (writer == NULL) {
+		return -ENOMEM;
+	}
+	writer->options = *options;
+	writer->facts = (struct reply_facts){
+		.epoch = store_epoch(options->store),
+		.durability = store_sync_full(options->store) ? "full" : "normal",
+	};
+	writer->commit_no = store_commit_no(options->store);
+	writer->unsettled = true; /* the start has committed */
+	pthread_mutex_init(&writer->lock, NULL);
+	sigfillset(&all); /* signals are the loop's */
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int rc = pthread_create(&writer->thread, NULL, writer_main, writer);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (rc != 0) {
+		writer_free(writer);
+		return -rc;
+	}
+	pthread_setname_np(writer->thread, "writer");
+	*ret_writer = writer;
+	return 0;
+}
+
+int writer_join(struct writer *writer, uint64_t timeout_ms)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += (time_t)(timeout_ms / 1000);
+	until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	return -pthread_timedjoin_np(writer->thread, NULL, &until);
+}
+
+void writer_free(struct writer *writer)
+{
+	if (writer != NULL) {
+		pthread_mutex_destroy(&writer->lock);
+		free(writer);
+	}
+}
+
+struct writer_stats writer_stats(struct writer *writer)
+{
+	pthread_mutex_lock(&writer->lock);
+	struct writer_stats stats = writer->stats;
+	pthread_mutex_unlock(&writer->lock);
+	stats.commit_no = writer_commit_no(writer);
+	return stats;
+}
+
+uint64_t writer_commit_no(const struct writer *writer)
+{
+	return atomic_load_explicit(
+		&((struct writer *)(uintptr_t)writer)->commit_no, memory_order_acquire);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The writer: the one thread that touches the database. It takes what waits, runs commit groups,
+ * answers, checkpoints, and sleeps.
+ */
+
+#include "server/base/config.h"
+#include "server/funnel/queue.h"
+#include "server/store/store.h"
+
+struct writer;
+
+struct writer_stats {
+	uint64_t batches;  /* answered */
+	uint64_t failed;   /* of these */
+	uint64_t commits;
+	uint64_t replays;
+	uint64_t exec_us;
+	uint64_t commit_us;
+	uint64_t group_max;
+	uint64_t busy;     /* times another process held the write lock */
+	uint64_t commit_no;
+	struct checkpoint_stats checkpoint;
+};
+
+struct writer_options {
+	struct store *store; /* the writer's from writer_start() to writer_join() */
+	struct queue *queue;
+	const struct config *config; /* numbers only */
+	/*
+	 * A COMMIT or a checkpoint met an I/O error: what is on the disk can be told only by starting
+	 * over. Called in the writer's thread; must not return.
+	 */
+	void (*poisoned)(void *ctx, const char *reason);
+	void *ctx;
+};
+
+int writer_start(const struct writer_options *options, struct writer **ret_writer);
+
+/* Waits for the thread to end, at most that long: 0, or -ETIMEDOUT and it still runs. */
+int writer_join(struct writer *writer, uint64_t timeout_ms);
+void writer_free(struct writer *writer); /* after a join; accepts NULL */
+
+struct writer_stats writer_stats(struct writer *writer); /* any thread */
+uint64_t writer_commit_no(const struct writer *writer);  /* any thread, cheap */

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The lists of what passes, by role. Anything not named here is refused: SQLite may learn new tricks
+ * and this file must then be asked first. It keeps no state but the context that it is given.
+ */
+
+#include "server/store/authorizer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *role_name(enum role role)
+{
+	static const char *const names[] = {"none", "stats", "query", "write", "ddl", "admin", "self"};
+	return names[role];
+}
+
+/* PRAGMAs that tell facts; an argument, where there is one, names a table or a limit. */
+static const char *const pragmas_telling[] = {"table_info", "table_xinfo", "table_list", "index_list",
+	"index_info", "index_xinfo", "foreign_key_list", "foreign_key_check", "integrity_check",
+	"quick_check", "data_version", "database_list", "collation_list", "function_list",
+	"compile_options", "module_list", "pragma_list", NULL};
+
+/* Settings that may be read, that is: given without an argument. */
+static const char *const pragmas_readable[] = {"analysis_limit", "application_id", "auto_vacuum",
+	"automatic_index", "busy_timeout", "cache_size", "cache_spill", "case_sensitive_like",
+	"cell_size_check", "checkpoint_fullfsync", "count_changes", "defer_foreign_keys",
+	"empty_result_callbacks", "encoding", "foreign_keys", "freelist_count", "full_column_names",
+	"fullfsync", "hard_heap_limit", "ignore_check_constraints", "journal_mode",
+	"journal_size_limit", "legacy_alter_table", "locking_mode", "max_page_count", "mmap_size",
+	"page_count", "page_size", "query_only", "read_uncommitted", "recursive_triggers",
+	"reverse_unordered_selects", "schema_version", "secure_delete", "short_column_names",
+	"soft_heap_limit", "synchronous", "temp_store", "threads", "trusted_schema", "user_version",
+	"wal_autocheckpoint", "writable_schema", NULL};
+
+/* Settings that the owner of the schema may change. */
+static const char *const pragmas_of_ddl[] = {
+	"user_version", "application_id", "optimize", "incremental_vacuum", NULL};
+
+/*
+ * Settings that every driver sends and that the daemon has long decided: answered, not executed.
+ * journal_mode only if it asks for what is there.
+ */
+static const char *const pragmas_answered[] = {"journal_mode", "synchronous", "busy_timeout",
+	"cache_size", "mmap_size", "temp_store", "journal_size_limit", NULL};
+
+static const char *const functions_refused[] = {
+	"load_extension", "fts3_tokenizer", "edit", "readfile", "writefile", NULL};
+
+static bool in_list(const char *const *list, const char *word)
+{
+	for (; *list != NULL; list++) {
+		if (sqlite3_stricmp(*list, word) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static int refuse(struct authorizer *authorizer, enum role needed, const char *what, const char *name)
+{
+	if (authorizer->denied[0] == 0) {
+		authorizer->needed = needed;
+		snprintf(authorizer->denied, sizeof(authorizer->denied), "%s%s%s", what,
+			name != NULL ? " " : "", name != NULL ? name : "");
+	}
+	return SQLITE_DENY;
+}
+
+static int require(struct authorizer *authorizer, enum role needed, const char *what, const char *name)
+{
+	return authorizer->role >= needed ? SQLITE_OK : refuse(authorizer, needed, what, name);
+}
+
+static bool is_own_table(const char *table)
+{
+	return table != NULL && sqlite3_strnicmp(table, "_lf_", 4) == 0;
+}
+
+static int authorize_pragma(struct authorizer *authorizer, const char *name, const char *argument)
+{
+	authorizer->saw_pragma = true;
+	if (in_list(pragmas_telling, name)) {
+		return require(authorizer, ROLE_QUERY, "PRAGMA", name);
+	}
+	if (argument == NULL && in_list(pragmas_readable, name)) {
+		return require(authorizer, ROLE_QUERY, "PRAGMA", name);
+	}
+	if (in_list(pragmas_of_ddl, name)) {
+		authorizer->saw_ddl = true;
+		return require(authorizer, ROLE_DDL, "PRAGMA", name);
+	}
+	if (argument != NULL && in_list(pragmas_answered, name) &&
+		(sqlite3_stricmp(name, "journal_mode") != 0 || sqlite3_stricmp(argument, "wal") == 0)) {
+		snprintf(authorizer->answered, sizeof(authorizer->answered), "%s", name);
+		return SQLITE_IGNORE;
+	}
+	return refuse(authorizer, ROLE_NONE, "PRAGMA", name);
+}
+
+/* Changes of the schema: `name` is made, changed or dropped; `on` is the table of an index or trigger. */
+static int authorize_schema(struct authorizer *authorizer, const char *what, const char *name,
+	const char *on, const char *database)
+{
+	authorizer->saw_ddl = true;
+	if (is_own_table(name) || is_own_table(on)) {
+		return refuse(authorizer, ROLE_NONE, "litefunnel's own table", is_own_table(name) ? name : on);
+	}
+	if (database != NULL && sqlite3_stricmp(database, "temp") == 0) {
+		return refuse(authorizer, ROLE_NONE, "a TEMP object", name);
+	}
+	return require(authorizer, ROLE_DDL, what, name);
+}
+
+static int authorize_rows(
+	struct authorizer *authorizer, const char *what, const char *table, const char *database)
+{
+	if (is_own_table(table)) {
+		return refuse(authorizer, ROLE_NONE, "writing litefunnel's own table", table);
+	}
+	if (database != NULL && sqlite3_stricmp(database, "temp") == 0 &&
+		sqlite3_strnicmp(table, "sqlite_", 7) != 0) {
+		return refuse(authorizer, ROLE_NONE, "a TEMP object", table);
+	}
+	return require(authorizer, ROLE_WRITE, what, table);
+}
+
+static int authorize(void *ctx, int action, const char *first, const char *second,
+	const char *database, const char *inner)
+{
+	struct authorizer *authorizer = ctx;
+	(void)inner; /* a trigger or view does not widen what its caller may do */
+	if (authorizer->role == ROLE_SELF) {
+		return SQLITE_OK;
+	}
+	switch (action) {
+	case SQLITE_READ:
+		if (first != NULL && sqlite3_stricmp(first, "sqlite_stmt") == 0) {
+			/* It shows the statements of everybody. */
+			return require(authorizer, ROLE_ADMIN, "reading", first);
+		}
+		return require(authorizer, ROLE_QUERY, "reading", first);
+	case SQLITE_SELECT:
+	case SQLITE_RECURSIVE:
+		return require(authorizer, ROLE_QUERY, "reading", first);
+	case SQLITE_FUNCTION:
+		return in_list(functions_refused, second) ?
+			refuse(authorizer, ROLE_NONE, "the function", second) :
+			require(authorizer, ROLE_QUERY, "the function", second);
+	case SQLITE_INSERT:
+		return authorize_rows(authorizer, "INSERT into", first, database);
+	case SQLITE_UPDATE:
+		return authorize_rows(authorizer, "UPDATE of", first, database);
+	case SQLITE_DELETE:
+		return authorize_rows(authorizer, "DELETE from", first, database);
+	case SQLITE_PRAGMA:
+		return authorize_pragma(authorizer, first, second);
+	case SQLITE_CREATE_TABLE:
+	case SQLITE_CREATE_INDEX:
+	case SQLITE_CREATE_VIEW:
+	case SQLITE_CREATE_TRIGGER:
+	case SQLITE_CREATE_VTABLE:
+		return authorize_schema(authorizer, "CREATE of", first, second, database);
+	case SQLITE_DROP_TABLE:
+	case SQLITE_DROP_INDEX:
+	case SQLITE_DROP_VIEW:
+	case SQLITE_DROP_TRIGGER:
+	case SQLITE_DROP_VTABLE:
+		return authorize_schema(authorizer, "DROP of", first, second, database);
+	case SQLITE_ALTER_TABLE: /* the table stands second, the database first */
+		return authorize_schema(authorizer, "ALTER of", second, NULL, first);
+	case SQLITE_REINDEX:
+		return authorize_schema(authorizer, "REINDEX of", first, NULL, database);
+	case SQLITE_ANALYZE:
+		return authorize_schema(authorizer, "ANALYZE of", first, NULL, database);
+	case SQLITE_TRANSACTION:
+		return refuse(authorizer, ROLE_NONE, "transaction control inside a batch:", first);
+	case SQLITE_SAVEPOINT:
+		return refuse(authorizer, ROLE_NONE, "a savepoint inside a batch:", first);
+	case SQLITE_ATTACH:
+		return refuse(authorizer, ROLE_NONE, "ATTACH (or VACUUM)", NULL);
+	case SQLITE_DETACH:
+		return refuse(authorizer, ROLE_NONE, "DETACH", NULL);
+	case SQLITE_CREATE_TEMP_TABLE:
+	case SQLITE_CREATE_TEMP_INDEX:
+	case SQLITE_CREATE_TEMP_VIEW:
+	case SQLITE_CREATE_TEMP_TRIGGER:
+	case SQLITE_DROP_TEMP_TABLE:
+	case SQLITE_DROP_TEMP_INDEX:
+	case SQLITE_DROP_TEMP_VIEW:
+	case SQLITE_DROP_TEMP_TRIGGER:
+		return refuse(authorizer, ROLE_NONE, "a TEMP object", first);
+	default:
+		return refuse(authorizer, ROLE_NONE, "an action that this version does not know", NULL);
+	}
+}
+
+int authorizer_install(struct authorizer *authorizer, sqlite3 *handle)
+{
+	return sqlite3_set_authorizer(handle, authorize, authorizer);
+}
+
+enum role authorizer_enter(struct authorizer *authorizer, enum role role)
+{
+	enum role before = authorizer->role;
+	authorizer->role = role;
+	authorizer->saw_ddl = false;
+	authorizer->saw_pragma = false;
+	authorizer->answered[0] = 0;
+	authorizer->needed = ROLE_NONE;
+	authorizer->denied[0] = 0;
+	return before;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Who may do what, statement by statement: SQLite asks before it compiles each action, and again when
+ * it compiles a cached statement anew inside sqlite3_step(). So the role stands in a context that is
+ * set before every prepare and every step.
+ */
+
+#include "server/store/store.h"
+
+#include <sqlite3.h>
+
+struct authorizer {
+	enum role role;
+	/* What the statement being compiled was seen to do. The caller clears these before. */
+	bool saw_ddl;
+	bool saw_pragma;
+	/* A PRAGMA that is answered without being executed: its name, or "". */
+	char answered[32];
+	/* The first refusal. */
+	enum role needed; /* ROLE_NONE: no role is enough */
+	char denied[160]; /* what was refused, or "" */
+};
+
+/* Installs the callback; `authorizer` must outlive the handle. */
+int authorizer_install(struct authorizer *authorizer, sqlite3 *handle);
+
+/* Sets the role and forgets what was seen. Returns the role that was set before. */
+enum role authorizer_enter(struct authorizer *authorizer, enum role role);

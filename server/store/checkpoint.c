@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Copies the WAL into the database, between transactions, on the one handle that writes.
+ *
+ * PASSIVE does the work and waits for nobody. The WAL starts over at its first frame by itself when
+ * everything is copied and no reader stands in it at the moment of the next write. Readers that
+ * overlap without a pause never give it that moment; then RESTART asks them for one, with a bounded
+ * wait. The file is reused, which is three times cheaper than growing it anew, and cut only when it
+ * has grown far past its use.
+ */
+
+#include "server/store/inside.h"
+
+#include <sys/stat.h>
+
+enum {
+	RESTART_BUSY_MS = 20,
+	RESTART_BUSY_MS_MAX = 100,
+	WAL_HEADER_BYTES = 32,
+	FRAME_HEADER_BYTES = 24,
+	CUT_FACTOR = 16, /* a file so many times the threshold is cut when it can be */
+};
+
+static int wal_committed(void *ctx, sqlite3 *handle, const char *database, int frames)
+{
+	struct store *store = ctx;
+	(void)handle;
+	(void)database;
+	store->wal.hook_calls++;
+	if ((uint64_t)frames < store->wal.frames) {
+		/* It has started over. */
+		store->wal.backfilled = 0;
+		store->wal.next_attempt = 0;
+		store->wal.restart_busy_ms = RESTART_BUSY_MS;
+	}
+	store->wal.frames = (uint64_t)frames;
+	return SQLITE_OK;
+}
+
+void checkpoint_setup(struct store *store)
+{
+	/* After PRAGMA wal_autocheckpoint, which would install a hook of its own over this one. */
+	store->wal.restart_busy_ms = RESTART_BUSY_MS;
+	sqlite3_wal_hook(store->handle, wal_committed, store);
+}
+
+static uint64_t wal_file_bytes(struct store *store)
+{
+	struct stat status;
+	const char *path = sqlite3_filename_wal(sqlite3_db_filename(store->handle, "main"));
+	return path != NULL && stat(path, &status) == 0 ? (uint64_t)status.st_size : 0;
+}
+
+static int run(struct store *store, int mode)
+{
+	int in_wal = 0;
+	int copied = 0;
+	int rc = sqlite3_wal_checkpoint_v2(store->handle, "main", mode, &in_wal, &copied);
+	store->wal.stats.checkpoints++;
+	if (copied >= 0) {
+		store->wal.backfilled = (uint64_t)copied;
+	}
+	return rc;
+}
+
+/* Readers overlap for ever: ask for one moment without them. */
+static int restart(struct store *store, uint64_t threshold)
+{
+	uint64_t bytes = wal_file_bytes(store);
+	uint64_t frame = store->page_size + FRAME_HEADER_BYTES;
+	bool cut = bytes > CUT_FACTOR * threshold * frame;
+	sqlite3_busy_timeout(store->handle, (int)store->wal.restart_busy_ms);
+	int rc = run(store, cut ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_RESTART);
+	sqlite3_busy_timeout(store->handle, 0);
+	store->wal.stats.restarts++;
+	if (rc == SQLITE_OK) {
+		store->wal.restart_busy_ms = RESTART_BUSY_MS;
+	} else if (store->wal.restart_busy_ms < RESTART_BUSY_MS_MAX) {
+		store->wal.restart_busy_ms *= 2;
+	}
+	return (rc & 0xff) == SQLITE_BUSY ? SQLITE_OK : rc;
+}
+
+int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct store_error *error)
+{
+	struct wal *wal = &store->wal;
+	if (wal->frames < threshold || wal->frames < wal->next_attempt) {
+		return 0;
+	}
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	int rc = run(store, SQLITE_CHECKPOINT_PASSIVE);
+	if (rc == SQLITE_OK && wal->backfilled < wal->frames) {
+		wal->stats.pinned++;
+	}
+	if (rc == SQLITE_OK && wal->backfilled == wal->frames && wal->frames >= 2 * threshold) {
+		rc = restart(store, threshold);
+	}
+	/* What could not be done now is tried again after some more writes, not after each. */
+	wal->next_attempt = wal->frames + threshold / 4 + 1;
+	if ((rc & 0xff) == SQLITE_BUSY) {
+		rc = SQLITE_OK;
+	}
+	return rc == SQLITE_OK ? 0 : store_error_set(error, STORE_RESOURCE, rc, "%s",
+					     sqlite3_errmsg(store->handle));
+}
+
+struct checkpoint_stats store_checkpoint_stats(const struct store *store)
+{
+	struct checkpoint_stats stats = store->wal.stats;
+	stats.wal_frames = store->wal.frames;
+	stats.backfilled = store->wal.backfilled;
+	stats.wal_bytes = wal_file_bytes((struct store *)(uintptr_t)store);
+	return stats;
+}
+
+void store_settle(struct store *store)
+{
+	/*
+	 * Openers with read permission only cannot move a read mark forward; the mark that the last
+	 * write transaction left stands before its own frames. An empty read of ours moves it, so that
+	 * their snapshots do not hold back the next checkpoint.
+	 */
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	(void)own_run(store, store->own[OWN_SETTLE]);
+}

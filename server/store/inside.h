@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What a store is made of: for the files of store/ only. */
+
+#include "server/store/authorizer.h"
+#include "server/store/dedupe.h"
+#include "server/store/stmt.h"
+#include "server/store/store.h"
+
+#include <sqlite3.h>
+
+/* The daemon's own statements, prepared once. The table of their texts stands in store.c. */
+enum own {
+	OWN_BEGIN,
+	OWN_COMMIT,
+	OWN_ROLLBACK,
+	OWN_SAVEPOINT,
+	OWN_RELEASE,
+	OWN_ROLLBACK_TO,
+	OWN_NUMBER,
+	OWN_SETTLE,
+	OWN_COUNT,
+};
+
+struct wal {
+	uint64_t frames;       /* in the WAL after the last commit, as the hook said */
+	uint64_t backfilled;   /* of these, in the database */
+	uint64_t next_attempt; /* frames at which the next checkpoint is tried */
+	uint64_t hook_calls;
+	unsigned restart_busy_ms; /* how long the next RESTART may wait for readers */
+	struct checkpoint_stats stats;
+};
+
+struct store {
+	sqlite3 *handle;
+	char *path;
+	struct authorizer authorizer;
+	struct stmt_cache cache;
+	struct dedupe *dedupe;
+	sqlite3_stmt *own[OWN_COUNT];
+
+	uint8_t epoch[STORE_EPOCH_BYTES];
+	uint64_t commit_no;
+	uint32_t page_size;
+	char encoding[16];
+	bool sync_full;
+	bool foreign_keys;
+	bool explain_trusted;
+
+	bool dirty; /* this transaction has, or may have, written */
+	bool ddl;   /* … has changed the schema */
+
+	/* The batch that runs. */
+	uint64_t exec_deadline_us; /* 0: none */
+	int64_t batch_total;       /* total_changes when it began */
+	bool batch_dml;            /* changes() means something */
+
+	/* Which run of values set a parameter last, to find one that is set twice or never. */
+	uint64_t *stamps;
+	size_t stamps_count;
+	uint64_t stamp;
+
+	struct wal wal;
+};
+
+/* Creates or migrates the tables, reads epoch and commit number. 0, or -EINVAL with a sentence. */
+int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
+
+/* Every setting that safety rests on is set, then read back. 0, or -EINVAL with a sentence. */
+int pragma_setup(struct store *store, const struct store_options *options,
+	char ret_error[STORE_ERROR_BYTES]);
+
+/* Runs a text of the daemon's own. Returns SQLite's code. */
+int own_exec(struct store *store, const char *sql);
+
+/* Prepares a persistent statement of the daemon's own. Returns SQLite's code. */
+int own_prepare(struct store *store, const char *sql, sqlite3_stmt **ret_stmt);
+
+/* Steps an own statement to its end and resets it. Returns SQLite's code, OK for DONE. */
+int own_run(struct store *store, sqlite3_stmt *stmt);
+
+/* Takes checkpoints into our own hand and counts frames (checkpoint.c). */
+void checkpoint_setup(struct store *store);

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The daemon's tables in the database: who made it (epoch), how far it is (commit number), and what
+ * the other files of store/ remember. They are plain tables with documented columns; leaving
+ * litefunnel means leaving them or dropping them.
+ */
+
+#include "server/store/inside.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+static const char schema[] =
+	"CREATE TABLE _lf_state("
+	" id INTEGER PRIMARY KEY CHECK (id = 1),"
+	" format INTEGER NOT NULL,"
+	" epoch BLOB NOT NULL,"
+	" commit_no INTEGER NOT NULL);"
+	"CREATE TABLE _lf_group("
+	" commit_no INTEGER PRIMARY KEY,"
+	" replies BLOB NOT NULL);"
+	"CREATE TABLE _lf_session("
+	" uid INTEGER NOT NULL,"
+	" session BLOB NOT NULL,"
+	" seq INTEGER NOT NULL,"
+	" done INTEGER NOT NULL,"
+	" commit_no INTEGER NOT NULL,"
+	" hash BLOB,"
+	" reply BLOB,"
+	" PRIMARY KEY (uid, session, seq)) WITHOUT ROWID;"
+	"CREATE TABLE _lf_key("
+	" id INTEGER PRIMARY KEY,"
+	" uid INTEGER NOT NULL,"
+	" key BLOB NOT NULL,"
+	" hash BLOB NOT NULL,"
+	" commit_no INTEGER NOT NULL,"
+	" born_s INTEGER NOT NULL,"
+	" reply BLOB NOT NULL,"
+	" UNIQUE (uid, key));";
+
+static int state_exists(struct store *store, bool *ret_exists)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store,
+		"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_lf_state'", &stmt);
+	if (rc == SQLITE_OK) {
+		rc = sqlite3_step(stmt);
+		*ret_exists = rc == SQLITE_ROW && sqlite3_column_int(stmt, 0) == 1;
+	}
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_ROW ? SQLITE_OK : rc;
+}
+
+/* A new lineage. */
+static int state_create(struct store *store)
+{
+	sqlite3_stmt *stmt = NULL;
+	uint8_t epoch[STORE_EPOCH_BYTES];
+	if (getrandom(epoch, sizeof(epoch), 0) != (ssize_t)sizeof(epoch)) {
+		return SQLITE_IOERR;
+	}
+	int rc = own_exec(store, "BEGIN IMMEDIATE");
+	rc = rc == SQLITE_OK ? own_exec(store, schema) : rc;
+	rc = rc == SQLITE_OK ? own_prepare(store,
+				       "INSERT INTO _lf_state(id, format, epoch, commit_no) "
+				       "VALUES (1, ?1, ?2, 0)",
+				       &stmt) :
+			       rc;
+	if (rc == SQLITE_OK) {
+		sqlite3_bind_int(stmt, 1, STORE_FORMAT);
+		sqlite3_bind_blob(stmt, 2, epoch, sizeof(epoch), SQLITE_STATIC);
+		rc = own_run(store, stmt);
+	}
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
+}
+
+static int state_read(struct store *store, int *ret_format)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store, "SELECT epoch, commit_no, format FROM _lf_state", &stmt);
+	if (rc == SQLITE_OK) {
+		rc = sqlite3_step(stmt);
+	}
+	if (rc == SQLITE_ROW && sqlite3_column_bytes(stmt, 0) == STORE_EPOCH_BYTES) {
+		memcpy(store->epoch, sqlite3_column_blob(stmt, 0), STORE_EPOCH_BYTES);
+		store->commit_no = (uint64_t)sqlite3_column_int64(stmt, 1);
+		*ret_format = sqlite3_column_int(stmt, 2);
+		rc = SQLITE_OK;
+	} else if (rc == SQLITE_ROW || rc == SQLITE_DONE) {
+		rc = SQLITE_CORRUPT;
+	}
+	sqlite3_finalize(stmt);
+	return rc;
+}
+
+int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
+{
+	bool exists = false;
+	int format = 0;
+	int rc = state_exists(store, &exists);
+	if (rc == SQLITE_OK && !exists) {
+		rc = state_create(store);
+	}
+	if (rc == SQLITE_OK) {
+		rc = state_read(store, &format);
+	}
+	if (rc != SQLITE_OK) {
+		snprintf(ret_error, STORE_ERROR_BYTES, "%s: cannot read or make litefunnel's tables: %s",
+			store->path, sqlite3_errmsg(store->handle));
+		return -1;
+	}
+	if (format > STORE_FORMAT) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s was used by a newer litefunnel (format %d, this one knows %d): use that version",
+			store->path, format, STORE_FORMAT);
+		return -1;
+	}
+	return 0;
+}

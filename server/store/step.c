@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Runs a step: binds, steps, hands out rows, counts. It neither begins nor ends anything: what a
+ * failed step leaves behind is the commit group's to undo.
+ */
+
+#include "server/base/clock.h"
+#include "server/store/inside.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { COLUMNS_ON_STACK = 64 };
+
+void store_batch_begin(struct store *store, uint64_t exec_deadline_us)
+{
+	sqlite3_set_last_insert_rowid(store->handle, 0);
+	store->batch_total = sqlite3_total_changes64(store->handle);
+	store->batch_dml = false;
+	store->exec_deadline_us = exec_deadline_us;
+}
+
+void store_batch_end(struct store *store)
+{
+	store->exec_deadline_us = 0;
+}
+
+/* ---- binding ---- */
+
+static int bind_value(sqlite3_stmt *stmt, int place, const struct value *value)
+{
+	switch (value->type) {
+	case VALUE_INTEGER:
+		return sqlite3_bind_int64(stmt, place, value->integer);
+	case VALUE_FLOAT:
+		return sqlite3_bind_double(stmt, place, value->real);
+	case VALUE_TEXT:
+		return sqlite3_bind_text64(stmt, place, value->bytes.len > 0 ? value->bytes.data : "",
+			value->bytes.len, SQLITE_STATIC, SQLITE_UTF8);
+	case VALUE_BLOB:
+		return value->bytes.len > 0 ? sqlite3_bind_blob64(stmt, place, value->bytes.data,
+						      value->bytes.len, SQLITE_STATIC) :
+					      sqlite3_bind_zeroblob(stmt, place, 0);
+	default:
+		return sqlite3_bind_null(stmt, place);
+	}
+}
+
+/* The place of :name, @name or $name, or 0. */
+static int place_of(sqlite3_stmt *stmt, struct bytes name)
+{
+	char text[256];
+	if (name.len + 2 > sizeof(text)) {
+		return 0;
+	}
+	memcpy(text + 1, name.data, name.len);
+	text[name.len + 1] = 0;
+	for (const char *prefix = ":@$"; *prefix != 0; prefix++) {
+		text[0] = *prefix;
+		int place = sqlite3_bind_parameter_index(stmt, text);
+		if (place > 0) {
+			return place;
+		}
+	}
+	return 0;
+}
+
+static int ensure_stamps(struct store *store, size_t params)
+{
+	if (params < store->stamps_count) {
+		return 0;
+	}
+	uint64_t *stamps = reallocarray(store->stamps, params + 1, sizeof(*stamps));
+	if (stamps == NULL) {
+		return -ENOMEM;
+	}
+	memset(stamps + store->stamps_count, 0,
+		(params + 1 - store->stamps_count) * sizeof(*stamps));
+	store->stamps = stamps;
+	store->stamps_count = params + 1;
+	return 0;
+}
+
+static int bind_named(struct store *store, const struct stmt *stmt, const struct step *step,
+	size_t first, struct store_error *error)
+{
+	if (ensure_stamps(store, stmt->params) < 0) {
+		return store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
+	}
+	store->stamp++;
+	for (size_t i = first; i < first + step->values_per_run; i++) {
+		struct bytes name = step->names[i];
+		int place = place_of(stmt->handle, name);
+		if (place == 0 || store->stamps[place] == store->stamp) {
+			return store_error_set(error, STORE_BAD_REQUEST, 0,
+				"the statement has no %sparameter named \"%.*s\"",
+				place == 0 ? "" : "second ", (int)(name.len < 200 ? name.len : 200),
+				(const char *)name.data);
+		}
+		store->stamps[place] = store->stamp;
+		int rc = bind_value(stmt->handle, place, &step->values[i]);
+		if (rc != SQLITE_OK) {
+			return stmt_failed(store->handle, &store->authorizer, rc, error);
+		}
+	}
+	return 0;
+}
+
+static int bind_run(struct store *store, const struct stmt *stmt, const struct step *step,
+	uint32_t run, struct store_error *error)
+{
+	size_t first = (size_t)run * step->values_per_run;
+	if (step->names != NULL) {
+		return bind_named(store, stmt, step, first, error);
+	}
+	for (size_t i = 0; i < step->values_per_run; i++) {
+		int rc = bind_value(stmt->handle, (int)i + 1, &step->values[first + i]);
+		if (rc != SQLITE_OK) {
+			return stmt_failed(store->handle, &store->authorizer, rc, error);
+		}
+	}
+	return 0;
+}
+
+/* ---- rows ---- */
+
+/* False: a value could not be had for lack of memory. */
+static bool read_column(sqlite3_stmt *stmt, int column, struct value *ret_value)
+{
+	switch (sqlite3_column_type(stmt, column)) {
+	case SQLITE_INTEGER:
+		*ret_value = (struct value){.type = VALUE_INTEGER,
+			.integer = sqlite3_column_int64(stmt, column)};
+		return true;
+	case SQLITE_FLOAT:
+		*ret_value = (struct value){
+			.type = VALUE_FLOAT, .real = sqlite3_column_double(stmt, column)};
+		return true;
+	case SQLITE_TEXT:
+		ret_value->type = VALUE_TEXT;
+		ret_value->bytes.data = sqlite3_column_text(stmt, column);
+		ret_value->bytes.len = (size_t)sqlite3_column_bytes(stmt, column);
+		return ret_value->bytes.data != NULL;
+	case SQLITE_BLOB:
+		ret_value->type = VALUE_BLOB;
+		ret_value->bytes.data = sqlite3_column_blob(stmt, column);
+		ret_value->bytes.len = (size_t)sqlite3_column_bytes(stmt, column);
+		return ret_value->bytes.data != NULL || ret_value->bytes.len == 0;
+	default:
+		*ret_value = (struct value){.type = VALUE_NULL};
+		return true;
+	}
+}
+
+static int give_columns(sqlite3_stmt *stmt, const struct step_sink *sink, struct store_error *error)
+{
+	unsigned count = (unsigned)sqlite3_column_count(stmt);
+	const char **names = calloc((size_t)count * 2 + 1, sizeof(*names));
+	if (names == NULL) {
+		return store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
+	}
+	for (unsigned i = 0; i < count; i++) {
+		names[i] = sqlite3_column_name(stmt, (int)i);
+		names[count + i] = sqlite3_column_decltype(stmt, (int)i);
+	}
+	struct columns columns = {.count = count, .names = names, .types = names + count};
+	sink->columns(sink->ctx, &columns);
+	free(names);
+	return 0;
+}
+
+/* One row to the sink: its answer, or STORE_RESOURCE. */
+static int give_row(sqlite3_stmt *stmt, unsigned count, const struct step_sink *sink,
+	struct store_error *error)
+{
+	struct value on_stack[COLUMNS_ON_STACK];
+	struct value *values = on_stack;
+	int rc = 0;
+	if (count > COLUMNS_ON_STACK) {
+		values = calloc(count, sizeof(*values));
+	}
+	bool complete = values != NULL;
+	for (unsigned i = 0; complete && i < count; i++) {
+		complete = read_column(stmt, (int)i, &values[i]);
+	}
+	rc = complete ? sink->row(sink->ctx, values, count) :
+			-store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
+	if (values != on_stack) {
+		free(values);
+	}
+	return rc;
+}
+
+/*
+ * A row beyond what the step or the sink takes: an error, or, with `truncate`, the end of the rows.
+ * A statement that writes is still run to its end, for its constraints are checked there.
+ */
+static int no_room(const struct step *step, const char *what, struct step_result *result,
+	struct store_error *error)
+{
+	if (step->truncate) {
+		result->truncated = true;
+		return 0;
+	}
+	return store_error_set(error, STORE_TOO_LARGE, 0,
+		"the step returns more %s than the limit allows: ask for fewer, or set truncate", what);
+}
+
+/* Steps a bound statement to its end. */
+static int run_rows(struct store *store, const struct stmt *stmt, const struct step *step,
+	const struct step_sink *sink, struct step_result *result, struct store_error *error)
+{
+	int rc = SQLITE_ROW;
+	while ((rc = sqlite3_step(stmt->handle)) == SQLITE_ROW) {
+		int failed = 0;
+		if (result->truncated) {
+			if (stmt->readonly && step->expect_rows < 0) {
+				return 0;
+			}
+		} else if (result->rows >= step->rows_max) {
+			failed = no_room(step, "rows", result, error);
+		} else {
+			int answer = give_row(stmt->handle, stmt->columns, sink, error);
+			failed = answer < 0 ? -answer :
+				 answer > 0 ? no_room(step, "rows or bytes", result, error) :
+					      0;
+		}
+		if (failed != 0) {
+			return failed;
+		}
+		result->rows++;
+	}
+	return rc == SQLITE_DONE ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
+}
+
+/* ---- steps ---- */
+
+static int check_guards(
+	const struct step *step, const struct step_result *result, struct store_error *error)
+{
+	if (step->expect_changes >= 0 && result->changes != step->expect_changes) {
+		return store_error_set(error, STORE_GUARD, 0, "expected %lld changes, there were %lld",
+			(long long)step->expect_changes, (long long)result->changes);
+	}
+	if (step->expect_rows >= 0 && result->rows != (uint64_t)step->expect_rows) {
+		return store_error_set(error, STORE_GUARD, 0, "expected %lld rows, there were %llu",
+			(long long)step->expect_rows, (unsigned long long)result->rows);
+	}
+	return 0;
+}
+
+static int run_statement(struct store *store, enum role role, const struct stmt *stmt,
+	const struct step *step, const struct step_sink *sink, struct step_result *result,
+	struct store_error *error)
+{
+	int rc = 0;
+	if (stmt->columns > 0) {
+		result->has_columns = true;
+		rc = give_columns(stmt->handle, sink, error);
+	}
+	if (rc == 0 && step->runs > 0 && step->values_per_run != stmt->params) {
+		rc = store_error_set(error, STORE_BAD_REQUEST, 0,
+			"the statement has %u parameters, the step gives %u values", stmt->params,
+			step->values_per_run);
+	}
+	for (uint32_t run = 0; rc == 0 && run < step->runs; run++) {
+		rc = bind_run(store, stmt, step, run, error);
+		if (rc == 0) {
+			authorizer_enter(&store->authorizer, role);
+			rc = run_rows(store, stmt, step, sink, result, error);
+		}
+		if (rc == 0 && stmt->dml) {
+			result->changes += sqlite3_changes64(store->handle);
+		}
+		sqlite3_reset(stmt->handle);
+		if (rc != 0 && step->many) {
+			error->row = run;
+		}
+	}
+	return rc;
+}
+
+/* Everything that follows from a statement having run, whether or not it succeeded. */
+static void note_effects(struct store *store, bool readonly, bool dml, bool ddl)
+{
+	store->dirty |= !readonly;
+	store->batch_dml |= dml;
+	store->ddl |= ddl;
+	if (ddl) {
+		/* What was found out about other statements may no longer be true. */
+		stmt_cache_clear(&store->cache);
+	}
+}
+
+static int run_single(struct store *store, enum role role, const struct step *step,
+	const struct step_sink *sink, struct step_result *result, struct store_error *error)
+{
+	struct stmt *stmt = NULL;
+	int rc = stmt_acquire(&store->cache, role, step->sql, step->sql_hash, &stmt, error);
+	if (rc != 0) {
+		return rc;
+	}
+	bool readonly = stmt->readonly;
+	bool dml = stmt->dml;
+	bool ddl = stmt->ddl;
+	rc = run_statement(store, role, stmt, step, sink, result, error);
+	stmt_release(&store->cache, stmt);
+	note_effects(store, readonly, dml, ddl);
+	return rc;
+}
+
+/* One statement of a script; its rows go nowhere. */
+static int run_script_statement(struct store *store, enum role role, sqlite3_stmt *stmt,
+	struct step_result *result, struct store_error *error)
+{
+	bool readonly = sqlite3_stmt_readonly(stmt) != 0;
+	bool ddl = store->authorizer.saw_ddl;
+	bool dml = !readonly && !ddl && !store->authorizer.saw_pragma;
+	int rc = SQLITE_ROW;
+	if (sqlite3_bind_parameter_count(stmt) > 0) {
+		return store_error_set(
+			error, STORE_BAD_REQUEST, 0, "a script takes no parameters: use steps");
+	}
+	authorizer_enter(&store->authorizer, role);
+	while (rc == SQLITE_ROW) {
+		rc = sqlite3_step(stmt);
+	}
+	if (rc == SQLITE_DONE && dml) {
+		result->changes += sqlite3_changes64(store->handle);
+	}
+	int failed = rc == SQLITE_DONE ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
+	sqlite3_reset(stmt);
+	note_effects(store, readonly, dml, ddl);
+	return failed;
+}
+
+static int run_script(struct store *store, enum role role, const struct step *step,
+	struct step_result *result, struct store_error *error)
+{
+	struct bytes rest = step->sql;
+	int rc = 0;
+	while (rc == 0 && sql_skip_space(rest, 0) < rest.len) {
+		sqlite3_stmt *stmt = NULL;
+		size_t tail = 0;
+		rc = stmt_prepare(
+			store->handle, &store->authorizer, role, rest, 0, &stmt, &tail, error);
+		if (rc == 0 && stmt != NULL) {
+			rc = run_script_statement(store, role, stmt, result, error);
+		}
+		sqlite3_finalize(stmt);
+		rest = (struct bytes){(const char *)rest.data + tail, rest.len - tail};
+	}
+	return rc;
+}
+
+int store_step(struct store *store, enum role role, const struct step *step,
+	const struct step_sink *sink, struct step_result *ret_result, struct store_error *error)
+{
+	*ret_result = (struct step_result){0};
+	int64_t total_before = sqlite3_total_changes64(store->handle);
+	int rc = step->script ? run_script(store, role, step, ret_result, error) :
+				run_single(store, role, step, sink, ret_result, error);
+	ret_result->total = sqlite3_total_changes64(store->handle) - total_before;
+	ret_result->rowid = sqlite3_last_insert_rowid(store->handle);
+	store->dirty |= ret_result->total != 0;
+	return rc != 0 ? rc : check_guards(step, ret_result, error);
+}
+
+bool store_step_is_atomic(struct store *store, enum role role, const struct step *step)
+{
+	struct store_error error = {.row = -1};
+	struct stmt *stmt = NULL;
+	if (step->script || step->runs != 1) {
+		return false;
+	}
+	if (stmt_acquire(&store->cache, role, step->sql, step->sql_hash, &stmt, &error) != 0) {
+		store_error_clear(&error);
+		return true; /* what does not compile does nothing */
+	}
+	bool guarded = step->expect_changes >= 0 || step->expect_rows >= 0;
+	bool atomic = stmt->readonly ||
+		      (!guarded && store->explain_trusted && stmt_is_atomic(&store->cache, stmt));
+	stmt_release(&store->cache, stmt);
+	return atomic;
+}
+
+int store_describe(struct store *store, enum role role, struct bytes sql,
+	const struct step_sink *sink, struct description *ret_description, struct store_error *error)
+{
+	sqlite3_stmt *stmt = NULL;
+	size_t tail = 0;
+	int rc = stmt_prepare(
+		store->handle, &store->authorizer, role, sql, 0, &stmt, &tail, error);
+	if (rc != 0) {
+		return rc;
+	}
+	if (stmt == NULL) {
+		return store_error_set(error, STORE_BAD_REQUEST, 0, "the text holds no statement");
+	}
+	*ret_description = (struct description){
+		.params = (unsigned)sqlite3_bind_parameter_count(stmt),
+		.readonly = sqlite3_stmt_readonly(stmt) != 0,
+		.tail = tail < sql.len ? (int64_t)tail : -1,
+	};
+	rc = give_columns(stmt, sink, error);
+	sqlite3_finalize(stmt);
+	return rc;
+}

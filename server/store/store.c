@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Opens the database, and begins, commits and ends its transactions. What this file keeps true: there
+ * is one handle; each commit takes exactly one number, stored in itself; nothing of a client's is ever
+ * stepped outside a transaction of ours.
+ */
+
+#include "server/store/store.h"
+
+#include "server/base/clock.h"
+#include "server/store/inside.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PROGRESS_OPS = 1000 };
+
+static const char *const own_texts[OWN_COUNT] = {
+	[OWN_BEGIN] = "BEGIN IMMEDIATE",
+	[OWN_COMMIT] = "COMMIT",
+	[OWN_ROLLBACK] = "ROLLBACK",
+	[OWN_SAVEPOINT] = "SAVEPOINT _lf_batch",
+	[OWN_RELEASE] = "RELEASE _lf_batch",
+	[OWN_ROLLBACK_TO] = "ROLLBACK TO _lf_batch",
+	[OWN_NUMBER] = "UPDATE _lf_state SET commit_no = ?1 WHERE id = 1",
+	[OWN_SETTLE] = "SELECT commit_no FROM _lf_state",
+};
+
+int own_prepare(struct store *store, const char *sql, sqlite3_stmt **ret_stmt)
+{
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	return sqlite3_prepare_v3(store->handle, sql, -1, SQLITE_PREPARE_PERSISTENT, ret_stmt, NULL);
+}
+
+int own_exec(struct store *store, const char *sql)
+{
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	return sqlite3_exec(store->handle, sql, NULL, NULL, NULL);
+}
+
+int own_run(struct store *store, sqlite3_stmt *stmt)
+{
+	int rc = SQLITE_ROW;
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	while (rc == SQLITE_ROW) {
+		rc = sqlite3_step(stmt);
+	}
+	/* The code of the step, not of the reset: they are the same but for a misuse. */
+	sqlite3_reset(stmt);
+	return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+static int run(struct store *store, enum own own)
+{
+	return own_run(store, store->own[own]);
+}
+
+/* ---- opening ---- */
+
+static int interrupt_if_late(void *ctx)
+{
+	const struct store *store = ctx;
+	return store->exec_deadline_us != 0 && clock_now_us() >= store->exec_deadline_us;
+}
+
+/* changes() and total_changes() as a batch alone would see them, not as the handle counts. */
+static void sql_changes(sqlite3_context *context, int count, sqlite3_value **values)
+{
+	const struct store *store = sqlite3_user_data(context);
+	(void)count;
+	(void)values;
+	sqlite3_result_int64(context, store->batch_dml ? sqlite3_changes64(store->handle) : 0);
+}
+
+static void sql_total_changes(sqlite3_context *context, int count, sqlite3_value **values)
+{
+	const struct store *store = sqlite3_user_data(context);
+	(void)count;
+	(void)values;
+	sqlite3_result_int64(context, sqlite3_total_changes64(store->handle) - store->batch_total);
+}
+
+/* Libraries that the administrator lists; never at a client's wish. */
+static int load_extensions(struct store *store, const char *list, char *ret_error)
+{
+	char *copy = strdup(list);
+	char *rest = copy;
+	int rc = copy != NULL ? 0 : -ENOMEM;
+	sqlite3_db_config(store->handle, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, NULL);
+	for (char *name = NULL; rc == 0 && (name = strsep(&rest, ",")) != NULL;) {
+		char *message = NULL;
+		name += strspn(name, " ");
+		if (*name != 0 && sqlite3_load_extension(store->handle, name, NULL, &message) != SQLITE_OK) {
+			snprintf(ret_error, STORE_ERROR_BYTES, "extensions: %s: %s", name,
+				message != NULL ? message : "cannot be loaded");
+			rc = -EINVAL;
+		}
+		sqlite3_free(message);
+	}
+	sqlite3_db_config(store->handle, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0, NULL);
+	free(copy);
+	return rc;
+}
+
+/*
+ * A function, collation or module that the schema needs and this process has not would make every
+ * write to that table fail later. Compiling one statement of each kind per table finds them now.
+ */
+static int check_schema(struct store *store, char *ret_error)
+{
+	static const char *const probes[] = {"SELECT * FROM \"%w\"", "DELETE FROM \"%w\"",
+		"INSERT INTO \"%w\" DEFAULT VALUES", "REINDEX \"%w\""};
+	sqlite3_stmt *tables = NULL;
+	int rc = own_prepare(store,
+		"SELECT name, type FROM sqlite_schema WHERE type IN ('table', 'view') "
+		"AND name NOT LIKE 'sqlite~_%' ESCAPE '~'",
+		&tables);
+	int found = 0;
+	while (rc == SQLITE_OK && found == 0 && sqlite3_step(tables) == SQLITE_ROW) {
+		const char *name = (const char *)sqlite3_column_text(tables, 0);
+		bool view = strcmp((const char *)sqlite3_column_text(tables, 1), "view") == 0;
+		size_t count = view ? 1 : sizeof(probes) / sizeof(probes[0]);
+		for (size_t i = 0; i < count && found == 0; i++) {
+			char *sql = sqlite3_mprintf(probes[i], name);
+			sqlite3_stmt *probe = NULL;
+			if (own_prepare(store, sql, &probe) != SQLITE_OK &&
+				(strstr(sqlite3_errmsg(store->handle), "no such function") != NULL ||
+					strstr(sqlite3_errmsg(store->handle), "no such collation") != NULL ||
+					strstr(sqlite3_errmsg(store->handle), "no such module") != NULL)) {
+				snprintf(ret_error, STORE_ERROR_BYTES,
+					"%s: the schema of \"%s\" needs what this process has not: %s "
+					"(cure: the setting `extensions`)",
+					store->path, name, sqlite3_errmsg(store->handle));
+				found = -EINVAL;
+			}
+			sqlite3_finalize(probe);
+			sqlite3_free(sql);
+		}
+	}
+	sqlite3_finalize(tables);
+	return found;
+}
+
+/*
+ * SQLite's recovery reads the WAL but does not sync it: what it finds could be in the page cache only,
+ * left by a process that was killed. A stored answer given from it could outlive its commit.
+ */
+static int sync_wal(const struct store *store)
+{
+	char path[4096];
+	snprintf(path, sizeof(path), "%s-wal", store->path);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0) {
+		return errno == ENOENT ? 0 : -errno;
+	}
+	int rc = fdatasync(fd) == 0 ? 0 : -errno;
+	close(fd);
+	return rc;
+}
+
+/*
+ * The last run stopped at a COMMIT whose fate it could not know. Check what is there, and write the
+ * content of the WAL anew into the database before anybody is told that it is safe.
+ */
+static int recover_poisoned(struct store *store, char *ret_error)
+{
+	sqlite3_stmt *stmt = NULL;
+	bool sound = own_prepare(store, "PRAGMA quick_check(1)", &stmt) == SQLITE_OK &&
+		     sqlite3_step(stmt) == SQLITE_ROW &&
+		     strcmp((const char *)sqlite3_column_text(stmt, 0), "ok") == 0;
+	sqlite3_finalize(stmt);
+	if (!sound) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s does not pass quick_check after an I/O error: restore it from its replica",
+			store->path);
+		return -EINVAL;
+	}
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	sqlite3_busy_timeout(store->handle, 5000);
+	int rc = sqlite3_wal_checkpoint_v2(
+		store->handle, "main", SQLITE_CHECKPOINT_FULL, NULL, NULL);
+	sqlite3_busy_timeout(store->handle, 0);
+	if (rc != SQLITE_OK) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s: the checkpoint that must follow an I/O error failed: %s", store->path,
+			sqlite3_errmsg(store->handle));
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int prepare_own(struct store *store, char *ret_error)
+{
+	for (size_t i = 0; i < OWN_COUNT; i++) {
+		if (own_prepare(store, own_texts[i], &store->own[i]) != SQLITE_OK) {
+			snprintf(ret_error, STORE_ERROR_BYTES, "%s: %s", store->path,
+				sqlite3_errmsg(store->handle));
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
+/* Takes the first number of this run, so that every start is a commit and can be told apart. */
+static int first_commit(struct store *store, char *ret_error)
+{
+	struct store_error error = {.row = -1};
+	int rc = store_begin(store, &error);
+	if (rc == 0) {
+		store->dirty = true;
+		rc = store_commit(store, &error);
+	}
+	if (rc != 0) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			rc == STORE_BUSY ? "%s: another process is writing to it (%s): stop that process" :
+					   "%s: cannot commit: %s",
+			store->path, error.message != NULL ? error.message : "");
+		store_error_clear(&error);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int open_handle(struct store *store, const struct store_options *options, char *ret_error)
+{
+	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
+		    SQLITE_OPEN_NOFOLLOW | (options->create ? SQLITE_OPEN_CREATE : 0);
+	int rc = sqlite3_open_v2(options->path, &store->handle, flags, NULL);
+	if (rc != SQLITE_OK) {
+		snprintf(ret_error, STORE_ERROR_BYTES, "%s: %s%s", options->path,
+			store->handle != NULL ? sqlite3_errmsg(store->handle) : sqlite3_errstr(rc),
+			(rc & 0xff) == SQLITE_CANTOPEN && !options->create ?
+				" (a new database needs --create)" :
+				"");
+		return -EINVAL;
+	}
+	sqlite3_busy_timeout(store->handle, 2000); /* for the switch to WAL; none afterwards */
+	return 0;
+}
+
+static int set_up(struct store *store, const struct store_options *options, char *ret_error)
+{
+	store->path = strdup(options->path);
+	store->sync_full = options->sync_full;
+	store->foreign_keys = options->foreign_keys;
+	if (store->path == NULL) {
+		return -ENOMEM;
+	}
+	int rc = open_handle(store, options, ret_error);
+	rc = rc == 0 ? load_extensions(store, options->extensions, ret_error) : rc;
+	rc = rc == 0 ? pragma_setup(store, options, ret_error) : rc;
+	if (rc != 0) {
+		return rc;
+	}
+	store->authorizer.role = ROLE_SELF;
+	authorizer_install(&store->authorizer, store->handle);
+	checkpoint_setup(store);
+	sqlite3_progress_handler(store->handle, PROGRESS_OPS, interrupt_if_late, store);
+	sqlite3_create_function(store->handle, "changes", 0, SQLITE_UTF8, store, sql_changes, NULL, NULL);
+	sqlite3_create_function(
+		store->handle, "total_changes", 0, SQLITE_UTF8, store, sql_total_changes, NULL, NULL);
+	sqlite3_limit(store->handle, SQLITE_LIMIT_ATTACHED, 0);
+	sqlite3_busy_timeout(store->handle, 0);
+	store->explain_trusted = stmt_self_test();
+
+	rc = stmt_cache_init(
+		&store->cache, store->handle, &store->authorizer, options->statements_max);
+	rc = rc == 0 && options->poisoned ? recover_poisoned(store, ret_error) : rc;
+	rc = rc == 0 ? state_open(store, ret_error) : rc;
+	rc = rc == 0 ? check_schema(store, ret_error) : rc;
+	rc = rc == 0 ? prepare_own(store, ret_error) : rc;
+	rc = rc == 0 ? dedupe_new(store, options->session_window, &store->dedupe) : rc;
+	rc = rc == 0 ? dedupe_load(store->dedupe) : rc;
+	rc = rc == 0 ? first_commit(store, ret_error) : rc;
+	if (rc == 0 && (rc = sync_wal(store)) != 0) {
+		snprintf(ret_error, STORE_ERROR_BYTES, "%s-wal: %s", store->path, strerror(-rc));
+	}
+	return rc;
+}
+
+int store_open(const struct store_options *options, struct store **ret_store,
+	char ret_error[STORE_ERROR_BYTES])
+{
+	struct store *store = calloc(1, sizeof(*store));
+	if (store == NULL) {
+		return -ENOMEM;
+	}
+	snprintf(ret_error, STORE_ERROR_BYTES, "%s: cannot be opened", options->path);
+	int rc = set_up(store, options, ret_error);
+	if (rc != 0) {
+		store_close(store);
+		return rc == -ENOMEM ? rc : -EINVAL;
+	}
+	*ret_store = store;
+	return 0;
+}
+
+void store_close(struct store *store)
+{
+	if (store == NULL) {
+		return;
+	}
+	dedupe_free(store->dedupe);
+	for (size_t i = 0; i < OWN_COUNT; i++) {
+		sqlite3_finalize(store->own[i]);
+	}
+	stmt_cache_finish(&store->cache);
+	sqlite3_close(store->handle);
+	free(store->stamps);
+	free(store->path);
+	free(store);
+}
+
+/* ---- facts ---- */
+
+const uint8_t *store_epoch(const struct store *store)
+{
+	return store->epoch;
+}
+
+uint32_t store_page_size(const struct store *store)
+{
+	return store->page_size;
+}
+
+const char *store_encoding(const struct store *store)
+{
+	return store->encoding;
+}
+
+const char *store_engine_version(void)
+{
+	return sqlite3_libversion();
+}
+
+bool store_sync_full(const struct store *store)
+{
+	return store->sync_full;
+}
+
+bool store_foreign_keys(const struct store *store)
+{
+	return store->foreign_keys;
+}
+
+uint64_t store_commit_no(const struct store *store)
+{
+	return store->commit_no;
+}
+
+struct dedupe *store_dedupe(struct store *store)
+{
+	return store->dedupe;
+}
+
+/* ---- transactions ---- */
+
+static int failed(struct store *store, int rc, struct store_error *error)
+{
+	return rc == SQLITE_OK ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
+}
+
+int store_begin(struct store *store, struct store_error *error)
+{
+	assert(sqlite3_get_autocommit(store->handle));
+	store->dirty = false;
+	store->ddl = false;
+	store->exec_deadline_us = 0;
+	return failed(store, run(store, OWN_BEGIN), error);
+}
+
+bool store_in_transaction(const struct store *store)
+{
+	return sqlite3_get_autocommit(store->handle) == 0;
+}
+
+bool store_dirty(const struct store *store)
+{
+	return store->dirty;
+}
+
+bool store_deferred_violations(struct store *store)
+{
+	int now = 0;
+	int high = 0;
+	sqlite3_db_status(store->handle, SQLITE_DBSTATUS_DEFERRED_FKS, &now, &high, 0);
+	return now != 0;
+}
+
+int store_savepoint(struct store *store, struct store_error *error)
+{
+	return failed(store, run(store, OWN_SAVEPOINT), error);
+}
+
+int store_release(struct store *store, struct store_error *error)
+{
+	store->exec_deadline_us = 0;
+	return failed(store, run(store, OWN_RELEASE), error);
+}
+
+int store_rollback_to(struct store *store, struct store_error *error)
+{
+	store->exec_deadline_us = 0;
+	int rc = run(store, OWN_ROLLBACK_TO);
+	rc = rc == SQLITE_OK ? run(store, OWN_RELEASE) : rc;
+	if (store->ddl) {
+		stmt_cache_clear(&store->cache); /* compiled against a schema that is gone again */
+	}
+	return failed(store, rc, error);
+}
+
+void store_rollback(struct store *store)
+{
+	store->exec_deadline_us = 0;
+	if (store_in_transaction(store)) {
+		(void)run(store, OWN_ROLLBACK); /* whatever it says, autocommit is back on */
+	}
+	assert(!store_in_transaction(store));
+	if (store->ddl) {
+		stmt_cache_clear(&store->cache);
+	}
+	dedupe_rolled_back(store->dedupe);
+}
+
+/* Everything that belongs to the commit itself. SQLite's code. */
+static int write_number(struct store *store)
+{
+	sqlite3_bind_int64(store->own[OWN_NUMBER], 1, (sqlite3_int64)store->commit_no + 1);
+	int rc = run(store, OWN_NUMBER);
+	return rc == SQLITE_OK ? dedupe_write(store->dedupe, store->commit_no + 1) : rc;
+}
+
+/* What a COMMIT that did not say OK means. */
+static int commit_failed(struct store *store, int rc, struct store_error *error)
+{
+	if (rc == SQLITE_CONSTRAINT_FOREIGNKEY) {
+		return failed(store, rc, error);
+	}
+	if ((rc & 0xff) == SQLITE_FULL || (rc & 0xff) == SQLITE_BUSY) {
+		/* The frame that commits is the last to be written: it was not. */
+		store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
+		store_rollback(store);
+		return STORE_RESOURCE;
+	}
+	/* The frame may be in the file although its fsync failed. Only a restart can tell. */
+	return store_error_set(
+		error, STORE_UNKNOWN, rc, "COMMIT: %s", sqlite3_errmsg(store->handle));
+}
+
+int store_commit(struct store *store, struct store_error *error)
+{
+	uint64_t hook_calls = store->wal.hook_calls;
+	store->exec_deadline_us = 0;
+	assert(store_in_transaction(store));
+	int rc = write_number(store);
+	if (rc != SQLITE_OK) {
+		store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
+		store_rollback(store);
+		return STORE_RESOURCE;
+	}
+	rc = run(store, OWN_COMMIT);
+	if (rc != SQLITE_OK) {
+		return commit_failed(store, rc, error);
+	}
+	/* The hook fires once for each commit that wrote; if it is gone, so are our frame counts. */
+	assert(store->wal.hook_calls == hook_calls + 1);
+	store->commit_no++;
+	if (store->ddl) {
+		stmt_cache_clear(&store->cache);
+	}
+	dedupe_committed(store->dedupe);
+	return 0;
+}

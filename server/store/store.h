@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The database, seen from the way of a write: one transaction at a time, steps that run in it under
+ * a role, numbered commits. Nothing outside store/ knows that it is SQLite.
+ *
+ * A store owns the only read-write handle of the database file. It belongs to one thread at a time:
+ * the one that opened it may hand it to the writer thread before that starts. Commits and checkpoints
+ * both happen on it and nowhere else, which keeps SQLite's WAL-reset bug out of reach.
+ *
+ * Results: 0 done; a positive store_condition, with the details in the store_error where there is
+ * one; negative errno for what nobody can handle.
+ */
+
+#include "server/store/value.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct store;
+struct dedupe;
+
+/* What a client may do; each includes those before it. `self` is the daemon's own hand. */
+enum role { ROLE_NONE, ROLE_STATS, ROLE_QUERY, ROLE_WRITE, ROLE_DDL, ROLE_ADMIN, ROLE_SELF };
+const char *role_name(enum role role);
+
+enum store_condition {
+	STORE_SQL = 1,     /* SQLite refused the statement: constraint, syntax, no such table … */
+	STORE_BAD_REQUEST, /* the step does not fit its statement: too few values, a tail … */
+	STORE_DENIED,      /* the role may not do that */
+	STORE_GUARD,       /* expect: changes or rows did not come true */
+	STORE_TOO_LARGE,   /* more rows or bytes than the caps allow */
+	STORE_TIMEOUT,     /* interrupted at the execution deadline */
+	STORE_RESOURCE,    /* FULL, NOMEM or IOERR: nobody's guilt, may be tried again */
+	STORE_BUSY,        /* begin: another process holds the write lock */
+	STORE_UNKNOWN,     /* commit: an I/O error; the commit may or may not survive. Stop. */
+};
+
+struct store_error {
+	enum store_condition condition;
+	int sqlite;      /* extended result code, or 0 */
+	char *message;   /* owned; store_error_clear() frees it */
+	int64_t row;     /* of a step with many rows, or -1 */
+	enum role needed; /* with STORE_DENIED */
+};
+
+void store_error_clear(struct store_error *error);
+/* Sets a condition with a formatted message. */
+__attribute__((format(printf, 4, 5))) int store_error_set(struct store_error *error,
+	enum store_condition condition, int sqlite, const char *format, ...);
+
+struct store_options {
+	const char *path; /* real path */
+	bool create;
+	bool sync_full;
+	bool foreign_keys;
+	const char *extensions; /* comma separated; "" = none */
+	uint64_t cache_bytes;
+	size_t statements_max;
+	size_t sql_bytes_max;
+	uint32_t session_window;
+	bool poisoned; /* the last run stopped at an I/O error of a commit: re-write before trusting */
+};
+
+enum { STORE_ERROR_BYTES = 512, STORE_EPOCH_BYTES = 16, STORE_FORMAT = 1 };
+
+/*
+ * Opens, checks, migrates and takes the first commit number of this run. On failure ret_error holds a
+ * sentence with cause and cure, and the result is -EINVAL (or -ENOMEM).
+ */
+int store_open(const struct store_options *options, struct store **ret_store,
+	char ret_error[STORE_ERROR_BYTES]);
+
+/* Keeps -wal and -shm, so that readers go on. Accepts NULL. */
+void store_close(struct store *store);
+
+/* Facts that do not change while the store is open. */
+const uint8_t *store_epoch(const struct store *store);
+uint32_t store_page_size(const struct store *store);
+const char *store_encoding(const struct store *store);
+const char *store_engine_version(void);
+bool store_sync_full(const struct store *store);
+bool store_foreign_keys(const struct store *store);
+
+/* The newest commit number. */
+uint64_t store_commit_no(const struct store *store);
+
+/* The answers that are remembered for repeats. */
+struct dedupe *store_dedupe(struct store *store);
+
+/* ---- transactions ---- */
+
+/* STORE_BUSY, STORE_RESOURCE or 0. */
+int store_begin(struct store *store, struct store_error *error);
+
+/*
+ * Writes the next commit number and the remembered answers, and commits. 0; STORE_SQL (constraint:
+ * a deferred foreign key that nobody was charged with; still open, roll back), STORE_RESOURCE
+ * (rolled back), STORE_UNKNOWN.
+ */
+int store_commit(struct store *store, struct store_error *error);
+
+/* Ends the transaction without a trace, whether or not SQLite has already done so. */
+void store_rollback(struct store *store);
+
+/* False as soon as SQLite itself has thrown the transaction away. */
+bool store_in_transaction(const struct store *store);
+
+/* One batch inside the transaction. STORE_RESOURCE or 0. */
+int store_savepoint(struct store *store, struct store_error *error);
+int store_release(struct store *store, struct store_error *error);
+int store_rollback_to(struct store *store, struct store_error *error);
+
+/* Deferred foreign key violations that are open in this transaction. */
+bool store_deferred_violations(struct store *store);
+
+/* Forgets what the last batch left behind: last_insert_rowid(), changes(), the deadline. */
+void store_batch_begin(struct store *store, uint64_t exec_deadline_us);
+/* Its steps are over: what follows is ours and is not interrupted. */
+void store_batch_end(struct store *store);
+
+/* True once something in this transaction has, or may have, written. */
+bool store_dirty(const struct store *store);
+
+/* ---- steps ---- */
+
+struct step {
+	struct bytes sql; /* valid UTF-8 without NUL */
+	uint64_t sql_hash;
+	uint32_t runs;    /* rows of values; 1 unless `many` */
+	uint32_t values_per_run;
+	const struct value *values;       /* runs * values_per_run */
+	const struct bytes *names;        /* the same count, or NULL: bind by place */
+	int64_t expect_changes;           /* -1: no guard */
+	int64_t expect_rows;              /* -1: no guard */
+	uint32_t rows_max;                /* UINT32_MAX: only the caller's cap */
+	bool many;
+	bool truncate;
+	bool script;
+};
+
+struct columns {
+	unsigned count;
+	const char *const *names;
+	const char *const *types; /* declared types; an entry may be NULL */
+};
+
+/* Where rows go. A result other than 0 from row() says: no room for this one. */
+struct step_sink {
+	void (*columns)(void *ctx, const struct columns *columns);
+	int (*row)(void *ctx, const struct value *values, unsigned count);
+	void *ctx;
+};
+
+struct step_result {
+	int64_t changes;
+	int64_t total;
+	int64_t rowid;
+	uint64_t rows;
+	bool truncated;
+	bool has_columns;
+};
+
+/* Runs one step in the open transaction. A condition leaves what it did to the caller to undo. */
+int store_step(struct store *store, enum role role, const struct step *step,
+	const struct step_sink *sink, struct step_result *ret_result, struct store_error *error);
+
+/*
+ * True if a batch of only this step needs no savepoint: should it fail, it leaves nothing behind and
+ * the transaction stands. Never true for a step whose failure could be noticed only after it wrote.
+ */
+bool store_step_is_atomic(struct store *store, enum role role, const struct step *step);
+
+struct description {
+	unsigned params;
+	bool readonly;
+	int64_t tail; /* offset of what follows the first statement, or -1 */
+};
+
+/* What a statement is, without running it. The columns go to the sink. */
+int store_describe(struct store *store, enum role role, struct bytes sql,
+	const struct step_sink *sink, struct description *ret_description, struct store_error *error);
+
+/* ---- between transactions ---- */
+
+struct checkpoint_stats {
+	uint64_t wal_frames;  /* frames that the WAL holds now */
+	uint64_t wal_bytes;   /* size of the file */
+	uint64_t backfilled;  /* of the frames, those that the database already has */
+	uint64_t checkpoints; /* runs, since start */
+	uint64_t restarts;    /* of these, with RESTART or TRUNCATE because readers never paused */
+	uint64_t pinned;      /* runs in which a reader held back frames */
+};
+
+/* Copies the WAL into the database if it has grown past `frames`; bounded, never on a commit. */
+int store_checkpoint_if_due(struct store *store, uint64_t frames, struct store_error *error);
+struct checkpoint_stats store_checkpoint_stats(const struct store *store);
+
+/* After the last commit of a burst: moves the read mark that read-only openers cannot move. */
+void store_settle(struct store *store);

@@ -1,0 +1,974 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Conversations with the engine, each held twice: whole, and byte by byte. No socket, no clock.
+ */
+
+#include "tests/unit/engine_peer.h"
+#include "tests/unit/fail_alloc.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static const struct ask write_ask = {.kind = PENDING_WRITE};
+static struct peer peer; /* too large for a stack */
+
+static uint64_t submit(const struct ask *ask)
+{
+	uint64_t ticket = 0;
+	assert_int_equal(ask_engine(&peer, ask, &ticket), 0);
+	return ticket;
+}
+
+/* Connects, and answers hello in the given epoch with the given limits. */
+static void connect_limited(uint8_t epoch, const struct limit *limits, size_t count)
+{
+	assert_int_equal(engine_connected(&peer.engine), 0);
+	assert_true(hear_all(&peer) >= 1);
+	assert_string_equal(peer.heard[0].method, "hello");
+	assert_int_equal(hello_says(&peer, peer.heard[0].id, epoch, limits, count), 0);
+}
+
+static void connect_peer(uint8_t epoch)
+{
+	connect_limited(epoch, NULL, 0);
+}
+
+static void lose(void)
+{
+	engine_disconnected(&peer.engine, "gone");
+	frame_reader_finish(&peer.reader);
+	frame_reader_init(&peer.reader, FRAME_MAX_LIMIT);
+}
+
+static void outcome_is(
+	uint64_t ticket, enum lf_outcome outcome, const char *code, enum lf_applied applied_as)
+{
+	struct lf_reply *reply = engine_take(&peer.engine, ticket);
+	assert_non_null(reply);
+	assert_int_equal(lf_reply_ticket(reply), ticket);
+	assert_string_equal(lf_reply_code(reply), code);
+	assert_int_equal(lf_reply_outcome(reply), outcome);
+	assert_int_equal(lf_reply_applied(reply), applied_as);
+	lf_reply_free(reply);
+}
+
+static void is_ok(uint64_t ticket)
+{
+	outcome_is(ticket, LF_OK, "", LF_APPLIED_YES);
+}
+
+static void is_failed(uint64_t ticket, const char *code)
+{
+	outcome_is(ticket, LF_FAILED, code, LF_APPLIED_NO);
+}
+
+static void is_unknown(uint64_t ticket)
+{
+	outcome_is(ticket, LF_UNKNOWN, "unknown", LF_APPLIED_UNKNOWN);
+}
+
+static void is_open(uint64_t ticket)
+{
+	assert_null(engine_take(&peer.engine, ticket));
+	assert_true(engine_knows(&peer.engine, ticket));
+}
+
+/* ---- hello and pipelining -------------------------------------------------------------------- */
+
+static void first_requests_go_with_hello(void)
+{
+	uint64_t a = submit(&write_ask);
+	uint64_t b = submit(&write_ask);
+	assert_int_equal(engine_connected(&peer.engine), 0);
+	assert_int_equal(hear_all(&peer), 3);
+	assert_string_equal(peer.heard[0].method, "hello");
+	assert_true(peer.heard[0].has_session);
+	assert_false(peer.heard[0].has_seen);
+	assert_int_equal(peer.heard[1].seq, 1);
+	assert_int_equal(peer.heard[2].seq, 2);
+	assert_int_equal(hello_says(&peer, peer.heard[0].id, 1, NULL, 0), 0);
+	assert_int_equal(applied(&peer, peer.heard[2].id, 9), 0);
+	assert_int_equal(applied(&peer, peer.heard[1].id, 8), 0);
+	assert_true(engine_healthy(&peer.engine));
+	is_ok(b);
+	is_ok(a);
+	assert_int_equal(peer.engine.commit, 9);
+}
+
+static void large_first_request_waits_for_hello(void)
+{
+	const struct ask large = {.kind = PENDING_WRITE, .bytes = 65000};
+	uint64_t a = submit(&write_ask);
+	uint64_t b = submit(&large);
+	uint64_t c = submit(&write_ask);
+	connect_peer(1);
+	assert_int_equal(peer.count, 2);
+	assert_int_equal(hear_all(&peer), 2);
+	assert_int_equal(peer.heard[0].seq, 2); /* nothing small went past it */
+	assert_int_equal(peer.heard[1].seq, 3);
+	assert_true(peer.heard[0].batch_len > 65000);
+	is_open(a);
+	is_open(b);
+	is_open(c);
+}
+
+static void reconnect_shows_the_epoch_and_waits(void)
+{
+	uint64_t a = submit(&write_ask);
+	connect_peer(1);
+	lose();
+	assert_int_equal(engine_connected(&peer.engine), 0);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_true(peer.heard[0].has_seen);
+	assert_int_equal(peer.heard[0].session[0], 1);
+	is_open(a);
+}
+
+static void refused_hello_fails_what_was_never_sent(void)
+{
+	uint64_t a = submit(&write_ask);
+	uint64_t b = submit(&write_ask);
+	assert_int_equal(engine_connected(&peer.engine), 0);
+	hear_all(&peer); /* a and b go behind hello, but a daemon that refuses it executes nothing */
+	assert_int_equal(refused(&peer, peer.heard[0].id, "denied", "no", false, -1), ENGINE_CLOSE);
+	is_failed(a, "denied");
+	is_failed(b, "denied");
+}
+
+static void refused_hello_leaves_lost_ones_unknown(void)
+{
+	uint64_t a = submit(&write_ask);
+	connect_peer(1);
+	lose();
+	uint64_t b = submit(&write_ask);
+	assert_int_equal(engine_connected(&peer.engine), 0);
+	hear_all(&peer);
+	assert_int_equal(
+		refused(&peer, peer.heard[0].id, "unsupported_proto", "no", false, -1), ENGINE_CLOSE);
+	is_unknown(a);
+	is_failed(b, "unsupported_proto");
+}
+
+static void overloaded_hello_is_tried_again(void)
+{
+	uint64_t a = submit(&write_ask);
+	assert_int_equal(engine_connected(&peer.engine), 0);
+	hear_all(&peer);
+	assert_int_equal(refused(&peer, peer.heard[0].id, "overloaded", "no", true, 300), ENGINE_CLOSE);
+	assert_int_equal(peer.engine.reconnect_after_ms, 300);
+	lose();
+	peer.now_ms += 2000;
+	hear_all(&peer);
+	is_failed(a, "deadline"); /* never executed: not in doubt */
+}
+
+/* ---- seq, done, window ----------------------------------------------------------------------- */
+
+static void done_is_below_the_oldest_unanswered(void)
+{
+	uint64_t tickets[4];
+	connect_peer(1);
+	for (int i = 0; i < 3; i++) {
+		tickets[i] = submit(&write_ask);
+	}
+	hear_all(&peer);
+	assert_int_equal(peer.heard[2].seq, 3);
+	assert_int_equal(peer.heard[2].done, 0);
+	uint32_t first = peer.heard[0].id;
+	applied(&peer, peer.heard[1].id, 1);
+	submit(&write_ask);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_int_equal(peer.heard[0].done, 0);
+	applied(&peer, first, 2);
+	submit(&write_ask);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_int_equal(peer.heard[0].seq, 5);
+	assert_int_equal(peer.heard[0].done, 2);
+	is_ok(tickets[0]);
+	is_ok(tickets[1]);
+	is_open(tickets[2]);
+}
+
+static void window_is_by_number(void)
+{
+	const struct limit limits[] = {{"session_window", 4}};
+	uint64_t ticket = 0;
+	connect_limited(1, limits, 1);
+	submit(&write_ask);
+	submit(&write_ask);
+	submit(&write_ask);
+	hear_all(&peer);
+	uint32_t oldest = peer.heard[0].id;
+	applied(&peer, peer.heard[1].id, 1);
+	applied(&peer, peer.heard[2].id, 2);
+	submit(&write_ask); /* 4: one is unanswered, and 4 - 1 < 4 */
+	assert_int_equal(ask_engine(&peer, &write_ask, &ticket), 1);
+	hear_all(&peer);
+	assert_int_equal(ask_engine(&peer, &write_ask, &ticket), 1);
+	applied(&peer, oldest, 3);
+	assert_int_equal(ask_engine(&peer, &write_ask, &ticket), 0);
+}
+
+static void smaller_window_holds_what_was_submitted_before(void)
+{
+	const struct ask large = {.kind = PENDING_WRITE, .bytes = 65000};
+	const struct limit limits[] = {{"session_window", 2}};
+	submit(&large);
+	for (int i = 0; i < 5; i++) {
+		submit(&write_ask);
+	}
+	connect_limited(1, limits, 1);
+	assert_int_equal(hear_all(&peer), 2);
+	applied(&peer, peer.heard[0].id, 1);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_int_equal(peer.heard[0].seq, 3);
+}
+
+static void in_flight_limit_holds(void)
+{
+	const struct limit limits[] = {{"in_flight", 2}};
+	connect_limited(1, limits, 1);
+	for (int i = 0; i < 5; i++) {
+		submit(&write_ask);
+	}
+	assert_int_equal(hear_all(&peer), 2);
+	applied(&peer, peer.heard[1].id, 1);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_int_equal(peer.heard[0].seq, 3);
+	assert_int_equal(engine_unsent(&peer.engine), 2);
+}
+
+/* ---- resending ------------------------------------------------------------------------------- */
+
+static void resend_is_the_same_and_first(void)
+{
+	struct heard before[3];
+	connect_peer(1);
+	submit(&write_ask);
+	submit(&write_ask);
+	submit(&write_ask);
+	hear_all(&peer);
+	memcpy(before, peer.heard, sizeof(before));
+	applied(&peer, peer.heard[1].id, 1);
+	lose();
+	uint64_t newer = submit(&write_ask);
+	peer.now_ms += 100;
+	connect_peer(1);
+	assert_int_equal(peer.count, 1);
+	assert_int_equal(hear_all(&peer), 3);
+	assert_int_equal(peer.heard[0].seq, 1);
+	assert_int_equal(peer.heard[1].seq, 3);
+	assert_int_equal(peer.heard[2].seq, 4);
+	assert_memory_equal(peer.heard[0].batch_hash, before[0].batch_hash, 8);
+	assert_memory_equal(peer.heard[1].batch_hash, before[2].batch_hash, 8);
+	assert_int_equal(before[0].deadline_ms, 1000);
+	assert_int_equal(peer.heard[0].deadline_ms, 900);
+	assert_int_equal(peer.heard[2].deadline_ms, 900);
+	assert_int_equal(peer.heard[0].done, 0);
+	is_open(newer);
+}
+
+static void keyed_is_resent_without_a_number(void)
+{
+	const struct ask keyed = {.kind = PENDING_WRITE, .key = "order-1"};
+	connect_peer(1);
+	uint64_t a = submit(&keyed);
+	hear_all(&peer);
+	assert_string_equal(peer.heard[0].key, "order-1");
+	assert_int_equal(peer.heard[0].seq, 0);
+	lose();
+	connect_peer(1);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_string_equal(peer.heard[0].key, "order-1");
+	applied(&peer, peer.heard[0].id, 4);
+	is_ok(a);
+}
+
+static void reads_are_resent_and_admin_is_not(void)
+{
+	const struct ask ping = {.kind = PENDING_READ, .method = "ping"};
+	const struct ask admin = {.kind = PENDING_ADMIN, .method = "shutdown"};
+	connect_peer(1);
+	uint64_t a = submit(&ping);
+	uint64_t b = submit(&admin);
+	assert_int_equal(hear_all(&peer), 2);
+	lose();
+	is_unknown(b);
+	uint64_t c = submit(&admin); /* not sent yet: nothing speaks against sending it */
+	connect_peer(1);
+	assert_int_equal(hear_all(&peer), 2);
+	assert_string_equal(peer.heard[0].method, "ping");
+	assert_string_equal(peer.heard[1].method, "shutdown");
+	applied(&peer, peer.heard[0].id, 1);
+	applied(&peer, peer.heard[1].id, 1);
+	is_ok(a);
+	is_ok(c);
+}
+
+static void too_old_is_not_resent(void)
+{
+	const struct ask patient = {.kind = PENDING_WRITE, .deadline_ms = 100000};
+	const struct ask keyed = {.kind = PENDING_WRITE, .deadline_ms = 100000, .key = "k"};
+	const struct limit limits[] = {{"session_ttl_s", 10}, {"key_ttl_s", 20}};
+	connect_limited(1, limits, 2);
+	uint64_t a = submit(&patient);
+	uint64_t k = submit(&keyed);
+	hear_all(&peer);
+	lose();
+	uint64_t never_sent = submit(&patient);
+	peer.now_ms += 9999;
+	connect_limited(1, limits, 2);
+	assert_int_equal(hear_all(&peer), 3);
+	lose();
+	peer.now_ms += 1;
+	connect_limited(1, limits, 2);
+	assert_int_equal(hear_all(&peer), 2);
+	is_unknown(a);
+	is_open(k);
+	is_open(never_sent);
+	lose();
+	peer.now_ms += 9999;
+	connect_limited(1, limits, 2);
+	assert_int_equal(hear_all(&peer), 1); /* 9999 ms since it was first sent */
+	lose();
+	peer.now_ms += 1;
+	connect_limited(1, limits, 2);
+	assert_int_equal(hear_all(&peer), 0);
+	is_unknown(k);
+	is_unknown(never_sent);
+}
+
+/* ---- deadlines ------------------------------------------------------------------------------- */
+
+static void never_sent_is_failed_at_the_deadline(void)
+{
+	uint64_t a = submit(&write_ask);
+	assert_int_equal(engine_due_ms(&peer.engine), peer.now_ms + 1000);
+	peer.now_ms += 999;
+	engine_tick(&peer.engine, peer.now_ms);
+	is_open(a);
+	peer.now_ms += 1;
+	engine_tick(&peer.engine, peer.now_ms);
+	is_failed(a, "deadline");
+	assert_int_equal(engine_due_ms(&peer.engine), UINT64_MAX);
+}
+
+static void sent_is_unknown_at_the_deadline(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	uint32_t id = peer.heard[0].id;
+	peer.now_ms += 1000;
+	engine_tick(&peer.engine, peer.now_ms);
+	is_open(a); /* the daemon's own "deadline" may be on its way */
+	peer.now_ms = engine_due_ms(&peer.engine);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_string_equal(peer.heard[0].method, "cancel");
+	assert_int_equal(peer.heard[0].cancel_id, id);
+	is_unknown(a);
+	assert_int_equal(applied(&peer, id, 5), 0); /* too late, and harmless */
+	assert_null(engine_take(&peer.engine, 0));
+	uint64_t b = submit(&write_ask);
+	hear_all(&peer);
+	assert_int_equal(peer.heard[0].done, 1);
+	applied(&peer, peer.heard[0].id, 6);
+	is_ok(b);
+}
+
+static void daemons_deadline_arrives_in_the_grace(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	peer.now_ms += 1001;
+	engine_tick(&peer.engine, peer.now_ms);
+	refused(&peer, peer.heard[0].id, "deadline", "no", true, 0);
+	is_failed(a, "deadline");
+}
+
+static void lost_is_unknown_at_the_deadline(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	lose();
+	peer.now_ms += 1000;
+	engine_tick(&peer.engine, peer.now_ms);
+	is_unknown(a);
+}
+
+/* Packed for the socket, but the kernel took nothing: it is taken back, and never sent. */
+static void unsent_output_is_withdrawn(void)
+{
+	const struct ask hasty = {.kind = PENDING_WRITE, .deadline_ms = 10, .bytes = 50};
+	const uint8_t *data = NULL;
+	size_t len = 0;
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	uint64_t b = submit(&hasty);
+	uint64_t c = submit(&write_ask);
+	assert_int_equal(engine_output(&peer.engine, peer.now_ms, &data, &len), 0);
+	assert_true(len > 0);
+	peer.now_ms += 10;
+	assert_int_equal(hear_all(&peer), 2);
+	assert_int_equal(peer.heard[0].seq, 1);
+	assert_int_equal(peer.heard[1].seq, 3); /* numbers may have holes */
+	is_failed(b, "deadline");
+	applied(&peer, peer.heard[1].id, 2);
+	applied(&peer, peer.heard[0].id, 1);
+	is_ok(a);
+	is_ok(c);
+}
+
+static void partly_sent_is_unknown(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	assert_int_equal(peer_take(&peer, 10), 10);
+	peer.now_ms += 1000;
+	engine_tick(&peer.engine, peer.now_ms);
+	is_unknown(a);
+	peer.count = 0;
+	hear_all(&peer);
+	assert_int_equal(peer.count, 2); /* the rest of it, and a wish to forget it */
+	assert_int_equal(peer.heard[0].seq, 1);
+	assert_string_equal(peer.heard[1].method, "cancel");
+}
+
+static void partly_sent_on_a_lost_connection_was_not_sent(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	assert_int_equal(peer_take(&peer, 10), 10);
+	lose();
+	peer.now_ms += 1000;
+	engine_tick(&peer.engine, peer.now_ms);
+	is_failed(a, "deadline");
+}
+
+/* ---- retry:true ------------------------------------------------------------------------------ */
+
+static void retry_waits_and_keeps_the_number(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	struct heard first = peer.heard[0];
+	refused(&peer, first.id, "overloaded", "no", true, 50);
+	uint64_t b = submit(&write_ask);
+	assert_int_equal(hear_all(&peer), 0); /* b does not overtake a */
+	assert_int_equal(engine_due_ms(&peer.engine), peer.now_ms + 50);
+	peer.now_ms += 50;
+	assert_int_equal(hear_all(&peer), 2);
+	assert_int_equal(peer.heard[0].seq, first.seq);
+	assert_memory_equal(peer.heard[0].batch_hash, first.batch_hash, 8);
+	applied(&peer, peer.heard[0].id, 1);
+	applied(&peer, peer.heard[1].id, 2);
+	is_ok(a);
+	is_ok(b);
+}
+
+static void retry_without_a_time_backs_off(void)
+{
+	uint64_t waits[4];
+	connect_peer(1);
+	submit(&write_ask);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(hear_all(&peer), 1);
+		refused(&peer, peer.heard[0].id, "sql", "no", true, -1);
+		waits[i] = engine_due_ms(&peer.engine) - peer.now_ms;
+		peer.now_ms += waits[i];
+	}
+	assert_int_equal(waits[0], 10);
+	assert_int_equal(waits[3], 80);
+}
+
+static void retry_beyond_the_deadline_ends_with_the_daemons_words(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	refused(&peer, peer.heard[0].id, "disk_low", "no", true, 1000);
+	is_failed(a, "disk_low");
+	uint64_t b = submit(&write_ask);
+	hear_all(&peer);
+	refused(&peer, peer.heard[0].id, "disk_low", "no", true, 900);
+	lose();
+	peer.now_ms += 1000;
+	engine_tick(&peer.engine, peer.now_ms);
+	is_failed(b, "disk_low");
+}
+
+static void retry_after_a_lost_copy_ends_unknown(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	lose();
+	connect_peer(1);
+	hear_all(&peer);
+	refused(&peer, peer.heard[0].id, "overloaded", "no", true, 5000);
+	is_unknown(a); /* "not now" says nothing of the copy that went before */
+}
+
+static void lost_copy_settled_by_a_stored_answer(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	lose();
+	connect_peer(1);
+	hear_all(&peer);
+	refused(&peer, peer.heard[0].id, "guard", "no", false, -1);
+	is_failed(a, "guard");
+}
+
+static void waiting_ones_go_first_after_a_reconnect(void)
+{
+	connect_peer(1);
+	submit(&write_ask);
+	hear_all(&peer);
+	refused(&peer, peer.heard[0].id, "shutting_down", "no", true, 200);
+	assert_int_equal(closing(&peer, "shutting_down", -1), ENGINE_CLOSE);
+	assert_string_equal(peer.engine.why, "the daemon closed the connection: the last words");
+	lose();
+	submit(&write_ask);
+	connect_peer(1);
+	assert_int_equal(hear_all(&peer), 2);
+	assert_int_equal(peer.heard[0].seq, 1);
+	assert_int_equal(peer.heard[1].seq, 2);
+}
+
+static void unknown_words_are_not_taken_for_no(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	uint64_t b = submit(&write_ask);
+	hear_all(&peer);
+	refused(&peer, peer.heard[0].id, "novel", "perhaps", false, -1);
+	refused(&peer, peer.heard[1].id, "not_shipped", "yes", false, -1);
+	outcome_is(a, LF_UNKNOWN, "novel", LF_APPLIED_UNKNOWN);
+	outcome_is(b, LF_OK, "not_shipped", LF_APPLIED_YES);
+}
+
+/* ---- epochs and sessions --------------------------------------------------------------------- */
+
+static void other_epoch_makes_lost_ones_unknown(void)
+{
+	const struct ask keyed = {.kind = PENDING_WRITE, .key = "k"};
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	uint64_t k = submit(&keyed);
+	hear_all(&peer);
+	uint64_t r = submit(&write_ask);
+	hear_all(&peer);
+	refused(&peer, peer.heard[0].id, "overloaded", "no", true, 500);
+	lose();
+	uint64_t b = submit(&write_ask);
+	connect_peer(2);
+	is_unknown(a);
+	is_unknown(k);
+	is_open(r); /* answered "no": sure, so it may go into the next session */
+	is_open(b);
+	assert_int_equal(hear_all(&peer), 0);
+	assert_true(engine_wants_reconnect(&peer.engine));
+	lose();
+	connect_peer(2);
+	assert_int_equal(peer.heard[0].session[0], 2);
+	assert_false(engine_wants_reconnect(&peer.engine));
+	assert_int_equal(hear_all(&peer), 2);
+	assert_int_equal(peer.heard[0].seq, 1);
+	assert_int_equal(peer.heard[1].seq, 2);
+	applied(&peer, peer.heard[0].id, 1);
+	applied(&peer, peer.heard[1].id, 2);
+	is_ok(r);
+	is_ok(b);
+}
+
+static void expired_session_is_replaced(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	uint64_t b = submit(&write_ask);
+	hear_all(&peer);
+	uint32_t second = peer.heard[1].id;
+	refused(&peer, peer.heard[0].id, "session_expired", "unknown", false, -1);
+	outcome_is(a, LF_UNKNOWN, "session_expired", LF_APPLIED_UNKNOWN);
+	uint64_t c = submit(&write_ask);
+	assert_int_equal(hear_all(&peer), 0); /* nothing new goes into it */
+	assert_false(engine_wants_reconnect(&peer.engine));
+	applied(&peer, second, 1);
+	is_ok(b);
+	assert_true(engine_wants_reconnect(&peer.engine));
+	lose();
+	connect_peer(1);
+	assert_int_equal(peer.heard[0].session[0], 2);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_int_equal(peer.heard[0].seq, 1);
+	applied(&peer, peer.heard[0].id, 2);
+	is_ok(c);
+}
+
+static void forked_child_begins_anew(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	uint64_t b = submit(&write_ask);
+	engine_forked(&peer.engine);
+	is_unknown(a);
+	is_unknown(b); /* the parent sends it */
+	uint64_t c = submit(&write_ask);
+	connect_peer(1);
+	assert_int_equal(peer.heard[0].session[0], 2);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_int_equal(peer.heard[0].seq, 1);
+	is_open(c);
+}
+
+static void bye_only_when_all_is_answered(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	uint32_t id = peer.heard[0].id;
+	engine_bye(&peer.engine);
+	assert_int_equal(hear_all(&peer), 0);
+	applied(&peer, id, 1);
+	engine_bye(&peer.engine);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_string_equal(peer.heard[0].method, "bye");
+	is_ok(a);
+}
+
+/* ---- no_retry -------------------------------------------------------------------------------- */
+
+static void without_retry_nothing_is_numbered_or_repeated(void)
+{
+	peer_finish(&peer);
+	peer_init(&peer, peer.bytewise, true);
+	uint64_t a = submit(&write_ask);
+	connect_peer(1);
+	assert_false(peer.heard[0].has_session);
+	assert_int_equal(peer.heard[1].seq, 0);
+	assert_int_equal(peer.heard[1].done, 0);
+	lose();
+	is_unknown(a);
+	uint64_t b = submit(&write_ask);
+	connect_peer(1);
+	assert_int_equal(hear_all(&peer), 1);
+	refused(&peer, peer.heard[0].id, "overloaded", "no", true, 1);
+	is_failed(b, "overloaded");
+	uint64_t c = submit(&write_ask);
+	lose(); /* before a byte was sent */
+	connect_peer(1);
+	assert_int_equal(hear_all(&peer), 1);
+	applied(&peer, peer.heard[0].id, 1);
+	is_ok(c);
+	engine_bye(&peer.engine);
+	assert_int_equal(hear_all(&peer), 0);
+}
+
+static void without_retry_an_epoch_changes_nothing(void)
+{
+	peer_finish(&peer);
+	peer_init(&peer, peer.bytewise, true);
+	connect_peer(1);
+	lose();
+	uint64_t a = submit(&write_ask);
+	connect_peer(2);
+	assert_false(engine_wants_reconnect(&peer.engine));
+	assert_int_equal(hear_all(&peer), 1);
+	is_open(a);
+}
+
+/* ---- cancel ---------------------------------------------------------------------------------- */
+
+static void cancel_wherever_it_stands(void)
+{
+	uint64_t a = submit(&write_ask);
+	assert_int_equal(engine_cancel(&peer.engine, a), 0);
+	is_failed(a, "cancelled");
+	assert_int_equal(engine_cancel(&peer.engine, a), -ENOENT);
+	connect_peer(1);
+	uint64_t b = submit(&write_ask);
+	hear_all(&peer);
+	uint32_t id = peer.heard[0].id;
+	assert_int_equal(engine_cancel(&peer.engine, b), 0);
+	assert_int_equal(hear_all(&peer), 1);
+	assert_int_equal(peer.heard[0].type, MESSAGE_NOTICE);
+	assert_int_equal(peer.heard[0].cancel_id, id);
+	lose(); /* nobody knows: so it is sent again, with its cancel behind it */
+	is_open(b);
+	connect_peer(1);
+	assert_int_equal(hear_all(&peer), 2);
+	assert_int_equal(peer.heard[0].seq, 1);
+	assert_int_equal(peer.heard[1].cancel_id, peer.heard[0].id);
+	refused(&peer, peer.heard[0].id, "cancelled", "no", false, -1);
+	is_unknown(b); /* this copy was stopped; what became of the first, it does not say */
+	uint64_t c = submit(&write_ask);
+	hear_all(&peer);
+	assert_int_equal(engine_cancel(&peer.engine, c), 0);
+	refused(&peer, peer.heard[0].id, "cancelled", "no", false, -1);
+	is_failed(c, "cancelled");
+}
+
+static void cancel_ends_the_waiting_for_a_retry(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	refused(&peer, peer.heard[0].id, "overloaded", "no", true, 500);
+	assert_int_equal(engine_cancel(&peer.engine, a), 0);
+	is_failed(a, "cancelled");
+	uint64_t b = submit(&write_ask);
+	hear_all(&peer);
+	assert_int_equal(engine_cancel(&peer.engine, b), 0);
+	refused(&peer, peer.heard[0].id, "overloaded", "no", true, 500);
+	is_failed(b, "overloaded");
+}
+
+/* ---- limits and broken peers ----------------------------------------------------------------- */
+
+static void too_large_is_told_without_sending(void)
+{
+	const struct limit limits[] = {{"frame", 1000}, {"nodes", 20}};
+	const struct ask large = {.kind = PENDING_WRITE, .bytes = 1000};
+	connect_limited(1, limits, 2);
+	uint64_t a = submit(&large);
+	uint64_t b = submit(&write_ask);
+	assert_int_equal(hear_all(&peer), 1);
+	is_failed(a, "too_large");
+	assert_int_equal(peer.heard[0].seq, 1);
+	is_open(b);
+	peer.engine.limit_nodes = 12;
+	uint64_t c = submit(&write_ask);
+	assert_int_equal(hear_all(&peer), 0);
+	is_failed(c, "too_large");
+}
+
+static void closing_with_an_id_ends_that_request(void)
+{
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	uint64_t b = submit(&write_ask);
+	hear_all(&peer);
+	assert_int_equal(closing(&peer, "too_large", peer.heard[0].id), ENGINE_CLOSE);
+	is_failed(a, "too_large");
+	is_open(b);
+}
+
+static void broken_bytes_end_the_connection(void)
+{
+	static const char *const frames[] = {
+		"\xff\xff\xff\xff", "\0\0\0\1\xc1", "\0\0\0\0", "\0\0\0\1\xc0",
+		"\0\0\0\5\x94\1\2\xc0\xc0", /* a result that is no map */
+	};
+	static const size_t lens[] = {4, 5, 4, 5, 9};
+	for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
+		struct buffer buf;
+		connect_peer(1);
+		submit(&write_ask);
+		hear_all(&peer);
+		buffer_init(&buf, 0);
+		buffer_append(&buf, frames[i], lens[i]);
+		assert_int_equal(feed(&peer, &buf), ENGINE_CLOSE);
+		assert_true(peer.engine.why[0] != '\0');
+		lose();
+	}
+}
+
+static void strange_but_whole_messages_are_ignored(void)
+{
+	static const char *const frames[] = {
+		"\0\0\0\4\x93\2\xa0\x80", "\0\0\0\5\x94\0\1\xa0\x80", "\0\0\0\4\x93\2\xa0\xc0",
+		"\0\0\0\7\x94\1\xcd\x0f\xff\xc0\x80"};
+	static const size_t lens[] = {8, 9, 8, 11};
+	connect_peer(1);
+	uint64_t a = submit(&write_ask);
+	hear_all(&peer);
+	for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
+		struct buffer buf;
+		buffer_init(&buf, 0);
+		buffer_append(&buf, frames[i], lens[i]);
+		assert_int_equal(feed(&peer, &buf), 0);
+	}
+	applied(&peer, peer.heard[0].id, 1);
+	is_ok(a);
+}
+
+static void answer_before_hello_is_no_litefunnel(void)
+{
+	submit(&write_ask);
+	assert_int_equal(engine_connected(&peer.engine), 0);
+	hear_all(&peer);
+	assert_int_equal(applied(&peer, peer.heard[1].id, 1), ENGINE_CLOSE);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static unsigned memory_fails_at;
+static unsigned memory_asked;
+
+static void memory_enters(bool engine)
+{
+	if (engine) {
+		fail_alloc_at(memory_fails_at);
+		fail_alloc_count = memory_asked;
+	} else {
+		memory_asked = fail_alloc_count;
+		fail_alloc_at(0);
+	}
+}
+
+/* One exchange; false if the connection is of no more use, for which client.c would drop it. */
+static bool exchange_short_of_memory(size_t *ret_writes_heard)
+{
+	struct heard heard[16];
+	int r = 0;
+	if (peer.engine.link == LINK_DOWN) {
+		enter(true);
+		r = engine_connected(&peer.engine);
+		enter(false);
+	}
+	if (r != 0) {
+		return false;
+	}
+	hear_all(&peer);
+	size_t count = peer.count;
+	assert_true(count <= 16);
+	memcpy(heard, peer.heard, sizeof(heard));
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		bool hello = strcmp(heard[i].method, "hello") == 0;
+		*ret_writes_heard += hello ? 0 : 1;
+		r = hello ? hello_says(&peer, heard[i].id, 1, NULL, 0)
+			  : applied(&peer, heard[i].id, 1);
+	}
+	return r == 0;
+}
+
+/*
+ * A run that survives one failed allocation wherever it happens. Every ticket must get an outcome,
+ * and what the peer answered counts.
+ */
+static void run_short_of_memory(unsigned which)
+{
+	uint64_t tickets[4] = {0};
+	size_t heard = 0;
+	size_t submitted = 0;
+	size_t ok = 0;
+	peer_init(&peer, false, false);
+	memory_fails_at = which;
+	memory_asked = 0;
+	for (size_t i = 0; i < 4; i++) {
+		const struct ask ask = {
+			.kind = PENDING_WRITE, .bytes = 30000 * i, .key = i == 3 ? "k" : NULL};
+		submitted += ask_engine(&peer, &ask, &tickets[i]) == 0 ? 1 : 0;
+	}
+	for (int turn = 0; turn < 8; turn++) {
+		peer.now_ms += 10;
+		if (!exchange_short_of_memory(&heard) || turn == 1) {
+			lose();
+		}
+	}
+	for (size_t i = 0; i < 4; i++) {
+		struct lf_reply *reply = tickets[i] == 0 ? NULL : engine_take(&peer.engine, tickets[i]);
+		ok += reply != NULL && reply->outcome == LF_OK ? 1 : 0;
+		lf_reply_free(reply);
+	}
+	assert_int_equal(ok, submitted); /* one failed allocation costs a reconnect, no outcome */
+	assert_true(submitted >= 3);
+	assert_int_equal(peer.engine.open_count, 0);
+	assert_int_equal(peer.engine.in_flight, 0);
+	assert_int_equal(peer.engine.unnumbered, 0);
+	peer_finish(&peer);
+}
+
+static void every_allocation_may_fail(void **state)
+{
+	(void)state;
+	peer_enters = memory_enters;
+	run_short_of_memory(0);
+	unsigned count = memory_asked;
+	assert_true(count > 30);
+	for (unsigned i = 1; i <= count; i++) {
+		run_short_of_memory(i);
+	}
+	peer_enters = NULL;
+}
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+#define CONVERSATION(name) {#name, name}
+
+static const struct conversation {
+	const char *name;
+	void (*hold)(void);
+} conversations[] = {
+	CONVERSATION(first_requests_go_with_hello),
+	CONVERSATION(large_first_request_waits_for_hello),
+	CONVERSATION(reconnect_shows_the_epoch_and_waits),
+	CONVERSATION(refused_hello_fails_what_was_never_sent),
+	CONVERSATION(refused_hello_leaves_lost_ones_unknown),
+	CONVERSATION(overloaded_hello_is_tried_again),
+	CONVERSATION(done_is_below_the_oldest_unanswered),
+	CONVERSATION(window_is_by_number),
+	CONVERSATION(smaller_window_holds_what_was_submitted_before),
+	CONVERSATION(in_flight_limit_holds),
+	CONVERSATION(resend_is_the_same_and_first),
+	CONVERSATION(keyed_is_resent_without_a_number),
+	CONVERSATION(reads_are_resent_and_admin_is_not),
+	CONVERSATION(too_old_is_not_resent),
+	CONVERSATION(never_sent_is_failed_at_the_deadline),
+	CONVERSATION(sent_is_unknown_at_the_deadline),
+	CONVERSATION(daemons_deadline_arrives_in_the_grace),
+	CONVERSATION(lost_is_unknown_at_the_deadline),
+	CONVERSATION(unsent_output_is_withdrawn),
+	CONVERSATION(partly_sent_is_unknown),
+	CONVERSATION(partly_sent_on_a_lost_connection_was_not_sent),
+	CONVERSATION(retry_waits_and_keeps_the_number),
+	CONVERSATION(retry_without_a_time_backs_off),
+	CONVERSATION(retry_beyond_the_deadline_ends_with_the_daemons_words),
+	CONVERSATION(retry_after_a_lost_copy_ends_unknown),
+	CONVERSATION(lost_copy_settled_by_a_stored_answer),
+	CONVERSATION(waiting_ones_go_first_after_a_reconnect),
+	CONVERSATION(unknown_words_are_not_taken_for_no),
+	CONVERSATION(other_epoch_makes_lost_ones_unknown),
+	CONVERSATION(expired_session_is_replaced),
+	CONVERSATION(forked_child_begins_anew),
+	CONVERSATION(bye_only_when_all_is_answered),
+	CONVERSATION(without_retry_nothing_is_numbered_or_repeated),
+	CONVERSATION(without_retry_an_epoch_changes_nothing),
+	CONVERSATION(cancel_wherever_it_stands),
+	CONVERSATION(cancel_ends_the_waiting_for_a_retry),
+	CONVERSATION(too_large_is_told_without_sending),
+	CONVERSATION(closing_with_an_id_ends_that_request),
+	CONVERSATION(broken_bytes_end_the_connection),
+	CONVERSATION(strange_but_whole_messages_are_ignored),
+	CONVERSATION(answer_before_hello_is_no_litefunnel),
+};
+
+enum { CONVERSATIONS = sizeof(conversations) / sizeof(conversations[0]) };
+
+static void hold(void **state)
+{
+	const struct conversation *conversation = *state;
+	for (int bytewise = 0; bytewise < 2; bytewise++) {
+		peer_init(&peer, bytewise != 0, false);
+		conversation->hold();
+		peer_finish(&peer);
+	}
+}
+
+int main(void)
+{
+	struct CMUnitTest tests[CONVERSATIONS + 1] = {cmocka_unit_test(every_allocation_may_fail)};
+	for (size_t i = 0; i < CONVERSATIONS; i++) {
+		tests[i + 1] = (struct CMUnitTest){.name = conversations[i].name,
+			.test_func = hold,
+			.initial_state = (void *)(uintptr_t)&conversations[i]};
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
