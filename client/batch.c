@@ -20,10 +20,12 @@ static void batch_fail(lf_batch *batch, int error)
 	}
 }
 
-/* A buffer fails for want of memory or because no frame could hold it; only one of them is ENOMEM. */
+/* A buffer fails for want of memory or because no frame could hold it; only one of them is ENOMEM.
+ */
 static int buffer_error(const struct buffer *buf, size_t more)
 {
-	return buf->len > BATCH_BYTES_MAX || more > BATCH_BYTES_MAX - buf->len ? -EMSGSIZE : -ENOMEM;
+	return buf->len > BATCH_BYTES_MAX || more > BATCH_BYTES_MAX - buf->len ? -EMSGSIZE
+									       : -ENOMEM;
 }
 
 static void header_array(struct buffer *buf, size_t count)
@@ -121,8 +123,8 @@ static size_t put_params(const lf_batch *batch, struct buffer *to)
 static size_t opts_count(const struct step *step)
 {
 	return (step->many ? 1u : 0u) + (step->expect != NULL ? 1u : 0u) +
-	       (step->rows_max_set ? 1u : 0u) + (step->truncate ? 1u : 0u) +
-	       (step->script ? 1u : 0u);
+		(step->rows_max_set ? 1u : 0u) + (step->truncate ? 1u : 0u) +
+		(step->script ? 1u : 0u);
 }
 
 static void put_flag(msgpack_packer *packer, const char *name)
@@ -394,7 +396,8 @@ void lf_batch_row(lf_batch *batch)
 		batch_fail(batch, -EINVAL);
 		return;
 	}
-	/* The row that begins now exists only once it has a value: a call after the last is harmless. */
+	/* The row that begins now exists only once it has a value: a call after the last is
+	 * harmless. */
 	row_header(&batch->rows, step->form, step->row_values);
 	buffer_append(&batch->rows, batch->row.data, batch->row.len);
 	if (batch->rows.failed) {
@@ -466,7 +469,7 @@ void lf_batch_deadline(lf_batch *batch, uint32_t deadline_ms)
 bool builder_class_valid(const char *name)
 {
 	return strcmp(name, "interactive") == 0 || strcmp(name, "normal") == 0 ||
-	       strcmp(name, "bulk") == 0;
+		strcmp(name, "bulk") == 0;
 }
 
 void lf_batch_class(lf_batch *batch, const char *request_class)

@@ -47,7 +47,8 @@ void db_enter(struct lf_db *db)
 	if (db->pid == getpid()) {
 		return;
 	}
-	/* Close our end only: the parent goes on with its connection, and a word would be its word. */
+	/* Close our end only: the parent goes on with its connection, and a word would be its word.
+	 */
 	transport_abandon(&db->transport);
 	transport_proven(&db->transport);
 	db->transport.jitter ^= (uint32_t)getpid() << 1;
@@ -143,8 +144,8 @@ static int exchange(struct lf_db *db, uint64_t now_ms)
 {
 	int sent = send_all(db, now_ms);
 	/*
-	 * Read even if sending failed: a daemon that closes has answered what it executed, and those
-	 * answers are still in the socket.
+	 * Read even if sending failed: a daemon that closes has answered what it executed, and
+	 * those answers are still in the socket.
 	 */
 	int received = receive_all(db, now_ms);
 	while (sent != 0 && received == 1) {
@@ -173,7 +174,7 @@ static int exchange(struct lf_db *db, uint64_t now_ms)
 static bool connect_due(const struct lf_db *db, uint64_t now_ms)
 {
 	return db->transport.fd < 0 && db->engine.open_count > 0 &&
-	       now_ms >= db->transport.connect_at_ms;
+		now_ms >= db->transport.connect_at_ms;
 }
 
 /* Everything that can be done without waiting. 0 or -ENOMEM (the work goes on next time). */
@@ -212,11 +213,7 @@ static int db_timeout_ms(const struct lf_db *db, uint64_t now_ms)
 	return due_ms - now_ms > INT_MAX ? INT_MAX : (int)(due_ms - now_ms);
 }
 
-/*
- * One turn; if it brought no answer, sleep until there is reason for the next, at most max_ms (-1:
- * no limit).
- */
-static void turn_and_wait(struct lf_db *db, int max_ms)
+void db_turn_and_wait(struct lf_db *db, int max_ms)
 {
 	uint64_t settled = db->engine.settled;
 	int r = db_turn(db);
@@ -232,7 +229,7 @@ static void turn_and_wait(struct lf_db *db, int max_ms)
 		/* Out of memory: being able to send is no reason to try again at once. */
 		events = POLLIN;
 		timeout_ms = timeout_ms < 0 || timeout_ms > NO_MEMORY_PAUSE_MS ? NO_MEMORY_PAUSE_MS
-									     : timeout_ms;
+									       : timeout_ms;
 	}
 	transport_wait(&db->transport, events, timeout_ms);
 }
@@ -290,8 +287,9 @@ int lf_submit(lf_db *db, const lf_batch *batch, uint64_t *ret_ticket)
 	case -ENOMEM:
 		return out_of_memory(db);
 	case -EINVAL:
-		return db_error(db, r, "the batch was built wrongly: it has no step, a value without "
-				       "a step, or options that contradict each other");
+		return db_error(db, r,
+			"the batch was built wrongly: it has no step, a value without "
+			"a step, or options that contradict each other");
 	case -EMSGSIZE:
 		return db_error(db, r, "the batch is larger than any frame: split it");
 	default:
@@ -311,11 +309,11 @@ static int hand_over(struct lf_reply *reply, lf_reply **ret_reply)
 }
 
 /* The engine ends every request by its deadline, so this ends. */
-static int wait_ticket(struct lf_db *db, uint64_t ticket, lf_reply **ret_reply)
+int db_wait_ticket(struct lf_db *db, uint64_t ticket, lf_reply **ret_reply)
 {
 	struct lf_reply *reply;
 	while ((reply = engine_take(&db->engine, ticket)) == NULL) {
-		turn_and_wait(db, -1);
+		db_turn_and_wait(db, -1);
 	}
 	return hand_over(reply, ret_reply);
 }
@@ -327,7 +325,7 @@ int lf_wait(lf_db *db, uint64_t ticket, lf_reply **ret_reply)
 		return db_error(db, -ENOENT, "no request with ticket %llu is open",
 			(unsigned long long)ticket);
 	}
-	return wait_ticket(db, ticket, ret_reply);
+	return db_wait_ticket(db, ticket, ret_reply);
 }
 
 int lf_write(lf_db *db, const lf_batch *batch, lf_reply **ret_reply)
@@ -335,9 +333,9 @@ int lf_write(lf_db *db, const lf_batch *batch, lf_reply **ret_reply)
 	uint64_t ticket = 0;
 	int r;
 	while ((r = lf_submit(db, batch, &ticket)) == 1) {
-		turn_and_wait(db, -1);
+		db_turn_and_wait(db, -1);
 	}
-	return r != 0 ? r : wait_ticket(db, ticket, ret_reply);
+	return r != 0 ? r : db_wait_ticket(db, ticket, ret_reply);
 }
 
 int lf_exec(lf_db *db, const char *sql, lf_reply **ret_reply)
@@ -413,116 +411,7 @@ int lf_flush(lf_db *db, int timeout_ms)
 			return db_error(db, -ETIMEDOUT, "not all was sent within %d ms%s%s",
 				timeout_ms, db->engine.why[0] != '\0' ? ": " : "", db->engine.why);
 		}
-		turn_and_wait(db, timeout_ms < 0 ? -1 : (int)(until_ms - now_ms));
+		db_turn_and_wait(db, timeout_ms < 0 ? -1 : (int)(until_ms - now_ms));
 	}
 	return 0;
-}
-
-/* ---- other requests -------------------------------------------------------------------------- */
-
-/* A request whose params are up to two strings; a NULL value leaves its key out. */
-static int ask(struct lf_db *db, enum pending_kind kind, const char *method, const char *const keys[2],
-	const char *const values[2], lf_reply **ret_reply)
-{
-	struct buffer body;
-	struct pending_spec spec = {.kind = kind, .method = method, .body = &body, .nodes = 5};
-	msgpack_packer packer;
-	uint64_t ticket = 0;
-	int r = 1;
-
-	db_enter(db);
-	buffer_init(&body, BATCH_BYTES_MAX);
-	buffer_packer(&body, &packer);
-	msgpack_pack_map(&packer, (values[0] != NULL ? 1u : 0u) + (values[1] != NULL ? 1u : 0u));
-	for (int i = 0; i < 2; i++) {
-		if (values[i] != NULL) {
-			pack_cstr(&packer, keys[i]);
-			pack_cstr(&packer, values[i]);
-		}
-	}
-	if (body.failed) {
-		buffer_finish(&body);
-		return out_of_memory(db);
-	}
-	while ((r = engine_submit(&db->engine, db_now_ms(), &spec, &ticket)) == 1) {
-		turn_and_wait(db, -1);
-	}
-	buffer_finish(&body);
-	return r != 0 ? out_of_memory(db) : wait_ticket(db, ticket, ret_reply);
-}
-
-int lf_ping(lf_db *db, lf_reply **ret_reply)
-{
-	const char *const none[2] = {NULL, NULL};
-	return ask(db, PENDING_READ, "ping", none, none, ret_reply);
-}
-
-int lf_show(lf_db *db, const char *what, const char *like, lf_reply **ret_reply)
-{
-	const char *const keys[2] = {"what", "like"};
-	const char *const values[2] = {what, like};
-	if (what == NULL) {
-		return db_error(db, -EINVAL, "lf_show: what is missing");
-	}
-	return ask(db, PENDING_READ, "show", keys, values, ret_reply);
-}
-
-int lf_describe(lf_db *db, const char *sql, lf_reply **ret_reply)
-{
-	const char *const keys[2] = {"sql", NULL};
-	const char *const values[2] = {sql, NULL};
-	if (sql == NULL) {
-		return db_error(db, -EINVAL, "lf_describe: sql is missing");
-	}
-	return ask(db, PENDING_READ, "describe", keys, values, ret_reply);
-}
-
-int lf_admin(lf_db *db, const char *verb, lf_reply **ret_reply)
-{
-	const char *const none[2] = {NULL, NULL};
-	if (verb == NULL || verb[0] == '\0' || strlen(verb) > MESSAGE_METHOD_MAX) {
-		return db_error(db, -EINVAL, "lf_admin: a verb has 1 to 64 bytes");
-	}
-	return ask(db, PENDING_ADMIN, verb, none, none, ret_reply);
-}
-
-/* ---- what hello said ------------------------------------------------------------------------- */
-
-static const msgpack_object *hello_get(const struct lf_db *db, const char *key)
-{
-	const struct lf_reply *hello = db->engine.hello;
-	return hello != NULL ? object_get(hello->result, key) : NULL;
-}
-
-const char *lf_server_version(const lf_db *db)
-{
-	return db->engine.hello != NULL ? db->engine.hello->server : "";
-}
-
-const char *lf_server_role(const lf_db *db)
-{
-	return db->engine.hello != NULL ? db->engine.hello->role : "";
-}
-
-bool lf_server_feature(const lf_db *db, const char *feature)
-{
-	const msgpack_object *features = hello_get(db, "features");
-	struct span name;
-	if (features == NULL || features->type != MSGPACK_OBJECT_ARRAY) {
-		return false;
-	}
-	for (uint32_t i = 0; i < features->via.array.size; i++) {
-		if (object_str(&features->via.array.ptr[i], &name) && span_equal(name, feature)) {
-			return true;
-		}
-	}
-	return false;
-}
-
-uint64_t lf_server_limit(const lf_db *db, const char *name)
-{
-	const msgpack_object *limits = hello_get(db, "limits");
-	const msgpack_object *limit = limits != NULL ? object_get(limits, name) : NULL;
-	uint64_t value = 0;
-	return limit != NULL && object_uint64(limit, &value) ? value : 0;
 }

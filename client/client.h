@@ -18,8 +18,8 @@ struct local_reader;
 struct lf_db {
 	struct engine engine;
 	struct transport transport;
-	pid_t pid; /* whose client this is: a forked child's is another */
-	char *path; /* absolute */
+	pid_t pid;                   /* whose client this is: a forked child's is another */
+	char *path;                  /* absolute */
 	struct local_reader *reader; /* NULL until the first read */
 	char errmsg[DB_ERRMSG_MAX];
 };
@@ -30,6 +30,15 @@ void db_enter(struct lf_db *db);
 /* Remembers words for lf_errmsg() and returns `result`. */
 int db_error(struct lf_db *db, int result, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/*
+ * Everything that can be done without waiting; if it brought no answer, sleeps until there is
+ * reason for more, at most max_ms (-1: no limit).
+ */
+void db_turn_and_wait(struct lf_db *db, int max_ms);
+
+/* Waits for the answer to a request that was submitted. Returns its outcome. */
+int db_wait_ticket(struct lf_db *db, uint64_t ticket, lf_reply **ret_reply);
 
 /* CLOCK_BOOTTIME in milliseconds. */
 uint64_t db_now_ms(void);

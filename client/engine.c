@@ -14,8 +14,8 @@
  *	                connection lost
  *
  * What it keeps true:
- * - FAILED means that no copy of the request can have been applied. A copy that was wholly handed to
- *   a connection and got no answer on it (`sent`, then `lost`) rules FAILED out, until a later copy
+ * - FAILED means that no copy of the request can have been applied. A copy that was wholly handed
+ *to a connection and got no answer on it (`sent`, then `lost`) rules FAILED out, until a later copy
  *   under the same seq or key gets an answer that the daemon stores.
  * - A request gets its seq when it is first written, and `open` is in the order of seq.
  * - A reply exists for every request from its submission on, so that an outcome needs no memory.
@@ -157,15 +157,15 @@ bool engine_too_old(const struct engine *engine, const struct pending *pending, 
 {
 	uint64_t ttl_ms = pending->key != NULL ? engine->key_ttl_ms : engine->session_ttl_ms;
 	return pending->kind == PENDING_WRITE && pending->lost &&
-	       now_ms - pending->first_sent_ms >= ttl_ms;
+		now_ms - pending->first_sent_ms >= ttl_ms;
 }
 
 /*
  * Answered with retry:true. The request waits and is sent again, unless that may not be or the time
  * is over before it could be.
  */
-static void retry_later(struct engine *engine, struct pending *pending, struct lf_reply *reply,
-	uint64_t now_ms)
+static void retry_later(
+	struct engine *engine, struct pending *pending, struct lf_reply *reply, uint64_t now_ms)
 {
 	uint64_t delay_ms = RETRY_FIRST_MS;
 	for (unsigned i = 0; i < pending->retries && delay_ms < RETRY_MAX_MS; i++) {
@@ -183,13 +183,14 @@ static void retry_later(struct engine *engine, struct pending *pending, struct l
 	pending->retries++;
 	pending->retry_at_ms = now_ms + delay_ms;
 	if (delay_ms >= pending->deadline_at_ms || now_ms >= pending->deadline_at_ms - delay_ms) {
-		/* Whether a lost copy was applied, this answer does not say: it is not a stored one. */
+		/* Whether a lost copy was applied, this answer does not say: it is not a stored
+		 * one. */
 		engine_give_up(engine, pending, "deadline", reply->message);
 	}
 }
 
-void engine_answer(struct engine *engine, struct pending *pending, struct lf_reply *reply,
-	uint64_t now_ms)
+void engine_answer(
+	struct engine *engine, struct pending *pending, struct lf_reply *reply, uint64_t now_ms)
 {
 	bool passing = reply->outcome != LF_OK && reply->retry;
 	if (passing && engine_repeatable(engine, pending) && !pending->cancel_wanted) {
@@ -213,7 +214,8 @@ void engine_answer(struct engine *engine, struct pending *pending, struct lf_rep
 uint64_t engine_oldest_seq(const struct engine *engine)
 {
 	const struct pending *pending;
-	TAILQ_FOREACH (pending, &engine->open, link) {
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
 		if (pending->seq != 0) {
 			return pending->seq;
 		}
@@ -226,7 +228,7 @@ static bool window_full(const struct engine *engine)
 {
 	uint64_t newest = engine->next_seq + engine->unnumbered;
 	return engine->open_count >= engine->session_window ||
-	       newest - engine_oldest_seq(engine) >= engine->session_window;
+		newest - engine_oldest_seq(engine) >= engine->session_window;
 }
 
 void engine_session_end(struct engine *engine, bool epoch_changed)
@@ -240,7 +242,8 @@ void engine_session_end(struct engine *engine, bool epoch_changed)
 			engine_give_up(engine, pending, "unknown",
 				"the database has another epoch now, it was restored meanwhile");
 		} else if (pending->seq != 0) {
-			pending->seq = 0; /* surely not applied: it begins anew in the next session */
+			pending->seq =
+				0; /* surely not applied: it begins anew in the next session */
 			engine->unnumbered++;
 		}
 	}
@@ -257,8 +260,7 @@ bool engine_session_over(const struct engine *engine)
 
 bool engine_wants_reconnect(const struct engine *engine)
 {
-	return engine->link == LINK_READY && engine->in_flight == 0 &&
-	       engine_session_over(engine);
+	return engine->link == LINK_READY && engine->in_flight == 0 && engine_session_over(engine);
 }
 
 /* ---- submit, collect, cancel ----------------------------------------------------------------- */
@@ -289,7 +291,8 @@ int engine_submit(struct engine *engine, uint64_t now_ms, const struct pending_s
 static struct pending *find_ticket(const struct pending_list *list, uint64_t ticket)
 {
 	struct pending *pending;
-	TAILQ_FOREACH (pending, list, link) {
+	TAILQ_FOREACH(pending, list, link)
+	{
 		if (pending->ticket == ticket) {
 			break;
 		}
@@ -314,7 +317,7 @@ struct lf_reply *engine_take(struct engine *engine, uint64_t ticket)
 bool engine_knows(const struct engine *engine, uint64_t ticket)
 {
 	return find_ticket(&engine->answered, ticket) != NULL ||
-	       find_ticket(&engine->open, ticket) != NULL;
+		find_ticket(&engine->open, ticket) != NULL;
 }
 
 int engine_cancel(struct engine *engine, uint64_t ticket)
@@ -339,7 +342,8 @@ size_t engine_unsent(const struct engine *engine)
 {
 	const struct pending *pending;
 	size_t count = 0;
-	TAILQ_FOREACH (pending, &engine->open, link) {
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
 		if (pending->state == PENDING_QUEUED ||
 			(pending->state == PENDING_WRITTEN && !pending->sent)) {
 			count++;
@@ -385,7 +389,8 @@ uint64_t engine_due_ms(const struct engine *engine)
 {
 	const struct pending *pending;
 	uint64_t due_ms = UINT64_MAX;
-	TAILQ_FOREACH (pending, &engine->open, link) {
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
 		uint64_t at_ms = end_ms(engine, pending);
 		if (pending->state == PENDING_WAITING && pending->retry_at_ms < at_ms) {
 			at_ms = pending->retry_at_ms;

@@ -26,7 +26,7 @@ enum {
 
 struct engine_config {
 	char client[ENGINE_LABEL_MAX + 1];
-	char label[ENGINE_LABEL_MAX + 1];          /* "" = none */
+	char label[ENGINE_LABEL_MAX + 1];       /* "" = none */
 	char request_class[CLASS_NAME_MAX + 1]; /* "" = what the daemon gives */
 	uint32_t deadline_ms;
 	bool no_retry;
@@ -148,7 +148,7 @@ uint64_t engine_due_ms(const struct engine *engine);
 /* In a forked child: what is open belongs to the parent, and so does the session. */
 void engine_forked(struct engine *engine);
 
-/* ---- between engine.c (requests) and link.c (the connection) ---- */
+/* ---- between engine.c (requests), hello.c, and link.c (the connection) ---- */
 
 /* Whether the session numbers it. */
 bool engine_numbers(const struct engine *engine, const struct pending *pending);
@@ -163,8 +163,8 @@ bool engine_too_old(const struct engine *engine, const struct pending *pending, 
 uint64_t engine_oldest_seq(const struct engine *engine);
 
 /* The daemon has answered a WRITTEN request. The reply is taken over. */
-void engine_answer(struct engine *engine, struct pending *pending, struct lf_reply *reply,
-	uint64_t now_ms);
+void engine_answer(
+	struct engine *engine, struct pending *pending, struct lf_reply *reply, uint64_t now_ms);
 
 /* Ends a request without an answer: UNKNOWN if a copy may be at work, else FAILED with `code`. */
 void engine_give_up(
@@ -187,3 +187,11 @@ void engine_withdraw(struct engine *engine, struct pending *pending);
 
 /* Asks the daemon not to begin a WRITTEN request. Without memory nothing happens: it is a wish. */
 void engine_cancel_notice(struct engine *engine, const struct pending *pending);
+
+/* Takes back what was packed since `mark` if memory ran out on the way. 0 or -ENOMEM. */
+int engine_packed(struct buffer *out, size_t mark);
+
+void engine_set_why(struct engine *engine, const char *why);
+
+/* The answer to hello, which is taken over. 0 or ENGINE_CLOSE. */
+int engine_hello_answered(struct engine *engine, struct lf_reply *reply);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The engine's connection: hello, what is written in which order, what arrives, and what the end of
- * a connection means for each request. No I/O: bytes are handed in and out.
+ * The engine's connection: what is written in which order, what arrives, and what the end of a
+ * connection means for each request. No I/O: bytes are handed in and out.
  *
  * Nothing but a first connection's few fresh requests is written before hello is answered: only the
  * answer tells whether the database is still the one in which lost requests may be sent again.
@@ -28,8 +28,7 @@ enum {
 	WRITE_ENDED = 2, /* the request was given up instead */
 };
 
-/* Takes back what was packed since `mark` if memory ran out on the way. */
-static int packed(struct buffer *out, size_t mark)
+int engine_packed(struct buffer *out, size_t mark)
 {
 	if (!out->failed) {
 		return 0;
@@ -39,162 +38,9 @@ static int packed(struct buffer *out, size_t mark)
 	return -ENOMEM;
 }
 
-static void set_why(struct engine *engine, const char *why)
+void engine_set_why(struct engine *engine, const char *why)
 {
 	(void)snprintf(engine->why, sizeof(engine->why), "%s", why);
-}
-
-/* ---- hello ----------------------------------------------------------------------------------- */
-
-static void pack_seen(const struct engine *engine, msgpack_packer *packer)
-{
-	pack_cstr(packer, "seen");
-	msgpack_pack_map(packer, 2);
-	pack_cstr(packer, "epoch");
-	pack_bin(packer, engine->epoch, sizeof(engine->epoch));
-	pack_cstr(packer, "commit");
-	msgpack_pack_uint64(packer, engine->commit);
-}
-
-static void pack_hello(const struct engine *engine, struct buffer *out)
-{
-	const struct engine_config *config = &engine->config;
-	bool label = config->label[0] != '\0';
-	bool classed = config->request_class[0] != '\0';
-	bool session = !config->no_retry;
-	msgpack_packer packer;
-
-	size_t mark = message_begin_request(out, engine->hello_id, "hello");
-	buffer_packer(out, &packer);
-	msgpack_pack_map(&packer, 2u + (label ? 1u : 0u) + (classed ? 1u : 0u) +
-					  (session ? 1u : 0u) + (engine->epoch_known ? 1u : 0u));
-	pack_cstr(&packer, "proto");
-	msgpack_pack_array(&packer, 2);
-	msgpack_pack_int(&packer, PROTO_VERSION);
-	msgpack_pack_int(&packer, PROTO_VERSION);
-	pack_cstr(&packer, "client");
-	pack_cstr(&packer, config->client);
-	if (label) {
-		pack_cstr(&packer, "label");
-		pack_cstr(&packer, config->label);
-	}
-	if (classed) {
-		pack_cstr(&packer, "class");
-		pack_cstr(&packer, config->request_class);
-	}
-	if (session) {
-		pack_cstr(&packer, "session");
-		pack_bin(&packer, engine->session, sizeof(engine->session));
-	}
-	if (engine->epoch_known) {
-		pack_seen(engine, &packer);
-	}
-	frame_end(out, mark);
-}
-
-int engine_connected(struct engine *engine)
-{
-	if (engine_session_over(engine)) {
-		engine_session_end(engine, false);
-	}
-	if (!engine->session_made && !engine->config.no_retry) {
-		int r = engine->config.random(engine->session, sizeof(engine->session));
-		if (r != 0) {
-			return r;
-		}
-		engine->session_made = true;
-	}
-	engine->next_id = 1;
-	engine->hello_id = engine->next_id++;
-	engine->answered_here = false;
-	engine->hello_refused = false;
-	engine->reconnect_after_ms = 0;
-	pack_hello(engine, &engine->out);
-	int r = packed(&engine->out, 0);
-	if (r == 0) {
-		engine->link = LINK_HELLO;
-	}
-	return r;
-}
-
-static uint64_t hello_limit(const struct lf_reply *hello, const char *name, uint64_t otherwise)
-{
-	const msgpack_object *limits = object_get(hello->result, "limits");
-	const msgpack_object *limit = limits != NULL ? object_get(limits, name) : NULL;
-	uint64_t value = 0;
-	return limit != NULL && object_uint64(limit, &value) && value > 0 ? value : otherwise;
-}
-
-static void hello_limits(struct engine *engine, const struct lf_reply *hello)
-{
-	uint64_t ttl_max_s = UINT64_MAX / 1000;
-	uint64_t ttl_s = hello_limit(hello, "session_ttl_s", engine->session_ttl_ms / 1000);
-	uint64_t key_ttl_s = hello_limit(hello, "key_ttl_s", engine->key_ttl_ms / 1000);
-
-	engine->limit_frame = hello_limit(hello, "frame", engine->limit_frame);
-	engine->limit_nodes = hello_limit(hello, "nodes", engine->limit_nodes);
-	engine->limit_in_flight = hello_limit(hello, "in_flight", engine->limit_in_flight);
-	engine->session_window = hello_limit(hello, "session_window", engine->session_window);
-	engine->session_ttl_ms = 1000 * (ttl_s < ttl_max_s ? ttl_s : ttl_max_s);
-	engine->key_ttl_ms = 1000 * (key_ttl_s < ttl_max_s ? key_ttl_s : ttl_max_s);
-}
-
-/* Another lineage of the database: what was sent in the old one stays unknown for ever. */
-static void hello_epoch(struct engine *engine, const struct lf_reply *hello)
-{
-	if (hello->epoch == NULL) {
-		return;
-	}
-	/* Who showed no epoch cannot have seen another one. */
-	bool changed = engine->epoch_known &&
-		       (memcmp(engine->epoch, hello->epoch, 16) != 0 ||
-			       object_get(hello->result, "epoch_changed") != NULL);
-	memcpy(engine->epoch, hello->epoch, 16);
-	engine->epoch_known = true;
-	engine->commit = hello->commit;
-	if (changed) {
-		engine_session_end(engine, true);
-		/* This connection was introduced with the old session. */
-		engine->session_stale = !engine->config.no_retry;
-	}
-}
-
-/* Nobody is served as long as hello is refused: say so to all, instead of waiting for the deadline. */
-static int hello_refused(struct engine *engine, const struct lf_reply *reply)
-{
-	struct pending *pending;
-	char text[ENGINE_WHY_MAX];
-
-	(void)snprintf(text, sizeof(text), "%s: %s", reply->code, reply->message);
-	set_why(engine, text);
-	engine->hello_refused = true;
-	if (reply->retry) {
-		engine->reconnect_after_ms =
-			reply->retry_after_ms > 0 ? (uint64_t)reply->retry_after_ms : 0;
-		return ENGINE_CLOSE;
-	}
-	while ((pending = TAILQ_FIRST(&engine->open)) != NULL) {
-		/* Behind a refused hello the daemon executes nothing. */
-		pending->sent = false;
-		engine_give_up(engine, pending, reply->code, text);
-	}
-	return ENGINE_CLOSE;
-}
-
-static int hello_answered(struct engine *engine, struct lf_reply *reply)
-{
-	if (reply->outcome != LF_OK) {
-		int r = hello_refused(engine, reply);
-		lf_reply_free(reply);
-		return r;
-	}
-	lf_reply_free(engine->hello);
-	engine->hello = reply;
-	engine->link = LINK_READY;
-	engine->why[0] = '\0';
-	hello_limits(engine, reply);
-	hello_epoch(engine, reply);
-	return 0;
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
@@ -203,7 +49,7 @@ void engine_cancel_notice(struct engine *engine, const struct pending *pending)
 {
 	size_t mark = engine->out.len;
 	pending_pack_cancel(pending, &engine->out);
-	(void)packed(&engine->out, mark);
+	(void)engine_packed(&engine->out, mark);
 }
 
 void engine_withdraw(struct engine *engine, struct pending *pending)
@@ -219,7 +65,8 @@ void engine_withdraw(struct engine *engine, struct pending *pending)
 	}
 	buffer_cut(&engine->out, (size_t)(pending->out_begin - engine->out_base),
 		(size_t)(pending->out_end - engine->out_base));
-	TAILQ_FOREACH (other, &engine->open, link) {
+	TAILQ_FOREACH(other, &engine->open, link)
+	{
 		if (other->state == PENDING_WRITTEN && other->out_begin > pending->out_begin) {
 			other->out_begin -= bytes;
 			other->out_end -= bytes;
@@ -235,7 +82,7 @@ static bool may_write(const struct engine *engine, const struct pending *pending
 	if (engine->link == LINK_HELLO) {
 		uint64_t bytes = engine->out_base + engine->out.len + pending->body.len;
 		return !engine->epoch_known && !pending->lost &&
-		       bytes + REQUEST_HEAD_BYTES <= FRAME_MAX_BEFORE_HELLO;
+			bytes + REQUEST_HEAD_BYTES <= FRAME_MAX_BEFORE_HELLO;
 	}
 	if (engine->in_flight >= engine->limit_in_flight) {
 		return false;
@@ -247,16 +94,18 @@ static bool may_write(const struct engine *engine, const struct pending *pending
 		return true;
 	}
 	return pending->seq != 0 ||
-	       engine->next_seq - engine_oldest_seq(engine) < engine->session_window;
+		engine->next_seq - engine_oldest_seq(engine) < engine->session_window;
 }
 
-/* What the daemon would close the connection for: better told to the one request that is too large. */
+/* What the daemon would close the connection for: better told to the one request that is too large.
+ */
 static bool fits(
 	const struct engine *engine, size_t bytes, size_t nodes, char *ret_why, size_t why_bytes)
 {
 	if (bytes > engine->limit_frame) {
 		(void)snprintf(ret_why, why_bytes,
-			"the batch takes %zu bytes and a frame at most %llu: split it, or raise the "
+			"the batch takes %zu bytes and a frame at most %llu: split it, or raise "
+			"the "
 			"daemon's frame limit",
 			bytes, (unsigned long long)engine->limit_frame);
 		return false;
@@ -290,11 +139,10 @@ static int write_request(struct engine *engine, struct pending *pending, uint64_
 	}
 	pending->id = engine->next_id;
 	uint64_t done = engine->config.no_retry ? 0 : engine_oldest_seq(engine) - 1;
-	uint64_t left_ms =
-		pending->deadline_at_ms > now_ms ? pending->deadline_at_ms - now_ms : 1;
+	uint64_t left_ms = pending->deadline_at_ms > now_ms ? pending->deadline_at_ms - now_ms : 1;
 	pending_pack(pending, &engine->out, done, left_ms, &nodes);
 	size_t bytes = engine->out.len - mark - FRAME_HEADER_BYTES;
-	bool failed = packed(&engine->out, mark) != 0;
+	bool failed = engine_packed(&engine->out, mark) != 0;
 	if (failed || !fits(engine, bytes, nodes, why, sizeof(why))) {
 		buffer_truncate(&engine->out, mark);
 		pending->seq = number ? 0 : pending->seq;
@@ -358,7 +206,8 @@ bool engine_wants_output(const struct engine *engine)
 	if (engine->out.len > engine->out_at || engine->link == LINK_DOWN) {
 		return engine->link != LINK_DOWN;
 	}
-	TAILQ_FOREACH (pending, &engine->open, link) {
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
 		bool write = pending->kind == PENDING_WRITE;
 		if (pending->state == PENDING_QUEUED && !(held && write)) {
 			if (may_write(engine, pending)) {
@@ -371,8 +220,7 @@ bool engine_wants_output(const struct engine *engine)
 	return false;
 }
 
-int engine_output(
-	struct engine *engine, uint64_t now_ms, const uint8_t **ret_data, size_t *ret_len)
+int engine_output(struct engine *engine, uint64_t now_ms, const uint8_t **ret_data, size_t *ret_len)
 {
 	int r = engine->link == LINK_DOWN ? 0 : fill(engine, now_ms);
 	*ret_data = engine->out.data != NULL ? engine->out.data + engine->out_at : NULL;
@@ -385,8 +233,10 @@ void engine_sent(struct engine *engine, uint64_t now_ms, size_t count)
 	struct pending *pending;
 	engine->out_at += count;
 	uint64_t total = engine->out_base + engine->out_at;
-	TAILQ_FOREACH (pending, &engine->open, link) {
-		if (pending->state != PENDING_WRITTEN || pending->sent || pending->out_end > total) {
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
+		if (pending->state != PENDING_WRITTEN || pending->sent ||
+			pending->out_end > total) {
 			continue;
 		}
 		pending->sent = true;
@@ -415,7 +265,7 @@ void engine_bye(struct engine *engine)
 	buffer_packer(&engine->out, &packer);
 	msgpack_pack_map(&packer, 0);
 	frame_end(&engine->out, mark);
-	(void)packed(&engine->out, mark);
+	(void)engine_packed(&engine->out, mark);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -423,7 +273,8 @@ void engine_bye(struct engine *engine)
 static struct pending *find_id(const struct engine *engine, uint32_t id)
 {
 	struct pending *pending;
-	TAILQ_FOREACH (pending, &engine->open, link) {
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
 		if (pending->state == PENDING_WRITTEN && pending->id == id) {
 			break;
 		}
@@ -435,10 +286,10 @@ static int handle_reply(struct engine *engine, uint64_t now_ms, uint32_t id, str
 {
 	if (engine->link == LINK_HELLO) {
 		if (id == engine->hello_id) {
-			return hello_answered(engine, reply);
+			return engine_hello_answered(engine, reply);
 		}
 		lf_reply_free(reply);
-		set_why(engine, "the daemon answered something else before hello");
+		engine_set_why(engine, "the daemon answered something else before hello");
 		return ENGINE_CLOSE;
 	}
 	struct pending *pending = find_id(engine, id);
@@ -475,7 +326,7 @@ static int handle_closing(struct engine *engine, const struct message *message)
 	}
 	(void)snprintf(why, sizeof(why), "the daemon closed the connection: %.*s",
 		(int)(text.len < 200 ? text.len : 200), (const char *)text.data);
-	set_why(engine, why);
+	engine_set_why(engine, why);
 	if (code != NULL && object_str(code->value, &word) && word.len > 0) {
 		(void)snprintf(code_text, sizeof(code_text), "%.*s",
 			(int)(word.len < sizeof(code_text) ? word.len : sizeof(code_text) - 1),
@@ -491,8 +342,7 @@ static int handle_closing(struct engine *engine, const struct message *message)
 	return ENGINE_CLOSE;
 }
 
-static int handle_frame(
-	struct engine *engine, uint64_t now_ms, const uint8_t *payload, size_t len)
+static int handle_frame(struct engine *engine, uint64_t now_ms, const uint8_t *payload, size_t len)
 {
 	struct message message;
 	struct lf_reply *reply = NULL;
@@ -500,9 +350,9 @@ static int handle_frame(
 	int r = answer_parse(payload, len, &message, &reply);
 	if (r == MESSAGE_BROKEN) {
 		char why[ENGINE_WHY_MAX];
-		(void)snprintf(why, sizeof(why), "the daemon sent what is no message: %s",
-			message.reason);
-		set_why(engine, why);
+		(void)snprintf(
+			why, sizeof(why), "the daemon sent what is no message: %s", message.reason);
+		engine_set_why(engine, why);
 		return ENGINE_CLOSE;
 	}
 	if (r == MESSAGE_BAD_REQUEST) {
@@ -540,7 +390,7 @@ int engine_fed(struct engine *engine, uint64_t now_ms, size_t count)
 		}
 	}
 	if (r == FRAME_TOO_LARGE) {
-		set_why(engine, "the daemon sent a frame beyond every limit");
+		engine_set_why(engine, "the daemon sent a frame beyond every limit");
 		return ENGINE_CLOSE;
 	}
 	if (engine->reader.cap > KEEP_BYTES) {
@@ -578,7 +428,7 @@ void engine_disconnected(struct engine *engine, const char *why)
 	struct pending *next;
 
 	if (why != NULL) {
-		set_why(engine, why);
+		engine_set_why(engine, why);
 	}
 	for (pending = TAILQ_FIRST(&engine->open); pending != NULL; pending = next) {
 		next = TAILQ_NEXT(pending, link);

@@ -83,14 +83,15 @@ static int read_options(const struct lf_options *options, struct lf_options *ret
 static int make_config(const struct lf_options *options, struct engine_config *ret_config)
 {
 	const char *client = options->client != NULL && options->client[0] != '\0'
-				     ? options->client
-				     : "liblitefunnel/" LIBRARY_VERSION;
+		? options->client
+		: "liblitefunnel/" LIBRARY_VERSION;
 	const char *request_class = options->request_class;
 	if (request_class != NULL && request_class[0] == '\0') {
 		request_class = NULL;
 	}
 	*ret_config = (struct engine_config){
-		.deadline_ms = options->deadline_ms != 0 ? options->deadline_ms : ENGINE_DEADLINE_MS,
+		.deadline_ms =
+			options->deadline_ms != 0 ? options->deadline_ms : ENGINE_DEADLINE_MS,
 		.no_retry = options->no_retry,
 		.random = random_bytes,
 	};

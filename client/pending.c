@@ -70,7 +70,7 @@ static size_t pack_write_params(
 	bool keyed = pending->key != NULL;
 	bool classed = pending->class_name[0] != '\0';
 	size_t keys = 2u + (numbered ? 1u : 0u) + (keyed ? 1u : 0u) + (done > 0 ? 1u : 0u) +
-		      (classed ? 1u : 0u) + (pending->ack_shipped ? 1u : 0u);
+		(classed ? 1u : 0u) + (pending->ack_shipped ? 1u : 0u);
 	msgpack_packer packer;
 
 	buffer_packer(out, &packer);

@@ -32,12 +32,12 @@ struct snapshot {
 };
 
 struct local_reader {
-	sqlite3 *handle; /* NULL: not open */
+	sqlite3 *handle;     /* NULL: not open */
 	sqlite3_stmt *state; /* names the snapshot; NULL: there is no _lf_state */
 	dev_t dev;
 	ino_t ino;
 	struct snapshot opened; /* the lineage that the handle was opened on */
-	bool changed; /* lf_reader() has yet to say that the handle is another */
+	bool changed;           /* lf_reader() has yet to say that the handle is another */
 	bool ever_open;
 };
 
@@ -60,8 +60,8 @@ void local_reader_free(struct local_reader *reader)
 
 /*
  * SQLite forbids to use a handle across fork(). It is closed nevertheless, and not just forgotten:
- * SQLite keeps the locks of a file for the whole process, and a child that opened the file while the
- * parent's handle is on record would believe to hold the parent's locks. Then nothing kept the
+ * SQLite keeps the locks of a file for the whole process, and a child that opened the file while
+ * the parent's handle is on record would believe to hold the parent's locks. Then nothing kept the
  * daemon from starting over with the -shm that the child has mapped. Closing is harmless here: the
  * handle is read-only, is told not to checkpoint, and POSIX locks are not inherited, so that the
  * child can release none of the parent's.
@@ -219,7 +219,8 @@ static int reopen(struct lf_db *db, struct local_reader *reader, struct stat *fo
 			reader_close(reader);
 			return r;
 		}
-		/* SQLite opened by name: only if the name did not move meanwhile is it that file. */
+		/* SQLite opened by name: only if the name did not move meanwhile is it that file.
+		 */
 		r = stat_database(db, found);
 		if (r != 0) {
 			reader_close(reader);
@@ -285,7 +286,8 @@ int lf_snapshot(lf_db *db, uint8_t *ret_epoch, uint64_t *ret_commit)
 		return r;
 	}
 	if (!snapshot.known) {
-		return db_error(db, -EIO, "%s has no _lf_state: no litefunnel ever served it", db->path);
+		return db_error(
+			db, -EIO, "%s has no _lf_state: no litefunnel ever served it", db->path);
 	}
 	if (ret_epoch != NULL) {
 		memcpy(ret_epoch, snapshot.epoch, EPOCH_BYTES);
@@ -323,7 +325,8 @@ int lf_wait_commit(lf_db *db, const uint8_t *epoch, uint64_t commit, int timeout
 		}
 		uint64_t now_ms = db_now_ms();
 		if (timeout_ms >= 0 && now_ms >= until_ms) {
-			return db_error(db, -ETIMEDOUT, "commit %llu is not there yet, the newest is %llu",
+			return db_error(db, -ETIMEDOUT,
+				"commit %llu is not there yet, the newest is %llu",
 				(unsigned long long)commit, (unsigned long long)snapshot.commit);
 		}
 		struct timespec pause = {.tv_nsec = (long)pause_ms * 1000000};

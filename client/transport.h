@@ -21,7 +21,7 @@ enum { TRANSPORT_WHY_MAX = 256 };
 
 struct transport {
 	struct sockaddr_un address;
-	int fd; /* -1: none */
+	int fd;            /* -1: none */
 	unsigned failures; /* connections lost or refused since the last one that worked */
 	uint64_t connect_at_ms;
 	uint32_t jitter; /* state of a small generator: only for spreading reconnects */

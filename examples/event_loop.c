@@ -110,7 +110,7 @@ static void app_watch(struct app *app)
 	if (fd >= 0) {
 		int events = lf_events(app->db);
 		short what = (short)(((events & POLLIN) != 0 ? EV_READ : 0) |
-				     ((events & POLLOUT) != 0 ? EV_WRITE : 0));
+			((events & POLLOUT) != 0 ? EV_WRITE : 0));
 		app->socket_event = event_new(app->base, fd, what, on_ready, app);
 		if (app->socket_event == NULL || event_add(app->socket_event, NULL) != 0) {
 			app->failed++;
@@ -126,10 +126,11 @@ static void app_watch(struct app *app)
 static int begin_run(lf_db *db, int64_t *ret_run)
 {
 	lf_reply *reply = NULL;
-	int r = lf_exec(db, "CREATE TABLE IF NOT EXISTS example_event(run INTEGER, number INTEGER)",
-		NULL);
+	int r = lf_exec(
+		db, "CREATE TABLE IF NOT EXISTS example_event(run INTEGER, number INTEGER)", NULL);
 	if (r == LF_OK) {
-		r = lf_exec(db, "CREATE TABLE IF NOT EXISTS example_run(id INTEGER PRIMARY KEY)", NULL);
+		r = lf_exec(
+			db, "CREATE TABLE IF NOT EXISTS example_run(id INTEGER PRIMARY KEY)", NULL);
 	}
 	if (r == LF_OK) {
 		r = lf_exec(db, "INSERT INTO example_run DEFAULT VALUES", &reply);
@@ -152,7 +153,8 @@ static int verify(lf_db *db, int64_t run)
 	}
 	if (sqlite3_prepare_v2(reader, sql, -1, &stmt, NULL) == SQLITE_OK &&
 		sqlite3_bind_int64(stmt, 1, run) == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
-		failed = sqlite3_column_int(stmt, 0) != WRITES || sqlite3_column_int(stmt, 1) != WRITES;
+		failed = sqlite3_column_int(stmt, 0) != WRITES ||
+			sqlite3_column_int(stmt, 1) != WRITES;
 	}
 	(void)sqlite3_finalize(stmt);
 	return failed;
@@ -209,7 +211,7 @@ int main(int argc, char **argv)
 	}
 	/* Preparing may block; from app_run() on nothing does. */
 	int failed = begin_run(app.db, &app.run) != 0 || app_run(&app) != 0 ||
-		     verify(app.db, app.run) != 0;
+		verify(app.db, app.run) != 0;
 	app_finish(&app);
 	return failed ? 1 : 0;
 }

@@ -4,8 +4,8 @@
  * A job queue on a plain table, with worker processes that die.
  *
  * Shows: enqueueing a job in the same batch as the business row it belongs to; claiming with one
- * UPDATE … RETURNING; a claim that ends by time when its worker is gone; and finishing under a guard,
- * so that a worker that came too late changes nothing.
+ * UPDATE … RETURNING; a claim that ends by time when its worker is gone; and finishing under a
+ *guard, so that a worker that came too late changes nothing.
  *
  *	example_job_queue /srv/app/app.db [--workers 4] [--jobs 200] [--kill 5]
  *
@@ -54,8 +54,8 @@ static int64_t monotonic_ms(void)
 
 static void complain(const char *what, const lf_db *db, const lf_reply *reply)
 {
-	(void)fprintf(stderr, "%s: %s\n", what,
-		reply != NULL ? lf_reply_message(reply) : lf_errmsg(db));
+	(void)fprintf(
+		stderr, "%s: %s\n", what, reply != NULL ? lf_reply_message(reply) : lf_errmsg(db));
 }
 
 /* Writes, complains unless it was applied, and frees the batch. NULL, or the reply. */
@@ -102,11 +102,13 @@ static int create_tables(lf_db *db)
 		"CREATE TABLE IF NOT EXISTS example_order(id INTEGER PRIMARY KEY, run INTEGER, "
 		"amount INTEGER);"
 		"CREATE TABLE IF NOT EXISTS example_job(id INTEGER PRIMARY KEY, run INTEGER, "
-		"order_id INTEGER, state TEXT NOT NULL DEFAULT 'ready', claim INTEGER NOT NULL DEFAULT 0, "
+		"order_id INTEGER, state TEXT NOT NULL DEFAULT 'ready', claim INTEGER NOT NULL "
+		"DEFAULT 0, "
 		"claimed_until INTEGER);"
 		"CREATE INDEX IF NOT EXISTS example_job_open ON example_job(run, id) "
 		"WHERE state <> 'done';"
-		"CREATE TABLE IF NOT EXISTS example_invoice(order_id INTEGER PRIMARY KEY, amount INTEGER)");
+		"CREATE TABLE IF NOT EXISTS example_invoice(order_id INTEGER PRIMARY KEY, amount "
+		"INTEGER)");
 	lf_reply *reply = write_batch(db, batch, "create");
 	lf_reply_free(reply);
 	return reply == NULL;
@@ -122,7 +124,8 @@ static int enqueue(lf_db *db, int64_t run, int64_t amount)
 	lf_batch_step(batch, "INSERT INTO example_order(run, amount) VALUES (?, ?)");
 	lf_bind_int64(batch, run);
 	lf_bind_int64(batch, amount);
-	lf_batch_step(batch, "INSERT INTO example_job(run, order_id) VALUES (?, last_insert_rowid())");
+	lf_batch_step(
+		batch, "INSERT INTO example_job(run, order_id) VALUES (?, last_insert_rowid())");
 	lf_bind_int64(batch, run);
 	lf_reply *reply = write_batch(db, batch, "enqueue");
 	lf_reply_free(reply);
@@ -150,7 +153,8 @@ static int claim(lf_db *db, int64_t run, struct job *ret_job)
 	lf_batch_step(batch,
 		"UPDATE example_job SET state = 'claimed', claim = claim + 1, "
 		"claimed_until = " NOW_MS " + ?2 WHERE id = (SELECT id FROM example_job "
-		"WHERE run = ?1 AND state <> 'done' AND (state = 'ready' OR claimed_until < " NOW_MS ") "
+		"WHERE run = ?1 AND state <> 'done' AND (state = 'ready' OR claimed_until < " NOW_MS
+		") "
 		"ORDER BY id LIMIT 1) RETURNING id, order_id, claim");
 	lf_bind_int64(batch, run);
 	lf_bind_int64(batch, CLAIM_MS);
@@ -174,13 +178,15 @@ static int finish(lf_db *db, const struct job *job)
 	if (batch == NULL) {
 		return -1;
 	}
-	lf_batch_step(batch, "UPDATE example_job SET state = 'done' WHERE id = ? AND claim = ? "
-			     "AND state = 'claimed'");
+	lf_batch_step(batch,
+		"UPDATE example_job SET state = 'done' WHERE id = ? AND claim = ? "
+		"AND state = 'claimed'");
 	lf_bind_int64(batch, job->id);
 	lf_bind_int64(batch, job->claim);
 	lf_expect_changes(batch, 1);
-	lf_batch_step(batch, "INSERT INTO example_invoice(order_id, amount) "
-			     "SELECT id, amount FROM example_order WHERE id = ?");
+	lf_batch_step(batch,
+		"INSERT INTO example_invoice(order_id, amount) "
+		"SELECT id, amount FROM example_order WHERE id = ?");
 	lf_bind_int64(batch, job->order_id);
 	lf_expect_changes(batch, 1);
 	int r = lf_write(db, batch, &reply);
@@ -299,8 +305,8 @@ static int verify(lf_db *db, int64_t run)
 		"SELECT count(*) FROM example_order AS o JOIN example_invoice AS i "
 		"ON i.order_id = o.id AND i.amount = o.amount WHERE o.run = ?",
 		run);
-	int64_t again = read_int64(
-		db, "SELECT count(*) FROM example_job WHERE run = ? AND claim > 1", run);
+	int64_t again =
+		read_int64(db, "SELECT count(*) FROM example_job WHERE run = ? AND claim > 1", run);
 	(void)printf("%" PRId64 " jobs done, %" PRId64 " open, %" PRId64 " invoices, %" PRId64
 		     " claimed again after their worker was killed\n",
 		done, open, invoices, again);
@@ -358,8 +364,8 @@ int main(int argc, char **argv)
 {
 	lf_db *db = NULL;
 	if (parse_options(argc, argv) != 0) {
-		(void)fprintf(stderr, "usage: %s DB [--workers 1..%d] [--jobs N] [--kill N]\n", argv[0],
-			WORKERS_MAX);
+		(void)fprintf(stderr, "usage: %s DB [--workers 1..%d] [--jobs N] [--kill N]\n",
+			argv[0], WORKERS_MAX);
 		return 2;
 	}
 	FILE *locks = tmpfile();

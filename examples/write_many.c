@@ -21,8 +21,9 @@ enum { BATCHES = 200, ROWS = 100, AHEAD = 32 };
 static void fill_batch(lf_batch *batch, int64_t run, int64_t number)
 {
 	lf_batch_clear(batch);
-	lf_batch_step(batch, "INSERT INTO example_reading(run, number, value) VALUES (?, ?, ?) "
-			     "RETURNING number");
+	lf_batch_step(batch,
+		"INSERT INTO example_reading(run, number, value) VALUES (?, ?, ?) "
+		"RETURNING number");
 	for (int64_t row = 0; row < ROWS; row++) {
 		lf_bind_int64(batch, run);
 		lf_bind_int64(batch, number * ROWS + row);
@@ -36,11 +37,13 @@ static void fill_batch(lf_batch *batch, int64_t run, int64_t number)
 static int check_reply(const lf_reply *reply, int64_t number)
 {
 	if (lf_reply_outcome(reply) != LF_OK) {
-		(void)fprintf(stderr, "batch %lld: %s\n", (long long)number, lf_reply_message(reply));
+		(void)fprintf(
+			stderr, "batch %lld: %s\n", (long long)number, lf_reply_message(reply));
 		return 1;
 	}
 	if (lf_reply_rows_lost(reply)) {
-		return 0; /* it was applied before a reconnect, and its rows were too many to keep */
+		return 0; /* it was applied before a reconnect, and its rows were too many to keep
+			   */
 	}
 	for (size_t row = 0; row < ROWS; row++) {
 		if (lf_reply_int64(reply, 0, row, 0) != number * ROWS + (int64_t)row) {
@@ -95,8 +98,8 @@ static int verify(lf_db *db, int64_t run)
 		sqlite3_bind_int64(stmt, 1, run) == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
 		(void)printf("%d rows\n", sqlite3_column_int(stmt, 0));
 		failed = sqlite3_column_int(stmt, 0) != BATCHES * ROWS ||
-			 sqlite3_column_int(stmt, 1) != BATCHES * ROWS ||
-			 sqlite3_column_int(stmt, 2) != BATCHES * ROWS - 1;
+			sqlite3_column_int(stmt, 1) != BATCHES * ROWS ||
+			sqlite3_column_int(stmt, 2) != BATCHES * ROWS - 1;
 	}
 	(void)sqlite3_finalize(stmt);
 	return failed;
@@ -106,10 +109,13 @@ static int verify(lf_db *db, int64_t run)
 static int begin_run(lf_db *db, int64_t *ret_run)
 {
 	lf_reply *reply = NULL;
-	int r = lf_exec(db, "CREATE TABLE IF NOT EXISTS example_reading("
-			    "run INTEGER, number INTEGER, value REAL)", NULL);
+	int r = lf_exec(db,
+		"CREATE TABLE IF NOT EXISTS example_reading("
+		"run INTEGER, number INTEGER, value REAL)",
+		NULL);
 	if (r == LF_OK) {
-		r = lf_exec(db, "CREATE TABLE IF NOT EXISTS example_run(id INTEGER PRIMARY KEY)", NULL);
+		r = lf_exec(
+			db, "CREATE TABLE IF NOT EXISTS example_run(id INTEGER PRIMARY KEY)", NULL);
 	}
 	if (r == LF_OK) {
 		r = lf_exec(db, "INSERT INTO example_run DEFAULT VALUES", &reply);
@@ -138,7 +144,8 @@ int main(int argc, char **argv)
 		lf_batch_free(batch);
 		return 1;
 	}
-	int failed = begin_run(db, &run) != 0 || write_all(db, batch, run) != 0 || verify(db, run) != 0;
+	int failed =
+		begin_run(db, &run) != 0 || write_all(db, batch, run) != 0 || verify(db, run) != 0;
 	lf_batch_free(batch);
 	lf_close(db);
 	return failed ? 1 : 0;

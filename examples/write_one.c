@@ -23,7 +23,8 @@ static int report(const lf_db *db, const char *what, int result, const lf_reply 
 		(void)fprintf(stderr, "%s: not sent: %s\n", what, lf_errmsg(db));
 	} else {
 		(void)fprintf(stderr, "%s: %s: %s (%s)\n", what,
-			result == LF_UNKNOWN ? "nobody knows whether it was applied" : "not applied",
+			result == LF_UNKNOWN ? "nobody knows whether it was applied"
+					     : "not applied",
 			lf_reply_message(reply), lf_reply_code(reply));
 	}
 	return 1;
@@ -37,7 +38,8 @@ static int create_tables(lf_db *db)
 		return 1;
 	}
 	lf_batch_script(batch,
-		"CREATE TABLE IF NOT EXISTS example_visit(id INTEGER PRIMARY KEY, path TEXT, at INTEGER);"
+		"CREATE TABLE IF NOT EXISTS example_visit(id INTEGER PRIMARY KEY, path TEXT, at "
+		"INTEGER);"
 		"CREATE TABLE IF NOT EXISTS example_count(path TEXT PRIMARY KEY, visits INTEGER)");
 	int r = lf_write(db, batch, &reply);
 	int failed = r == LF_OK ? 0 : report(db, "create", r, reply);
@@ -58,8 +60,9 @@ static int write_visit(lf_db *db, const char *path, int64_t *ret_id, int64_t *re
 	lf_bind_text(batch, path, -1);
 	lf_bind_int64(batch, (int64_t)time(NULL));
 	lf_expect_changes(batch, 1);
-	lf_batch_step(batch, "INSERT INTO example_count(path, visits) VALUES (:path, 1) "
-			     "ON CONFLICT(path) DO UPDATE SET visits = visits + 1 RETURNING visits");
+	lf_batch_step(batch,
+		"INSERT INTO example_count(path, visits) VALUES (:path, 1) "
+		"ON CONFLICT(path) DO UPDATE SET visits = visits + 1 RETURNING visits");
 	lf_bind_name(batch, "path");
 	lf_bind_text(batch, path, -1);
 	int r = lf_write(db, batch, &reply);
@@ -112,7 +115,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	int failed = create_tables(db) != 0 || write_visit(db, "/home", &id, &visits) != 0 ||
-		     read_back(db, id, visits) != 0;
+		read_back(db, id, visits) != 0;
 	lf_close(db);
 	return failed ? 1 : 0;
 }

@@ -38,13 +38,13 @@ uint8_t *buffer_reserve(struct buffer *buf, size_t len)
 	if (buf->failed) {
 		return NULL;
 	}
-	if (len <= buf->cap - buf->len) {
-		return buf->data + buf->len;
-	}
 	size_t max = buf->max != 0 ? buf->max : SIZE_MAX / 4;
 	if (buf->len > max || len > max - buf->len) {
 		buf->failed = true;
 		return NULL;
+	}
+	if (len <= buf->cap - buf->len) {
+		return buf->data + buf->len;
 	}
 	size_t need = buf->len + len;
 	size_t cap = buf->cap < 256 ? 256 : buf->cap;

@@ -209,7 +209,11 @@ int message_parse(
 	} else if (ret_message->reason == NULL) {
 		ret_message->reason = join_params(ret_message, element(&root, first + 1));
 	}
-	return ret_message->reason == NULL ? 0 : MESSAGE_BAD_REQUEST;
+	if (ret_message->reason != NULL) {
+		ret_message->fields_count = 0; /* what was found so far must not be used */
+		return MESSAGE_BAD_REQUEST;
+	}
+	return 0;
 }
 
 const struct field *message_field(const struct message *message, const char *key)

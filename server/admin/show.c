@@ -207,10 +207,7 @@ bool show_table(struct funnel *funnel, struct span what, struct span like, bool 
 	struct table table = {.out = out};
 	(void)admin; /* none of these tables holds another client's SQL */
 	*ret_names = "clients, queue, config, stats";
-	if (like.len >= sizeof(pattern)) {
-		return false;
-	}
-	if (like.data != NULL) {
+	if (like.data != NULL && like.len < sizeof(pattern)) {
 		memcpy(pattern, like.data, like.len);
 		pattern[like.len] = 0;
 		table.like = pattern;

@@ -132,15 +132,15 @@ static bool parse_expect(const msgpack_object *object, struct step *step)
 		if (!object_str(&pair->key, &key) || !object_int64(&pair->val, &number) || number < 0) {
 			return false;
 		}
-		if (span_equal(key, "changes")) {
+		if (span_equal(key, "changes") && step->expect_changes < 0) {
 			step->expect_changes = number;
-		} else if (span_equal(key, "rows")) {
+		} else if (span_equal(key, "rows") && step->expect_rows < 0) {
 			step->expect_rows = number;
 		} else {
-			return false;
+			return false; /* unknown, or given twice */
 		}
 	}
-	return true;
+	return object->via.map.size > 0; /* an empty guard guards nothing: a mistake */
 }
 
 /* False: an option that is not known, or has a value that it cannot have. */
@@ -166,6 +166,19 @@ static bool parse_option(struct span key, const msgpack_object *value, struct st
 	return false;
 }
 
+/* Whether the key at `index`, a string, stands among those before it. */
+static bool stands_twice(const msgpack_object *map, uint32_t index)
+{
+	const msgpack_object_str *key = &map->via.map.ptr[index].key.via.str;
+	for (uint32_t i = 0; i < index; i++) {
+		const msgpack_object_str *other = &map->via.map.ptr[i].key.via.str;
+		if (other->size == key->size && memcmp(other->ptr, key->ptr, key->size) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
 static bool parse_options(
 	const msgpack_object *object, struct step *step, size_t place, struct failure *failure)
 {
@@ -180,7 +193,8 @@ static bool parse_options(
 	for (uint32_t i = 0; i < object->via.map.size; i++) {
 		struct span key;
 		const msgpack_object_kv *pair = &object->via.map.ptr[i];
-		if (!object_str(&pair->key, &key) || !parse_option(key, &pair->val, step)) {
+		if (!object_str(&pair->key, &key) || stands_twice(object, i) ||
+			!parse_option(key, &pair->val, step)) {
 			/* Never ignored: an option that is not understood may be a guard. */
 			return bad(failure, place,
 				"the options of a step are many, expect {changes, rows}, rows, truncate "

@@ -6,6 +6,7 @@
  * answered at once. Nothing here blocks.
  */
 
+#include "proto/scan.h"
 #include "server/base/clock.h"
 #include "server/base/log.h"
 #include "server/funnel/batch.h"
@@ -17,7 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DEADLINE_MAX_MS = 600000 };
+enum { DEADLINE_MAX_MS = 600000, SHOW_LIKE_MAX = 127 };
 
 /* A message that is being looked at, and where to answer. */
 struct call {
@@ -57,7 +58,7 @@ void method_refuse(struct peer *peer, uint32_t id, struct failure *failure)
 
 /* ---- params ---- */
 
-/* A text of limited length into a field of the peer. An absent one leaves it as it is. */
+/* A text of limited length. An absent one leaves `to` as it is. */
 static bool take_text(struct call *call, const char *key, char *to)
 {
 	const struct field *field = message_field(call->message, key);
@@ -66,8 +67,9 @@ static bool take_text(struct call *call, const char *key, char *to)
 		return true;
 	}
 	if (!object_str(field->value, &text) || text.len > PEER_NAME_MAX ||
-		memchr(text.data, 0, text.len) != NULL) {
-		failure_set(&call->failure, FAILURE_BAD_REQUEST, "%s is a string of at most 128 bytes", key);
+		memchr(text.data, 0, text.len) != NULL || !utf8_valid(text.data, text.len)) {
+		failure_set(&call->failure, FAILURE_BAD_REQUEST,
+			"%s is a string of at most 128 bytes of UTF-8 without NUL", key);
 		return false;
 	}
 	memcpy(to, text.data, text.len);
@@ -141,7 +143,27 @@ static bool take_proto(struct call *call)
 	return true;
 }
 
-static bool take_session(struct call *call)
+/* What a hello says; it becomes the peer's only if all of it is good. */
+struct greeting {
+	char client[PEER_NAME_MAX + 1];
+	char label[PEER_NAME_MAX + 1];
+	enum request_class class;
+	bool has_session;
+	uint8_t session[DEDUPE_SESSION_BYTES];
+	bool epoch_changed;
+	struct span was; /* the epoch that the client knows */
+};
+
+static bool take_client(struct call *call, struct greeting *greeting)
+{
+	if (message_field(call->message, "client") == NULL) {
+		failure_set(&call->failure, FAILURE_BAD_REQUEST, "hello needs client, as \"name/1.0\"");
+		return false;
+	}
+	return take_text(call, "client", greeting->client) && take_text(call, "label", greeting->label);
+}
+
+static bool take_session(struct call *call, struct greeting *greeting)
 {
 	const struct field *field = message_field(call->message, "session");
 	struct span session;
@@ -152,26 +174,29 @@ static bool take_session(struct call *call)
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "session is a binary of 16 bytes");
 		return false;
 	}
-	memcpy(call->peer->session, session.data, session.len);
-	call->peer->has_session = true;
+	memcpy(greeting->session, session.data, session.len);
+	greeting->has_session = true;
 	return true;
 }
 
-/* True if the client has seen the database in another lineage; *ret_was is the one it knows. */
-static bool take_seen(struct call *call, struct span *ret_was, bool *ret_changed)
+/* What the client has seen may be of another lineage of the database. */
+static bool take_seen(struct call *call, struct greeting *greeting)
 {
 	const struct field *field = message_field(call->message, "seen");
 	const msgpack_object *epoch = field != NULL ? object_get(field->value, "epoch") : NULL;
-	*ret_changed = false;
+	const msgpack_object *commit = field != NULL ? object_get(field->value, "commit") : NULL;
+	uint64_t commit_no = 0;
 	if (field == NULL) {
 		return true;
 	}
-	if (epoch == NULL || !object_bin(epoch, ret_was) || ret_was->len != STORE_EPOCH_BYTES) {
+	if (epoch == NULL || commit == NULL || !object_uint64(commit, &commit_no) ||
+		!object_bin(epoch, &greeting->was) || greeting->was.len != STORE_EPOCH_BYTES) {
 		failure_set(&call->failure, FAILURE_BAD_REQUEST,
 			"seen is {epoch, commit} as an answer gave them");
 		return false;
 	}
-	*ret_changed = memcmp(ret_was->data, call->funnel->epoch, STORE_EPOCH_BYTES) != 0;
+	greeting->epoch_changed =
+		memcmp(greeting->was.data, call->funnel->epoch, STORE_EPOCH_BYTES) != 0;
 	return true;
 }
 
@@ -222,7 +247,7 @@ static void pack_features(msgpack_packer *packer)
 	}
 }
 
-static void answer_hello(struct call *call, bool epoch_changed, struct span was)
+static void answer_hello(struct call *call, const struct greeting *greeting)
 {
 	struct funnel *funnel = call->funnel;
 	struct peer *peer = call->peer;
@@ -230,7 +255,7 @@ static void answer_hello(struct call *call, bool epoch_changed, struct span was)
 	msgpack_packer packer;
 	size_t mark = message_begin_result(&peer->out, call->message->id);
 	buffer_packer(&peer->out, &packer);
-	msgpack_pack_map(&packer, 12u + peer->has_session + epoch_changed);
+	msgpack_pack_map(&packer, 12u + peer->has_session + greeting->epoch_changed);
 	pack_key_uint(&packer, "proto", PROTO_VERSION);
 	pack_key_str(&packer, "server", "litefunnel/" LITEFUNNEL_VERSION);
 	pack_key_str(&packer, "sqlite", store_engine_version());
@@ -253,11 +278,11 @@ static void answer_hello(struct call *call, bool epoch_changed, struct span was)
 		pack_key_bool(&packer, "known", known);
 		pack_key_uint(&packer, "max_seq", max_seq);
 	}
-	if (epoch_changed) {
+	if (greeting->epoch_changed) {
 		pack_cstr(&packer, "epoch_changed");
 		msgpack_pack_map(&packer, 2);
 		pack_cstr(&packer, "was");
-		pack_bin(&packer, was.data, was.len);
+		pack_bin(&packer, greeting->was.data, greeting->was.len);
 		pack_key_uint(&packer, "restored_to", commit_no);
 	}
 	frame_end(&peer->out, mark);
@@ -266,8 +291,7 @@ static void answer_hello(struct call *call, bool epoch_changed, struct span was)
 static bool do_hello(struct call *call)
 {
 	struct peer *peer = call->peer;
-	struct span was = {0};
-	bool epoch_changed = false;
+	struct greeting greeting = {.class = CLASS_NORMAL};
 	if (peer->state != PEER_GREETING) {
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "hello has been said");
 		return false;
@@ -282,13 +306,18 @@ static bool do_hello(struct call *call)
 		peer_close(peer, FAILURE_DENIED, "no role");
 		return true;
 	}
-	if (!take_proto(call) || !take_text(call, "client", peer->client) ||
-		!take_text(call, "label", peer->label) || !take_class(call, &peer->class) ||
-		!take_session(call) || !take_seen(call, &was, &epoch_changed)) {
+	if (!take_proto(call) || !take_client(call, &greeting) ||
+		!take_class(call, &greeting.class) || !take_session(call, &greeting) ||
+		!take_seen(call, &greeting)) {
 		return false;
 	}
+	memcpy(peer->client, greeting.client, sizeof(peer->client));
+	memcpy(peer->label, greeting.label, sizeof(peer->label));
+	memcpy(peer->session, greeting.session, sizeof(peer->session));
+	peer->class = greeting.class;
+	peer->has_session = greeting.has_session;
 	peer_move(peer, PEER_OPEN);
-	answer_hello(call, epoch_changed, was);
+	answer_hello(call, &greeting);
 	return true;
 }
 
@@ -357,6 +386,10 @@ static bool do_describe(struct call *call)
 static bool do_bye(struct call *call)
 {
 	void *room = NULL;
+	if (!call->peer->has_session) {
+		failure_set(&call->failure, FAILURE_BAD_REQUEST, "bye forgets the session of hello, and there is none");
+		return false;
+	}
 	struct request *request = request_new(REQUEST_BYE, 0, &room);
 	if (request == NULL) {
 		failure_set(&call->failure, FAILURE_INTERNAL, "out of memory");
@@ -408,8 +441,9 @@ static bool do_show(struct call *call)
 	struct span pattern = {0};
 	const char *names = "";
 	if (what == NULL || !object_str(what->value, &name) ||
-		(like != NULL && !object_str(like->value, &pattern))) {
-		failure_set(&call->failure, FAILURE_BAD_REQUEST, "what, and like if given, are strings");
+		(like != NULL && (!object_str(like->value, &pattern) || pattern.len > SHOW_LIKE_MAX))) {
+		failure_set(&call->failure, FAILURE_BAD_REQUEST,
+			"what, and like if given, are strings of at most 127 bytes");
 		return false;
 	}
 	size_t before = out->len;

@@ -586,7 +586,9 @@ static int check_seq(
 
 	pthread_mutex_lock(&dedupe->lock);
 	struct session *session = session_find(dedupe, identity->uid, identity->session);
-	if (session == NULL) {
+	if (session == NULL && identity->seq <= identity->done) {
+		verdict = DEDUPE_EXPIRED;
+	} else if (session == NULL) {
 		verdict = dedupe->stats.sessions < dedupe->limits.sessions_max ? DEDUPE_NEW : DEDUPE_FULL;
 	} else {
 		session_touch(dedupe, session);

@@ -52,7 +52,7 @@ static int bind_value(sqlite3_stmt *stmt, int place, const struct value *value)
 static int place_of(sqlite3_stmt *stmt, struct bytes name)
 {
 	char text[256];
-	if (name.len + 2 > sizeof(text)) {
+	if (name.len + 2 > sizeof(text) || memchr(name.data, 0, name.len) != NULL) {
 		return 0;
 	}
 	memcpy(text + 1, name.data, name.len);

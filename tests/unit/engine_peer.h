@@ -64,8 +64,10 @@ static int peer_random(void *ret_bytes, size_t len)
 
 static void peer_init(struct peer *peer, bool bytewise, bool no_retry)
 {
-	struct engine_config config = {
-		.client = "test/1", .deadline_ms = 1000, .no_retry = no_retry, .random = peer_random};
+	struct engine_config config = {.client = "test/1",
+		.deadline_ms = 1000,
+		.no_retry = no_retry,
+		.random = peer_random};
 	memset(peer, 0, sizeof(*peer));
 	peer_now = peer;
 	peer->bytewise = bytewise;

@@ -39,12 +39,12 @@ struct daemon {
 	struct message message; /* the last one heard */
 };
 
-#define DEMAND(condition)                                                            \
-	do {                                                                         \
-		if (!(condition)) {                                                  \
-			(void)fprintf(stderr, "line %d: %s\n", __LINE__, #condition); \
-			_exit(1);                                                    \
-		}                                                                    \
+#define DEMAND(condition)                                                                          \
+	do {                                                                                       \
+		if (!(condition)) {                                                                \
+			(void)fprintf(stderr, "line %d: %s\n", __LINE__, #condition);              \
+			_exit(1);                                                                  \
+		}                                                                                  \
 	} while (0)
 
 static void daemon_accept(struct daemon *daemon)
@@ -630,7 +630,8 @@ static void socket_is_found(void **state)
 	char path[256];
 	lf_db *db = NULL;
 	(void)state;
-	(void)snprintf(path, sizeof(path), "%s/../%s/not-there.db", folder, strrchr(folder, '/') + 1);
+	(void)snprintf(
+		path, sizeof(path), "%s/../%s/not-there.db", folder, strrchr(folder, '/') + 1);
 	(void)snprintf(expected, sizeof(expected), "%s/not-there.db-funnel", folder);
 	assert_int_equal(lf_open(path, NULL, &db), 0);
 	assert_string_equal(lf_socket_path(db), expected);
@@ -791,7 +792,8 @@ static void change_database(const char *path, const char *sql)
 	assert_int_equal(sqlite3_close(handle), SQLITE_OK);
 }
 
-/* With its WAL, as a restore does it: one left behind would bring the old rows into the new file. */
+/* With its WAL, as a restore does it: one left behind would bring the old rows into the new file.
+ */
 static void remove_database(const char *path)
 {
 	static const char *const suffixes[] = {"", "-wal", "-shm"};

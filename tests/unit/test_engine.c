@@ -130,7 +130,8 @@ static void refused_hello_fails_what_was_never_sent(void)
 	uint64_t a = submit(&write_ask);
 	uint64_t b = submit(&write_ask);
 	assert_int_equal(engine_connected(&peer.engine), 0);
-	hear_all(&peer); /* a and b go behind hello, but a daemon that refuses it executes nothing */
+	hear_all(
+		&peer); /* a and b go behind hello, but a daemon that refuses it executes nothing */
 	assert_int_equal(refused(&peer, peer.heard[0].id, "denied", "no", false, -1), ENGINE_CLOSE);
 	is_failed(a, "denied");
 	is_failed(b, "denied");
@@ -144,8 +145,8 @@ static void refused_hello_leaves_lost_ones_unknown(void)
 	uint64_t b = submit(&write_ask);
 	assert_int_equal(engine_connected(&peer.engine), 0);
 	hear_all(&peer);
-	assert_int_equal(
-		refused(&peer, peer.heard[0].id, "unsupported_proto", "no", false, -1), ENGINE_CLOSE);
+	assert_int_equal(refused(&peer, peer.heard[0].id, "unsupported_proto", "no", false, -1),
+		ENGINE_CLOSE);
 	is_unknown(a);
 	is_failed(b, "unsupported_proto");
 }
@@ -155,7 +156,8 @@ static void overloaded_hello_is_tried_again(void)
 	uint64_t a = submit(&write_ask);
 	assert_int_equal(engine_connected(&peer.engine), 0);
 	hear_all(&peer);
-	assert_int_equal(refused(&peer, peer.heard[0].id, "overloaded", "no", true, 300), ENGINE_CLOSE);
+	assert_int_equal(
+		refused(&peer, peer.heard[0].id, "overloaded", "no", true, 300), ENGINE_CLOSE);
 	assert_int_equal(peer.engine.reconnect_after_ms, 300);
 	lose();
 	peer.now_ms += 2000;
@@ -782,9 +784,8 @@ static void broken_bytes_end_the_connection(void)
 
 static void strange_but_whole_messages_are_ignored(void)
 {
-	static const char *const frames[] = {
-		"\0\0\0\4\x93\2\xa0\x80", "\0\0\0\5\x94\0\1\xa0\x80", "\0\0\0\4\x93\2\xa0\xc0",
-		"\0\0\0\7\x94\1\xcd\x0f\xff\xc0\x80"};
+	static const char *const frames[] = {"\0\0\0\4\x93\2\xa0\x80", "\0\0\0\5\x94\0\1\xa0\x80",
+		"\0\0\0\4\x93\2\xa0\xc0", "\0\0\0\7\x94\1\xcd\x0f\xff\xc0\x80"};
 	static const size_t lens[] = {8, 9, 8, 11};
 	connect_peer(1);
 	uint64_t a = submit(&write_ask);
@@ -874,7 +875,8 @@ static void run_short_of_memory(unsigned which)
 		}
 	}
 	for (size_t i = 0; i < 4; i++) {
-		struct lf_reply *reply = tickets[i] == 0 ? NULL : engine_take(&peer.engine, tickets[i]);
+		struct lf_reply *reply =
+			tickets[i] == 0 ? NULL : engine_take(&peer.engine, tickets[i]);
 		ok += reply != NULL && reply->outcome == LF_OK ? 1 : 0;
 		lf_reply_free(reply);
 	}
@@ -901,7 +903,10 @@ static void every_allocation_may_fail(void **state)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-#define CONVERSATION(name) {#name, name}
+#define CONVERSATION(name)                                                                         \
+	{                                                                                          \
+#name, name                                                                        \
+	}
 
 static const struct conversation {
 	const char *name;

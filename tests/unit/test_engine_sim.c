@@ -111,7 +111,8 @@ static void process_write(const struct heard *heard, uint64_t received_ms)
 	}
 	*done = heard->done > *done ? heard->done : *done;
 	if (draw(12) == 0) {
-		/* Also for what is stored: a client must not take it for an answer about the past. */
+		/* Also for what is stored: a client must not take it for an answer about the past.
+		 */
 		answer(heard->id, "overloaded");
 	} else if (stored != NULL && stored->known) {
 		assert_memory_equal(stored->batch_hash, heard->batch_hash, 8);
@@ -234,9 +235,8 @@ static void deliver_one(void)
 		return;
 	}
 	/* Out of order, except that hello comes first. */
-	size_t i = strcmp(model.outbox[0].code, "hello") == 0
-			   ? 0
-			   : draw((uint32_t)model.outbox_count);
+	size_t i =
+		strcmp(model.outbox[0].code, "hello") == 0 ? 0 : draw((uint32_t)model.outbox_count);
 	struct answer what = model.outbox[i];
 	model.outbox_count--;
 	memmove(model.outbox + i, model.outbox + i + 1,
@@ -303,7 +303,8 @@ static void step(void)
 		break;
 	case 13:
 		if (draw(3) == 0 && model.submitted > 0) {
-			(void)engine_cancel(&model.peer.engine, 1 + draw((uint32_t)model.submitted));
+			(void)engine_cancel(
+				&model.peer.engine, 1 + draw((uint32_t)model.submitted));
 		}
 		break;
 	case 14:
@@ -371,7 +372,8 @@ static void runs_keep_the_promises(void **state)
 		run(seed, false);
 	}
 	for (int i = 0; i < 3; i++) {
-		assert_true(model.counts[i] > RUNS); /* or the model is too kind to prove anything */
+		assert_true(
+			model.counts[i] > RUNS); /* or the model is too kind to prove anything */
 	}
 }
 
