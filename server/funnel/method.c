@@ -56,6 +56,15 @@ void method_refuse(struct peer *peer, uint32_t id, struct failure *failure)
 	failure_clear(failure);
 }
 
+static void answer_empty(struct call *call)
+{
+	msgpack_packer packer;
+	size_t mark = message_begin_result(&call->peer->out, call->message->id);
+	buffer_packer(&call->peer->out, &packer);
+	msgpack_pack_map(&packer, 0);
+	frame_end(&call->peer->out, mark);
+}
+
 /* ---- params ---- */
 
 /* A text of limited length. An absent one leaves `to` as it is. */
@@ -387,8 +396,8 @@ static bool do_bye(struct call *call)
 {
 	void *room = NULL;
 	if (!call->peer->has_session) {
-		failure_set(&call->failure, FAILURE_BAD_REQUEST, "bye forgets the session of hello, and there is none");
-		return false;
+		answer_empty(call); /* nothing to forget */
+		return true;
 	}
 	struct request *request = request_new(REQUEST_BYE, 0, &room);
 	if (request == NULL) {
@@ -480,11 +489,7 @@ static bool do_reload(struct call *call)
 
 static bool do_shutdown(struct call *call)
 {
-	msgpack_packer packer;
-	size_t mark = message_begin_result(&call->peer->out, call->message->id);
-	buffer_packer(&call->peer->out, &packer);
-	msgpack_pack_map(&packer, 0);
-	frame_end(&call->peer->out, mark);
+	answer_empty(call);
 	log_info("shutdown requested", log_str("by", call->peer->credentials->text));
 	funnel_drain(call->funnel);
 	return true;
