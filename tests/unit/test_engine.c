@@ -234,8 +234,11 @@ static void in_flight_limit_holds(void)
 	for (int i = 0; i < 5; i++) {
 		submit(&write_ask);
 	}
+	assert_true(engine_wants_output(&peer.engine)); /* what lf_events() tells an event loop */
 	assert_int_equal(hear_all(&peer), 2);
+	assert_false(engine_wants_output(&peer.engine)); /* or it would spin */
 	applied(&peer, peer.heard[1].id, 1);
+	assert_true(engine_wants_output(&peer.engine));
 	assert_int_equal(hear_all(&peer), 1);
 	assert_int_equal(peer.heard[0].seq, 3);
 	assert_int_equal(engine_unsent(&peer.engine), 2);
