@@ -150,3 +150,25 @@ void pack_bin(msgpack_packer *packer, const void *data, size_t len)
 	msgpack_pack_bin(packer, len);
 	msgpack_pack_bin_body(packer, data, len);
 }
+
+void pack_key_str(msgpack_packer *packer, const char *key, const char *text)
+{
+	pack_cstr(packer, key);
+	pack_cstr(packer, text);
+}
+
+void pack_key_uint(msgpack_packer *packer, const char *key, uint64_t number)
+{
+	pack_cstr(packer, key);
+	msgpack_pack_uint64(packer, number);
+}
+
+void pack_key_bool(msgpack_packer *packer, const char *key, bool value)
+{
+	pack_cstr(packer, key);
+	if (value) {
+		msgpack_pack_true(packer);
+	} else {
+		msgpack_pack_false(packer);
+	}
+}

@@ -61,3 +61,8 @@ void pack_array_end(struct buffer *buf, size_t at, uint32_t count);
 void pack_str(msgpack_packer *packer, const char *str, size_t len);
 void pack_cstr(msgpack_packer *packer, const char *str);
 void pack_bin(msgpack_packer *packer, const void *data, size_t len);
+
+/* A pair of a map. */
+void pack_key_str(msgpack_packer *packer, const char *key, const char *text);
+void pack_key_uint(msgpack_packer *packer, const char *key, uint64_t number);
+void pack_key_bool(msgpack_packer *packer, const char *key, bool value);

@@ -453,6 +453,11 @@ int funnel_run(const struct funnel_options *options)
 	}
 	int rc = set_up(&funnel);
 	if (rc == 0) {
+		log_info("starting", log_str("version", LITEFUNNEL_VERSION),
+			log_str("sqlite", store_engine_version()),
+			log_str("sqlite_source", store_engine_source()),
+			log_str("wal_reset_bug", store_engine_has_wal_reset_bug() ? "unreachable" : "fixed"),
+			log_uint("commit", store_commit_no(options->store)));
 		funnel_move(&funnel, FUNNEL_RUNNING);
 		options->notify(options->ctx, "ready");
 		if (options->alive_us > 0) {

@@ -117,7 +117,6 @@ static void remember_failure(struct group *group, struct request *request)
 {
 	const struct failure *failure = &request->failure;
 	if (request->identity.kind == IDENTITY_NONE || failure->retry ||
-		failure->applied != APPLIED_NO || failure->code == FAILURE_KEY_MISMATCH ||
 		failure->code == FAILURE_DEADLINE) {
 		return;
 	}

@@ -28,28 +28,6 @@ struct call {
 	struct failure failure;
 };
 
-static void pack_key_str(msgpack_packer *packer, const char *key, const char *text)
-{
-	pack_cstr(packer, key);
-	pack_cstr(packer, text);
-}
-
-static void pack_key_uint(msgpack_packer *packer, const char *key, uint64_t number)
-{
-	pack_cstr(packer, key);
-	msgpack_pack_uint64(packer, number);
-}
-
-static void pack_key_bool(msgpack_packer *packer, const char *key, bool value)
-{
-	pack_cstr(packer, key);
-	if (value) {
-		msgpack_pack_true(packer);
-	} else {
-		msgpack_pack_false(packer);
-	}
-}
-
 void method_refuse(struct peer *peer, uint32_t id, struct failure *failure)
 {
 	reply_error(&peer->out, id, failure);
@@ -575,8 +553,7 @@ void method_frame(void *ctx, struct peer *peer, const uint8_t *payload, size_t l
 {
 	struct message message;
 	struct call call = {.funnel = ctx, .peer = peer, .message = &message};
-	call.failure.step = -1;
-	call.failure.row = -1;
+	failure_init(&call.failure);
 	handle(&call, message_parse(payload, len, &call.funnel->zone, &message));
 	failure_clear(&call.failure);
 	msgpack_zone_clear(&call.funnel->zone);

@@ -8,54 +8,7 @@
 
 #include <string.h>
 
-enum { ROWS_KEY_BYTES = sizeof("rows"), RETRY_AFTER_MS = 200 };
-
-static const struct {
-	const char *name;
-	enum applied applied;
-	bool retry;
-	int sqlite; /* a fitting code where SQLite itself gave none */
-} codes[] = {
-	[FAILURE_NONE] = {"", APPLIED_NO, false, 0},
-	[FAILURE_BAD_REQUEST] = {"bad_request", APPLIED_NO, false, 0},
-	[FAILURE_UNKNOWN_METHOD] = {"unknown_method", APPLIED_NO, false, 0},
-	[FAILURE_UNSUPPORTED_PROTO] = {"unsupported_proto", APPLIED_NO, false, 0},
-	[FAILURE_TOO_LARGE] = {"too_large", APPLIED_NO, false, 0},
-	[FAILURE_DENIED] = {"denied", APPLIED_NO, false, 23},
-	[FAILURE_NOT_FOUND] = {"not_found", APPLIED_NO, false, 0},
-	[FAILURE_SQL] = {"sql", APPLIED_NO, false, 0},
-	[FAILURE_GUARD] = {"guard", APPLIED_NO, false, 0},
-	[FAILURE_DEADLINE] = {"deadline", APPLIED_NO, true, 5},
-	[FAILURE_CANCELLED] = {"cancelled", APPLIED_NO, false, 0},
-	[FAILURE_OVERLOADED] = {"overloaded", APPLIED_NO, true, 5},
-	[FAILURE_KEY_MISMATCH] = {"key_mismatch", APPLIED_NO, false, 0},
-	[FAILURE_SESSION_EXPIRED] = {"session_expired", APPLIED_UNKNOWN, false, 0},
-	[FAILURE_DISK_LOW] = {"disk_low", APPLIED_NO, true, 13},
-	[FAILURE_FOREIGN_WRITER] = {"foreign_writer", APPLIED_NO, true, 5},
-	[FAILURE_SHUTTING_DOWN] = {"shutting_down", APPLIED_NO, true, 5},
-	[FAILURE_INTERNAL] = {"internal", APPLIED_NO, true, 0},
-};
-
-static void pack_key(msgpack_packer *packer, const char *key)
-{
-	pack_cstr(packer, key);
-}
-
-static void pack_key_uint(msgpack_packer *packer, const char *key, uint64_t number)
-{
-	pack_key(packer, key);
-	msgpack_pack_uint64(packer, number);
-}
-
-static void pack_key_bool(msgpack_packer *packer, const char *key, bool value)
-{
-	pack_key(packer, key);
-	if (value) {
-		msgpack_pack_true(packer);
-	} else {
-		msgpack_pack_false(packer);
-	}
-}
+enum { ROWS_KEY_BYTES = sizeof("rows"), RETRY_AFTER_MS = 200, SQLITE_CODE_FULL = 13 };
 
 /* ---- results of steps ---- */
 
@@ -97,12 +50,12 @@ void packing_columns(void *ctx, const struct columns *columns)
 	struct packing *packing = ctx;
 	msgpack_packer packer;
 	buffer_packer(packing->payload, &packer);
-	pack_key(&packer, "columns");
+	pack_cstr(&packer, "columns");
 	msgpack_pack_array(&packer, columns->count);
 	for (unsigned i = 0; i < columns->count; i++) {
 		pack_cstr(&packer, columns->names[i] != NULL ? columns->names[i] : "");
 	}
-	pack_key(&packer, "types");
+	pack_cstr(&packer, "types");
 	msgpack_pack_array(&packer, columns->count);
 	for (unsigned i = 0; i < columns->count; i++) {
 		if (columns->types[i] != NULL) {
@@ -112,7 +65,7 @@ void packing_columns(void *ctx, const struct columns *columns)
 		}
 	}
 	packing->columns = columns->count;
-	pack_key(&packer, "rows");
+	pack_cstr(&packer, "rows");
 	packing->rows_at = pack_array_begin(packing->payload);
 }
 
@@ -177,11 +130,11 @@ void packing_end_step(struct packing *packing, const struct step_result *result)
 		keys += 3;
 	}
 	buffer_packer(payload, &packer);
-	pack_key(&packer, "changes");
+	pack_cstr(&packer, "changes");
 	msgpack_pack_int64(&packer, result->changes);
-	pack_key(&packer, "total");
+	pack_cstr(&packer, "total");
 	msgpack_pack_int64(&packer, result->total);
-	pack_key(&packer, "rowid");
+	pack_cstr(&packer, "rowid");
 	msgpack_pack_int64(&packer, result->rowid);
 	if (result->truncated) {
 		pack_key_bool(&packer, "truncated", true);
@@ -237,7 +190,7 @@ void reply_pack_description(struct packing *packing, const struct description *d
 	buffer_packer(payload, &packer);
 	pack_key_uint(&packer, "params", description->params);
 	pack_key_bool(&packer, "readonly", description->readonly);
-	pack_key(&packer, "tail");
+	pack_cstr(&packer, "tail");
 	if (description->tail >= 0) {
 		msgpack_pack_int64(&packer, description->tail);
 	} else {
@@ -277,13 +230,16 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 	} else {
 		failure_set(failure, meaning[error->condition], "%s", message);
 	}
-	if (error->condition == STORE_RESOURCE && (error->sqlite & 0xff) == 13) {
+	if (error->condition == STORE_RESOURCE && (error->sqlite & 0xff) == SQLITE_CODE_FULL) {
 		failure->code = FAILURE_DISK_LOW;
 	}
-	failure->applied = APPLIED_NO;
-	failure->retry = codes[failure->code].retry || error->condition == STORE_RESOURCE;
+	if (error->condition == STORE_TIMEOUT) {
+		failure->retry = false; /* it would only take as long again */
+	} else if (error->condition == STORE_RESOURCE) {
+		failure->retry = true;
+	}
 	failure->retry_after_ms = failure->retry ? RETRY_AFTER_MS : 0;
-	failure->sqlite = error->sqlite != 0 ? error->sqlite : codes[failure->code].sqlite;
+	failure->sqlite = error->sqlite != 0 ? error->sqlite : failure->sqlite;
 	failure->step = step;
 	failure->row = error->row;
 }
@@ -291,24 +247,19 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 static void pack_failure(msgpack_packer *packer, const struct failure *failure)
 {
 	static const char *const applied[] = {"no", "yes", "unknown"};
-	int sqlite = failure->sqlite != 0 ? failure->sqlite : codes[failure->code].sqlite;
-	bool retry = failure->retry || codes[failure->code].retry;
-	enum applied what = failure->applied != APPLIED_NO ? failure->applied : codes[failure->code].applied;
-	unsigned keys = 4u + (failure->retry_after_ms != 0) + (sqlite != 0) + (failure->step >= 0) +
-			(failure->row >= 0);
+	unsigned keys = 4u + (failure->retry_after_ms != 0) + (failure->sqlite != 0) +
+			(failure->step >= 0) + (failure->row >= 0);
 	msgpack_pack_map(packer, keys);
-	pack_key(packer, "code");
-	pack_cstr(packer, codes[failure->code].name);
-	pack_key(packer, "message");
-	pack_cstr(packer, failure->message != NULL ? failure->message : "out of memory");
-	pack_key(packer, "applied");
-	pack_cstr(packer, applied[what]);
-	pack_key_bool(packer, "retry", retry);
+	pack_key_str(packer, "code", failure_code_name(failure->code));
+	pack_key_str(
+		packer, "message", failure->message != NULL ? failure->message : "out of memory");
+	pack_key_str(packer, "applied", applied[failure->applied]);
+	pack_key_bool(packer, "retry", failure->retry);
 	if (failure->retry_after_ms != 0) {
 		pack_key_uint(packer, "retry_after_ms", failure->retry_after_ms);
 	}
-	if (sqlite != 0) {
-		pack_key_uint(packer, "sqlite", (uint64_t)sqlite);
+	if (failure->sqlite != 0) {
+		pack_key_uint(packer, "sqlite", (uint64_t)failure->sqlite);
 	}
 	if (failure->step >= 0) {
 		pack_key_uint(packer, "step", (uint64_t)failure->step);
@@ -345,9 +296,9 @@ void reply_closing(struct buffer *out, enum failure_code code, const char *messa
 	size_t mark = message_begin_notice(out, "closing");
 	buffer_packer(out, &packer);
 	msgpack_pack_map(&packer, 2);
-	pack_key(&packer, "code");
-	pack_cstr(&packer, codes[code].name);
-	pack_key(&packer, "message");
+	pack_cstr(&packer, "code");
+	pack_cstr(&packer, failure_code_name(code));
+	pack_cstr(&packer, "message");
 	pack_cstr(&packer, message);
 	frame_end(out, mark);
 }
@@ -365,11 +316,11 @@ static void build_write_result(struct request *request, const struct reply_facts
 	buffer_packer(out, &packer);
 	msgpack_pack_map(&packer, 8u + repeat + cut);
 	pack_key_uint(&packer, "commit", request->commit_no);
-	pack_key(&packer, "epoch");
+	pack_cstr(&packer, "epoch");
 	pack_bin(&packer, facts->epoch, STORE_EPOCH_BYTES);
-	pack_key(&packer, "durability");
+	pack_cstr(&packer, "durability");
 	pack_cstr(&packer, facts->durability);
-	pack_key(&packer, "steps");
+	pack_cstr(&packer, "steps");
 	buffer_append(out, payload->data + 1, payload->len - 1);
 	if (repeat) {
 		pack_key_bool(&packer, "repeat", true);
@@ -413,11 +364,11 @@ void reply_build(struct request *request, const struct reply_facts *facts)
 	}
 	if (request->reply.failed) {
 		/* Too little memory for the answer to what is done: say so in as few bytes as possible. */
-		struct failure failure = {.code = FAILURE_INTERNAL,
-			.applied = request->outcome == OUTCOME_FAILED ? APPLIED_NO : APPLIED_UNKNOWN,
-			.retry = true,
-			.step = -1,
-			.row = -1};
+		struct failure failure;
+		failure_init(&failure);
+		failure.code = FAILURE_INTERNAL;
+		failure.applied = request->outcome == OUTCOME_FAILED ? APPLIED_NO : APPLIED_UNKNOWN;
+		failure.retry = true;
 		buffer_finish(&request->reply);
 		reply_error(&request->reply, request->id, &failure);
 	}

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Making and unmaking requests and failures. What becomes of them is decided elsewhere. */
+/* Making and unmaking requests. What becomes of them is decided elsewhere. */
 
 #include "server/funnel/request.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,24 +25,6 @@ bool request_class_parse(struct span name, enum request_class *ret_class)
 	return false;
 }
 
-void failure_clear(struct failure *failure)
-{
-	free(failure->message);
-	*failure = (struct failure){.step = -1, .row = -1};
-}
-
-void failure_set(struct failure *failure, enum failure_code code, const char *format, ...)
-{
-	va_list args;
-	failure_clear(failure);
-	failure->code = code;
-	va_start(args, format);
-	if (vasprintf(&failure->message, format, args) < 0) {
-		failure->message = NULL;
-	}
-	va_end(args);
-}
-
 struct request *request_new(enum request_kind kind, size_t extra, void **ret_extra)
 {
 	size_t head = (sizeof(struct request) + 15) & ~(size_t)15;
@@ -58,8 +38,7 @@ struct request *request_new(enum request_kind kind, size_t extra, void **ret_ext
 	memset(request, 0, sizeof(*request));
 	request->kind = kind;
 	request->bytes = head + extra;
-	request->failure.step = -1;
-	request->failure.row = -1;
+	failure_init(&request->failure);
 	list_init(&request->node);
 	list_init(&request->in_flight);
 	*ret_extra = (uint8_t *)request + head;

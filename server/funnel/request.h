@@ -18,6 +18,7 @@
 #include "proto/message.h"
 #include "server/base/list.h"
 #include "server/funnel/credentials.h"
+#include "server/funnel/failure.h"
 #include "server/store/dedupe.h"
 #include "server/store/store.h"
 
@@ -27,45 +28,6 @@ enum request_kind { REQUEST_WRITE, REQUEST_DESCRIBE, REQUEST_BYE };
 enum request_class { CLASS_INTERACTIVE, CLASS_NORMAL, CLASS_BULK, CLASS_COUNT };
 const char *request_class_name(enum request_class class);
 bool request_class_parse(struct span name, enum request_class *ret_class);
-
-/* Why a request failed, as the wire names it. The table of names stands in reply.c. */
-enum failure_code {
-	FAILURE_NONE,
-	FAILURE_BAD_REQUEST,
-	FAILURE_UNKNOWN_METHOD,
-	FAILURE_UNSUPPORTED_PROTO,
-	FAILURE_TOO_LARGE,
-	FAILURE_DENIED,
-	FAILURE_NOT_FOUND,
-	FAILURE_SQL,
-	FAILURE_GUARD,
-	FAILURE_DEADLINE,
-	FAILURE_CANCELLED,
-	FAILURE_OVERLOADED,
-	FAILURE_KEY_MISMATCH,
-	FAILURE_SESSION_EXPIRED,
-	FAILURE_DISK_LOW,
-	FAILURE_FOREIGN_WRITER,
-	FAILURE_SHUTTING_DOWN,
-	FAILURE_INTERNAL,
-};
-
-enum applied { APPLIED_NO, APPLIED_YES, APPLIED_UNKNOWN };
-
-struct failure {
-	enum failure_code code;
-	enum applied applied;
-	bool retry;
-	uint32_t retry_after_ms; /* 0: not said */
-	int sqlite;              /* extended result code, or 0 */
-	int64_t step;            /* -1: none in particular */
-	int64_t row;
-	char *message;           /* owned */
-};
-
-void failure_clear(struct failure *failure);
-__attribute__((format(printf, 3, 4))) void failure_set(
-	struct failure *failure, enum failure_code code, const char *format, ...);
 
 /* How a request ended. */
 enum outcome { OUTCOME_OPEN, OUTCOME_OK, OUTCOME_FAILED, OUTCOME_REPEAT };

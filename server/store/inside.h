@@ -71,6 +71,9 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 int pragma_setup(struct store *store, const struct store_options *options,
 	char ret_error[STORE_ERROR_BYTES]);
 
+/* Whether the settings that a statement could have changed are still as they were set. */
+bool pragma_holds(struct store *store);
+
 /* Runs a text of the daemon's own. Returns SQLite's code. */
 int own_exec(struct store *store, const char *sql);
 

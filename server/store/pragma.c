@@ -128,3 +128,26 @@ int pragma_setup(struct store *store, const struct store_options *options,
 	store->page_size = (uint32_t)strtoul(page_size, NULL, 10);
 	return 0;
 }
+
+bool pragma_holds(struct store *store)
+{
+	const struct {
+		const char *sql;
+		const char *expected;
+	} wanted[] = {
+		{"PRAGMA journal_mode", "wal"},
+		{"PRAGMA synchronous", store->sync_full ? "2" : "1"},
+		{"PRAGMA wal_autocheckpoint", "0"},
+		{"PRAGMA foreign_keys", store->foreign_keys ? "1" : "0"},
+		{"PRAGMA trusted_schema", "0"},
+		{"PRAGMA writable_schema", "0"},
+	};
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+		char now[64] = "";
+		if (!read_text(store, wanted[i].sql, now, sizeof(now)) ||
+			strcmp(now, wanted[i].expected) != 0) {
+			return false;
+		}
+	}
+	return true;
+}

@@ -339,6 +339,17 @@ const char *store_engine_version(void)
 	return sqlite3_libversion();
 }
 
+const char *store_engine_source(void)
+{
+	return sqlite3_sourceid();
+}
+
+bool store_engine_has_wal_reset_bug(void)
+{
+	int version = sqlite3_libversion_number();
+	return version >= 3007000 && version <= 3051002 && version != 3050007 && version != 3044006;
+}
+
 bool store_sync_full(const struct store *store)
 {
 	return store->sync_full;
@@ -473,6 +484,7 @@ int store_commit(struct store *store, struct store_error *error)
 	store->commit_no++;
 	if (store->ddl) {
 		stmt_cache_clear(&store->cache);
+		assert(pragma_holds(store)); /* no schema may have changed what safety rests on */
 	}
 	dedupe_committed(store->dedupe);
 	return 0;

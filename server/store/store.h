@@ -81,6 +81,9 @@ const uint8_t *store_epoch(const struct store *store);
 uint32_t store_page_size(const struct store *store);
 const char *store_encoding(const struct store *store);
 const char *store_engine_version(void);
+const char *store_engine_source(void);
+/* True for versions with the WAL-reset bug; out of reach here, but not with a second writer. */
+bool store_engine_has_wal_reset_bug(void);
 bool store_sync_full(const struct store *store);
 bool store_foreign_keys(const struct store *store);
 
