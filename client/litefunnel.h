@@ -143,8 +143,8 @@ const char *lf_errmsg(const lf_db *db);
  * A batch is a list of steps; a step is one SQL statement, with values for its parameters. All steps
  * are applied together or not at all, also across a crash of the daemon or the machine.
  *
- * The builders return nothing and remember their first failure (out of memory, a value before any
- * step); lf_write() and lf_submit() then return it. A batch may be sent any number of times.
+ * The builders return nothing and remember their first failure (-ENOMEM, -EMSGSIZE for more than a
+ * frame holds, -EINVAL for a value before any step); lf_write() and lf_submit() then return it. A batch may be sent any number of times.
  */
 lf_batch *lf_batch_new(void); /* NULL: out of memory */
 void lf_batch_free(lf_batch *batch);

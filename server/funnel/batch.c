@@ -250,6 +250,9 @@ static bool check_step(
 
 static struct bytes copied(const struct filling *filling, const void *data, size_t len)
 {
+	if (len == 0) {
+		return (struct bytes){filling->to, 0}; /* msgpack-c leaves such a pointer stale */
+	}
 	return (struct bytes){filling->to + ((const uint8_t *)data - filling->from), len};
 }
 

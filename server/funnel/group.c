@@ -149,6 +149,10 @@ static int run_steps(struct group *group, struct request *request, struct packin
 			return rc;
 		}
 		packing_end_step(packing, &result);
+		if (!packing_fits(packing)) {
+			return store_error_set(error, STORE_TOO_LARGE, 0,
+				"the answer to the batch is larger than the limits allow");
+		}
 	}
 	*ret_step = -1;
 	if (!packing_end(packing)) {
@@ -282,15 +286,15 @@ static enum run run_member(struct group *group, struct request *request)
 		return RUN_DONE;
 	}
 	begin_again(request);
-	if (began_us >= request->deadline_us) {
-		fail(request, FAILURE_DEADLINE, "the deadline passed while the request waited");
-		return RUN_DONE;
-	}
-	if (request->kind == REQUEST_DESCRIBE) {
-		run_describe(group, request);
-	} else if (request->kind == REQUEST_BYE) {
+	if (request->kind == REQUEST_BYE) {
 		run_bye(group, request);
-	} else if (!answered_from_memory(group, request)) {
+	} else if (request->kind == REQUEST_WRITE && answered_from_memory(group, request)) {
+		/* Known already, however late it comes again. */
+	} else if (began_us >= request->deadline_us) {
+		fail(request, FAILURE_DEADLINE, "the deadline passed while the request waited");
+	} else if (request->kind == REQUEST_DESCRIBE) {
+		run_describe(group, request);
+	} else {
 		run = run_batch(group, request);
 	}
 	request->exec_us = clock_now_us() - began_us;

@@ -5,10 +5,17 @@
 #include "server/funnel/reply.h"
 
 #include "proto/frame.h"
+#include "proto/scan.h"
 
 #include <string.h>
 
-enum { ROWS_KEY_BYTES = sizeof("rows"), RETRY_AFTER_MS = 200, SQLITE_CODE_FULL = 13 };
+enum {
+	ROWS_KEY_BYTES = sizeof("rows"), /* as a fixstr */
+	STEP_NODES = 16,                 /* values of a step result beside columns and rows, or more */
+	ANSWER_NODES_MAX = SCAN_NODES_MAX - 64,
+	RETRY_AFTER_MS = 200,
+	SQLITE_CODE_FULL = 13,
+};
 
 /* ---- results of steps ---- */
 
@@ -40,7 +47,7 @@ void packing_begin_step(struct packing *packing)
 	packing->map_at = packing->payload->len;
 	packing->rows_at = 0;
 	packing->rows = 0;
-	packing->columns = 0;
+	packing->nodes += STEP_NODES;
 	packing->steps++;
 	buffer_append(packing->payload, &map, 1);
 }
@@ -64,7 +71,7 @@ void packing_columns(void *ctx, const struct columns *columns)
 			msgpack_pack_nil(&packer);
 		}
 	}
-	packing->columns = columns->count;
+	packing->nodes += 2 * (size_t)columns->count;
 	pack_cstr(&packer, "rows");
 	packing->rows_at = pack_array_begin(packing->payload);
 }
@@ -101,7 +108,8 @@ int packing_row(void *ctx, const struct value *values, unsigned count)
 	for (unsigned i = 0; i < count; i++) {
 		bytes += values[i].type >= VALUE_TEXT ? values[i].bytes.len : 9;
 	}
-	if (bytes > packing->bytes_max || before > packing->bytes_max - bytes) {
+	if (bytes > packing->bytes_max || before > packing->bytes_max - bytes ||
+		packing->nodes + count + 1 > ANSWER_NODES_MAX) {
 		return 1;
 	}
 	buffer_packer(payload, &packer);
@@ -114,6 +122,7 @@ int packing_row(void *ctx, const struct value *values, unsigned count)
 		return 1;
 	}
 	packing->rows++;
+	packing->nodes += count + 1;
 	return 0;
 }
 
@@ -143,6 +152,11 @@ void packing_end_step(struct packing *packing, const struct step_result *result)
 	if (!payload->failed) {
 		payload->data[packing->map_at] = (uint8_t)(0x80 | keys);
 	}
+}
+
+bool packing_fits(const struct packing *packing)
+{
+	return packing->nodes <= ANSWER_NODES_MAX && packing->payload->len <= packing->bytes_max;
 }
 
 bool packing_end(struct packing *packing)

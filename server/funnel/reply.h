@@ -35,7 +35,7 @@ struct packing {
 	size_t map_at;
 	size_t rows_at; /* 0: the step has no columns */
 	uint32_t rows;
-	unsigned columns;
+	size_t nodes; /* values of the answer so far: a client takes no more than a frame may hold */
 	/* Where the rows of each step lie, for a payload that must be cut. */
 	struct buffer spans;
 };
@@ -48,6 +48,9 @@ void packing_begin_step(struct packing *packing);
 void packing_columns(void *packing, const struct columns *columns);
 int packing_row(void *packing, const struct value *values, unsigned count);
 void packing_end_step(struct packing *packing, const struct step_result *result);
+
+/* False: what is not rows has already grown past the limits. */
+bool packing_fits(const struct packing *packing);
 
 /* All steps are in. False: out of memory. */
 bool packing_end(struct packing *packing);
