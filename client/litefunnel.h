@@ -24,13 +24,13 @@
  * own. An lf_batch and an lf_reply may be handed from thread to thread. The library has no global
  * state, starts no thread, touches no signal, writes no log and never calls exit().
  *
- * fork(). After fork() the child may go on using its copy of an lf_db: the library sees the new pid,
- * closes the inherited socket without a word on it, opens a new one and begins a session of its own.
- * Requests that were in flight belong to the parent; in the child they are UNKNOWN.
+ * fork(). After fork() the child may go on using its copy of an lf_db: the library sees the new
+ * pid, closes the inherited socket without a word on it, opens a new one and begins a session of
+ * its own. Requests that were in flight belong to the parent; in the child they are UNKNOWN.
  *
  * Results. Functions that return int return 0 when they did what they say; a negative errno value
- * when they could not for a reason on this side (-EINVAL for misuse, -ENOMEM); a positive value only
- * where its meaning stands at the function.
+ * when they could not for a reason on this side (-EINVAL for misuse, -ENOMEM); a positive value
+ * only where its meaning stands at the function.
  *
  * Strings that are passed in are copied. Strings that come back belong to the object that they came
  * from and live as long as it does. Text is UTF-8 unless the database says otherwise.
@@ -80,15 +80,15 @@ enum lf_type {
 };
 
 /*
- * How to connect. Begin with LF_OPTIONS_INIT, which sets `size`, so that a program that was compiled
- * with an older header keeps working. A zero or NULL means the default.
+ * How to connect. Begin with LF_OPTIONS_INIT, which sets `size`, so that a program that was
+ * compiled with an older header keeps working. A zero or NULL means the default.
  */
 struct lf_options {
 	size_t size;
 	/* The daemon's socket. Default: LITEFUNNEL_SOCKET, else realpath(database) + "-funnel". */
 	const char *socket_path;
 	const char *client; /* "name/version", shown in `show clients`; default "liblitefunnel/…" */
-	const char *label;  /* what this process does, shown to whoever waits for it */
+	const char *label; /* what this process does, shown to whoever waits for it */
 	/* "interactive", "normal" or "bulk"; default: what the daemon gives this user. */
 	const char *request_class;
 	/*
@@ -98,21 +98,22 @@ struct lf_options {
 	uint32_t deadline_ms;
 	/*
 	 * Without exactly-once: nothing is stored for a repeat, nothing is retried once it was
-	 * sent, and a lost connection means UNKNOWN. Cheaper; for writes that may be lost or doubled.
+	 * sent, and a lost connection means UNKNOWN. Cheaper; for writes that may be lost or
+	 * doubled.
 	 */
 	bool no_retry;
 };
 
-#define LF_OPTIONS_INIT          \
-	{                        \
-		sizeof(struct lf_options), NULL, NULL, NULL, NULL, 0, false \
+#define LF_OPTIONS_INIT                                                                            \
+	{                                                                                          \
+		sizeof(struct lf_options), NULL, NULL, NULL, NULL, 0, false                        \
 	}
 
 /* ---- the client ------------------------------------------------------------------------------ */
 
 /*
- * Makes a client for the database at `path`. Does not connect: the first request does, and waits for
- * the daemon up to its deadline, so that a client may start before it.
+ * Makes a client for the database at `path`. Does not connect: the first request does, and waits
+ * for the daemon up to its deadline, so that a client may start before it.
  *
  * 0, -ENOMEM, -EINVAL (bad options), or -ENAMETOOLONG (the socket's path is over 107 bytes: set
  * socket_path).
@@ -140,11 +141,12 @@ const char *lf_errmsg(const lf_db *db);
 /* ---- batches --------------------------------------------------------------------------------- */
 
 /*
- * A batch is a list of steps; a step is one SQL statement, with values for its parameters. All steps
- * are applied together or not at all, also across a crash of the daemon or the machine.
+ * A batch is a list of steps; a step is one SQL statement, with values for its parameters. All
+ * steps are applied together or not at all, also across a crash of the daemon or the machine.
  *
  * The builders return nothing and remember their first failure (-ENOMEM, -EMSGSIZE for more than a
- * frame holds, -EINVAL for a value before any step); lf_write() and lf_submit() then return it. A batch may be sent any number of times.
+ * frame holds, -EINVAL for a value before any step); lf_write() and lf_submit() then return it. A
+ * batch may be sent any number of times.
  */
 lf_batch *lf_batch_new(void); /* NULL: out of memory */
 void lf_batch_free(lf_batch *batch);
@@ -159,9 +161,9 @@ void lf_batch_script(lf_batch *batch, const char *sql);
 
 void lf_bind_null(lf_batch *batch);
 void lf_bind_int64(lf_batch *batch, int64_t value);
-void lf_bind_double(lf_batch *batch, double value);                   /* NaN becomes NULL */
-void lf_bind_text(lf_batch *batch, const char *text, ssize_t len);    /* len < 0: up to the NUL */
-void lf_bind_blob(lf_batch *batch, const void *data, size_t len);     /* copied */
+void lf_bind_double(lf_batch *batch, double value);                /* NaN becomes NULL */
+void lf_bind_text(lf_batch *batch, const char *text, ssize_t len); /* len < 0: up to the NUL */
+void lf_bind_blob(lf_batch *batch, const void *data, size_t len);  /* copied */
 
 /* The next value goes to the parameter :name, @name or $name (give it without the prefix). */
 void lf_bind_name(lf_batch *batch, const char *name);
@@ -172,7 +174,9 @@ void lf_bind_name(lf_batch *batch, const char *name);
  */
 void lf_batch_row(lf_batch *batch);
 
-/* The step must change, or return, exactly that many rows, or the whole batch fails with "guard". */
+/*
+ * The step must change, or return, exactly that many rows, or the whole batch fails with "guard".
+ */
 void lf_expect_changes(lf_batch *batch, int64_t changes);
 void lf_expect_rows(lf_batch *batch, int64_t rows);
 
@@ -198,8 +202,8 @@ void lf_batch_ack_shipped(lf_batch *batch);
 /* ---- writing --------------------------------------------------------------------------------- */
 
 /*
- * Sends a batch and waits for what becomes of it: LF_OK, LF_FAILED or LF_UNKNOWN, each with a reply;
- * or a negative errno value, without one: nothing was sent then.
+ * Sends a batch and waits for what becomes of it: LF_OK, LF_FAILED or LF_UNKNOWN, each with a
+ * reply; or a negative errno value, without one: nothing was sent then.
  *
  * A daemon that is restarted meanwhile is not noticed by the caller, unless the deadline passes.
  */
@@ -217,7 +221,9 @@ int lf_exec(lf_db *db, const char *sql, lf_reply **ret_reply);
  */
 int lf_submit(lf_db *db, const lf_batch *batch, uint64_t *ret_ticket);
 
-/* Waits for that ticket's answer; returns as lf_write(), or -ENOENT for a ticket that is not open. */
+/*
+ * Waits for that ticket's answer; returns as lf_write(), or -ENOENT for a ticket that is not open.
+ */
 int lf_wait(lf_db *db, uint64_t ticket, lf_reply **ret_reply);
 
 /* The next answer in the order of arrival, without waiting: 0 and a reply, or 1: none yet. */
@@ -279,17 +285,19 @@ const char *lf_reply_code(const lf_reply *reply);
 /* SQLite's own text for "sql", else words that name thing, cause and cure; "" on success. */
 const char *lf_reply_message(const lf_reply *reply);
 enum lf_applied lf_reply_applied(const lf_reply *reply);
-bool lf_reply_retry(const lf_reply *reply);      /* the same request may succeed later */
-int lf_reply_sqlite_code(const lf_reply *reply); /* the extended result code, or 0 */
+bool lf_reply_retry(const lf_reply *reply);          /* the same request may succeed later */
+int lf_reply_sqlite_code(const lf_reply *reply);     /* the extended result code, or 0 */
 int64_t lf_reply_failed_step(const lf_reply *reply); /* -1: no step in particular */
 int64_t lf_reply_failed_row(const lf_reply *reply);  /* -1: no row in particular */
 
 /* The commit that holds the batch, and the lineage of the database that this number belongs to. */
 uint64_t lf_reply_commit(const lf_reply *reply);
 const uint8_t *lf_reply_epoch(const lf_reply *reply); /* 16 bytes, or NULL */
-/* "full": survives a power loss. "normal": survives a crash of the program. "shipped". "" = none. */
+/*
+ * "full": survives a power loss. "normal": survives a crash of the program. "shipped". "" = none.
+ */
 const char *lf_reply_durability(const lf_reply *reply);
-bool lf_reply_repeat(const lf_reply *reply);    /* answered from memory: applied by an earlier send */
+bool lf_reply_repeat(const lf_reply *reply); /* answered from memory: applied by an earlier send */
 bool lf_reply_rows_lost(const lf_reply *reply); /* a repeat whose rows were too large to be kept */
 
 /* Where the time went, in microseconds, and how many batches shared the commit group. */

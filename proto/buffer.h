@@ -33,7 +33,9 @@ void buffer_truncate(struct buffer *buf, size_t len);
 
 void buffer_append(struct buffer *buf, const void *data, size_t len);
 
-/* Room for len more bytes, for a caller that fills them itself (NULL if failed): not yet counted. */
+/*
+ * Room for len more bytes, for a caller that fills them itself (NULL if failed): not yet counted.
+ */
 uint8_t *buffer_reserve(struct buffer *buf, size_t len);
 
 /* Removes [from, to). */

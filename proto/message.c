@@ -74,7 +74,9 @@ static const msgpack_object *element(const msgpack_object *array, size_t index)
 	return &array->via.array.ptr[index];
 }
 
-/* Scans the params map and notes where each value lies. The values are filled in after unpacking. */
+/*
+ * Scans the params map and notes where each value lies. The values are filled in after unpacking.
+ */
 static void scan_params(struct cursor *cursor, struct message *message)
 {
 	size_t count = cursor_enter(cursor, true);
@@ -187,7 +189,8 @@ int message_parse(
 		ret_message->reason = cursor.broken;
 		return MESSAGE_BROKEN;
 	}
-	if (msgpack_unpack((const char *)payload, len, &at, zone, &root) != MSGPACK_UNPACK_SUCCESS) {
+	if (msgpack_unpack((const char *)payload, len, &at, zone, &root) !=
+		MSGPACK_UNPACK_SUCCESS) {
 		return -ENOMEM; /* the scan has proven the bytes: only memory can be missing */
 	}
 	if (ret_message->type != MESSAGE_NOTICE) {

@@ -156,7 +156,9 @@ const char *scan_strerror(int condition)
 	}
 }
 
-/* The length of the sequence that `lead` begins and the bounds of its second byte; 0 if it cannot. */
+/*
+ * The length of the sequence that `lead` begins and the bounds of its second byte; 0 if it cannot.
+ */
 static size_t utf8_sequence(uint8_t lead, uint8_t *ret_low, uint8_t *ret_high)
 {
 	*ret_low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;

@@ -33,8 +33,7 @@ enum scan_condition {
  *
  * `nodes` carries over several calls, so that a limit holds for a whole frame.
  */
-int scan_value(
-	const uint8_t *data, size_t len, unsigned depth_max, size_t *nodes, size_t *ret_len);
+int scan_value(const uint8_t *data, size_t len, unsigned depth_max, size_t *nodes, size_t *ret_len);
 
 /* What is wrong, in words. */
 const char *scan_strerror(int condition);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Facts as tables: columns, and rows of text and numbers. Column names are an interface: programs read
- * them, so they are added to and never changed.
+ * Facts as tables: columns, and rows of text and numbers. Column names are an interface: programs
+ * read them, so they are added to and never changed.
  */
 
 #include "server/admin/show.h"
@@ -46,8 +46,8 @@ static void row(struct table *table, unsigned columns)
 
 /* ---- clients ---- */
 
-static const char *const clients_columns[] = {"pid", "uid", "user", "client", "label", "role", "class",
-	"state", "in_flight", "requests", "out_bytes", "age_s"};
+static const char *const clients_columns[] = {"pid", "uid", "user", "client", "label", "role",
+	"class", "state", "in_flight", "requests", "out_bytes", "age_s"};
 
 static void client_row(void *ctx, const struct peer *peer)
 {
@@ -95,7 +95,8 @@ static void show_queue(struct funnel *funnel, struct table *table)
 
 /* ---- config ---- */
 
-static const char *const config_columns[] = {"name", "value", "default", "source", "reloads", "help"};
+static const char *const config_columns[] = {
+	"name", "value", "default", "source", "reloads", "help"};
 
 static void show_config(struct funnel *funnel, struct table *table)
 {

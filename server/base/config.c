@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The table of settings and the four sources of their values. What a setting does stands where it is
- * used; what it is called, its unit, its limits and its help stand here and nowhere else: --help, the
- * sample file and the manual are made from, or tested against, this table.
+ * The table of settings and the four sources of their values. What a setting does stands where it
+ * is used; what it is called, its unit, its limits and its help stand here and nowhere else:
+ * --help, the sample file and the manual are made from, or tested against, this table.
  */
 
 #include "server/base/config.h"
@@ -16,23 +16,35 @@
 #include <stdarg.h>
 #include <string.h>
 
-#define KIB (1024ull)
-#define MIB (1024ull * 1024)
-#define GIB (1024ull * 1024 * 1024)
+#define KIB    (1024ull)
+#define MIB    (1024ull * 1024)
+#define GIB    (1024ull * 1024 * 1024)
 #define DAY_MS (24ull * 3600 * 1000)
 
-#define TEXT(n, fallback, reloads, help) \
-	{n, SETTING_TYPE_TEXT, fallback, 0, 0, NULL, reloads, help}
-#define BOOL(n, fallback, reloads, help) \
-	{n, SETTING_TYPE_BOOL, fallback, 0, 1, "off|on", reloads, help}
-#define NUMBER(n, fallback, min, max, reloads, help) \
-	{n, SETTING_TYPE_NUMBER, fallback, min, max, NULL, reloads, help}
-#define BYTES(n, fallback, min, max, reloads, help) \
-	{n, SETTING_TYPE_BYTES, fallback, min, max, NULL, reloads, help}
-#define MS(n, fallback, min, max, reloads, help) \
-	{n, SETTING_TYPE_MS, fallback, min, max, NULL, reloads, help}
-#define CHOICE(n, fallback, choices, reloads, help) \
-	{n, SETTING_TYPE_CHOICE, fallback, 0, 0, choices, reloads, help}
+#define TEXT(n, fallback, reloads, help)                                                           \
+	{                                                                                          \
+		n, SETTING_TYPE_TEXT, fallback, 0, 0, NULL, reloads, help                          \
+	}
+#define BOOL(n, fallback, reloads, help)                                                           \
+	{                                                                                          \
+		n, SETTING_TYPE_BOOL, fallback, 0, 1, "off|on", reloads, help                      \
+	}
+#define NUMBER(n, fallback, min, max, reloads, help)                                               \
+	{                                                                                          \
+		n, SETTING_TYPE_NUMBER, fallback, min, max, NULL, reloads, help                    \
+	}
+#define BYTES(n, fallback, min, max, reloads, help)                                                \
+	{                                                                                          \
+		n, SETTING_TYPE_BYTES, fallback, min, max, NULL, reloads, help                     \
+	}
+#define MS(n, fallback, min, max, reloads, help)                                                   \
+	{                                                                                          \
+		n, SETTING_TYPE_MS, fallback, min, max, NULL, reloads, help                        \
+	}
+#define CHOICE(n, fallback, choices, reloads, help)                                                \
+	{                                                                                          \
+		n, SETTING_TYPE_CHOICE, fallback, 0, 0, choices, reloads, help                     \
+	}
 
 const struct setting settings[SETTING_COUNT] = {
 	[SETTING_SOCKET] = TEXT("socket", "", false,
@@ -42,12 +54,12 @@ const struct setting settings[SETTING_COUNT] = {
 	[SETTING_SYNC] = CHOICE("sync", "full", "full|normal", false,
 		"full: an answered write survives a power loss. normal: commits stay atomic, but the "
 		"last moments may be lost with the power"),
-	[SETTING_FOREIGN_KEYS] = BOOL("foreign_keys", "on", false,
-		"enforce foreign keys (SQLite's own default is off)"),
+	[SETTING_FOREIGN_KEYS] = BOOL(
+		"foreign_keys", "on", false, "enforce foreign keys (SQLite's own default is off)"),
 	[SETTING_EXTENSIONS] = TEXT("extensions", "", false,
 		"shared libraries that the daemon loads into SQLite, separated by commas"),
-	[SETTING_CACHE_BYTES] = BYTES("cache_bytes", "64MiB", 64 * KIB, 64 * GIB, false,
-		"page cache of the writer"),
+	[SETTING_CACHE_BYTES] = BYTES(
+		"cache_bytes", "64MiB", 64 * KIB, 64 * GIB, false, "page cache of the writer"),
 	[SETTING_STATEMENT_CACHE_MAX] = NUMBER("statement_cache_max", "1000", 1, 100000, false,
 		"prepared statements that are kept"),
 	[SETTING_ROLES_ADMIN] = TEXT("roles_admin", "", true,
@@ -67,17 +79,17 @@ const struct setting settings[SETTING_COUNT] = {
 		"batches that may wait; more are answered overloaded"),
 	[SETTING_QUEUE_BYTES_MAX] = BYTES("queue_bytes_max", "64MiB", 64 * KIB, 64 * GIB, true,
 		"bytes of batches that may wait"),
-	[SETTING_CONNECTIONS_MAX] = NUMBER("connections_max", "1000", 1, 1000000, true,
-		"open connections"),
+	[SETTING_CONNECTIONS_MAX] =
+		NUMBER("connections_max", "1000", 1, 1000000, true, "open connections"),
 	[SETTING_IN_FLIGHT_MAX] = NUMBER("in_flight_max", "1024", 1, 100000, true,
 		"unanswered requests of one connection; at the limit it is not read any further"),
-	[SETTING_FRAME_BYTES_MAX] = BYTES("frame_bytes_max", "8MiB", 64 * KIB, 256 * MIB, true,
-		"one request"),
+	[SETTING_FRAME_BYTES_MAX] =
+		BYTES("frame_bytes_max", "8MiB", 64 * KIB, 256 * MIB, true, "one request"),
 	[SETTING_OUTPUT_BYTES_MAX] = BYTES("output_bytes_max", "4MiB", 64 * KIB, GIB, true,
 		"answers that wait for one connection to read them; at the limit it is not read any "
 		"further"),
-	[SETTING_ROWS_MAX] = NUMBER("rows_max", "100000", 1, 100000000, true,
-		"rows that one step may return"),
+	[SETTING_ROWS_MAX] =
+		NUMBER("rows_max", "100000", 1, 100000000, true, "rows that one step may return"),
 	[SETTING_RESULT_BYTES_MAX] = BYTES("result_bytes_max", "4MiB", KIB, 256 * MIB, true,
 		"bytes that the answer to one batch may take"),
 	[SETTING_HELLO_TIMEOUT] = MS("hello_timeout", "5s", 10, DAY_MS, true,
@@ -88,14 +100,14 @@ const struct setting settings[SETTING_COUNT] = {
 		"a connection that takes nothing of a waiting answer for so long is closed"),
 	[SETTING_DEADLINE] = MS("deadline", "30s", 1, DAY_MS, true,
 		"how long a request may wait in the queue if it does not say so itself"),
-	[SETTING_EXEC_TIMEOUT] = MS("exec_timeout", "30s", 1, DAY_MS, true,
-		"how long one batch may run"),
+	[SETTING_EXEC_TIMEOUT] =
+		MS("exec_timeout", "30s", 1, DAY_MS, true, "how long one batch may run"),
 	[SETTING_DRAIN_TIMEOUT] = MS("drain_timeout", "10s", 0, DAY_MS, true,
 		"on SIGTERM: how long what is queued may take"),
 	[SETTING_SESSIONS_MAX] = NUMBER("sessions_max", "10000", 1, 10000000, true,
 		"sessions whose answers are remembered; a new one beyond is answered overloaded"),
-	[SETTING_SESSION_WINDOW] = NUMBER("session_window", "1024", 1, 65536, false,
-		"answers remembered of one session"),
+	[SETTING_SESSION_WINDOW] = NUMBER(
+		"session_window", "1024", 1, 65536, false, "answers remembered of one session"),
 	[SETTING_SESSION_TTL] = MS("session_ttl", "1h", 1000, 30 * DAY_MS, true,
 		"a session lives so long after its last use, in the daemon's own running time"),
 	[SETTING_KEYS_MAX] = NUMBER("keys_max", "1000000", 1, 1000000000, true,
@@ -104,12 +116,12 @@ const struct setting settings[SETTING_COUNT] = {
 		"a free key is remembered so long, in the daemon's own running time"),
 	[SETTING_CHECKPOINT_FRAMES] = NUMBER("checkpoint_frames", "1000", 1, 10000000, true,
 		"pages in the WAL at which it is copied into the database"),
-	[SETTING_SLOW] = MS("slow", "1s", 0, DAY_MS, true,
-		"a batch that took longer is logged; 0: none"),
-	[SETTING_LOG_LEVEL] = CHOICE("log_level", "info", "debug|info|warn|error", true,
-		"what is logged"),
-	[SETTING_LOG_FORMAT] = CHOICE("log_format", "logfmt", "logfmt|json", true,
-		"how it is logged"),
+	[SETTING_SLOW] =
+		MS("slow", "1s", 0, DAY_MS, true, "a batch that took longer is logged; 0: none"),
+	[SETTING_LOG_LEVEL] =
+		CHOICE("log_level", "info", "debug|info|warn|error", true, "what is logged"),
+	[SETTING_LOG_FORMAT] =
+		CHOICE("log_format", "logfmt", "logfmt|json", true, "how it is logged"),
 };
 
 static const char *const source_names[] = {"default", "file", "environment", "option"};
@@ -151,9 +163,9 @@ static const struct unit units_none[] = {{"", 1}, {NULL, 0}};
 
 static const struct unit *units_of(enum setting_type type)
 {
-	return type == SETTING_TYPE_BYTES ? units_bytes :
-	       type == SETTING_TYPE_MS    ? units_ms :
-					    units_none;
+	return type == SETTING_TYPE_BYTES ? units_bytes
+		: type == SETTING_TYPE_MS ? units_ms
+					  : units_none;
 }
 
 static bool parse_quantity(const struct unit *units, const char *text, uint64_t *ret_number)
@@ -173,7 +185,8 @@ static bool parse_quantity(const struct unit *units, const char *text, uint64_t 
 	}
 	for (; units->name != NULL; units++) {
 		if (strcasecmp(units->name, end) == 0) {
-			return errno == 0 && !__builtin_mul_overflow(number, units->factor, ret_number);
+			return errno == 0 &&
+				!__builtin_mul_overflow(number, units->factor, ret_number);
 		}
 	}
 	return false;
@@ -219,19 +232,23 @@ static int parse(const struct setting *setting, const char *text, uint64_t *ret_
 		*ret_number = 0;
 		return 0;
 	case SETTING_TYPE_BOOL:
-		return parse_bool(text, ret_number) ? 0 : fail(ret_error, "%s = \"%s\": use on or off", setting->name, text);
+		return parse_bool(text, ret_number)
+			? 0
+			: fail(ret_error, "%s = \"%s\": use on or off", setting->name, text);
 	case SETTING_TYPE_CHOICE:
-		return parse_choice(setting->choices, text, ret_number) ?
-			0 :
-			fail(ret_error, "%s = \"%s\": use one of %s", setting->name, text, setting->choices);
+		return parse_choice(setting->choices, text, ret_number)
+			? 0
+			: fail(ret_error, "%s = \"%s\": use one of %s", setting->name, text,
+				  setting->choices);
 	default:
 		break;
 	}
 	if (!parse_quantity(units_of(setting->type), text, ret_number)) {
 		return fail(ret_error, "%s = \"%s\": use a number%s", setting->name, text,
-			setting->type == SETTING_TYPE_BYTES ? " of bytes, such as 8MiB" :
-			setting->type == SETTING_TYPE_MS    ? " with a unit, such as 500ms, 30s, 5m or 1h" :
-							      "");
+			setting->type == SETTING_TYPE_BYTES ? " of bytes, such as 8MiB"
+				: setting->type == SETTING_TYPE_MS
+				? " with a unit, such as 500ms, 30s, 5m or 1h"
+				: "");
 	}
 	if (*ret_number < setting->min || *ret_number > setting->max) {
 		return fail(ret_error, "%s = \"%s\": outside %llu to %llu%s", setting->name, text,
@@ -246,7 +263,8 @@ int config_set(struct config *config, const char *name, const char *value,
 {
 	const struct setting *setting = find(name);
 	if (setting == NULL) {
-		return fail(ret_error, "unknown setting \"%s\": `litefunnel serve --help` lists them", name);
+		return fail(ret_error,
+			"unknown setting \"%s\": `litefunnel serve --help` lists them", name);
 	}
 	struct config_value *slot = &config->values[setting - settings];
 	uint64_t number = 0;
@@ -270,7 +288,8 @@ int config_init(struct config *config)
 	char error[CONFIG_ERROR_BYTES];
 	memset(config, 0, sizeof(*config));
 	for (size_t i = 0; i < SETTING_COUNT; i++) {
-		int rc = config_set(config, settings[i].name, settings[i].fallback, SETTING_FROM_DEFAULT, error);
+		int rc = config_set(config, settings[i].name, settings[i].fallback,
+			SETTING_FROM_DEFAULT, error);
 		if (rc < 0) {
 			config_finish(config);
 			return rc;
@@ -298,7 +317,8 @@ static int ini_line(void *ctx, const char *section, const char *name, const char
 {
 	struct reading *reading = ctx;
 	if (section[0] != 0) {
-		fail(reading->error, "section [%s]: a litefunnel config file has no sections", section);
+		fail(reading->error, "section [%s]: a litefunnel config file has no sections",
+			section);
 		return 0;
 	}
 	return config_set(reading->config, name, value != NULL ? value : "", SETTING_FROM_FILE,
@@ -387,9 +407,9 @@ void config_reload(struct config *config, struct config *fresh,
 	for (size_t i = 0; i < SETTING_COUNT; i++) {
 		struct config_value *now = &config->values[i];
 		struct config_value *then = &fresh->values[i];
-		bool same = settings[i].type == SETTING_TYPE_TEXT ?
-			strcmp(now->text, then->text) == 0 :
-			now->number == then->number;
+		bool same = settings[i].type == SETTING_TYPE_TEXT
+			? strcmp(now->text, then->text) == 0
+			: now->number == then->number;
 		if (same) {
 			continue;
 		}
@@ -425,7 +445,8 @@ void config_print_options(FILE *out)
 	for (size_t i = 0; i < SETTING_COUNT; i++) {
 		char option[96];
 		const struct setting *setting = &settings[i];
-		const char *shape = setting->type == SETTING_TYPE_CHOICE ? setting->choices : shapes[setting->type];
+		const char *shape = setting->type == SETTING_TYPE_CHOICE ? setting->choices
+									 : shapes[setting->type];
 		snprintf(option, sizeof(option), "--%s %s", setting->name, shape);
 		for (char *at = option; *at != 0 && *at != ' '; at++) {
 			*at = *at == '_' ? '-' : *at;

@@ -4,9 +4,9 @@
 /*
  * Settings: one table for the command line, the environment, the config file and the documents.
  *
- * A setting `group_max` is the option --group-max, the variable LITEFUNNEL_GROUP_MAX (or, for a value
- * that stands in a file of its own, LITEFUNNEL_GROUP_MAX_FILE) and the line `group_max = …` of a
- * config file. The first of these that is given wins, in this order; then the default.
+ * A setting `group_max` is the option --group-max, the variable LITEFUNNEL_GROUP_MAX (or, for a
+ * value that stands in a file of its own, LITEFUNNEL_GROUP_MAX_FILE) and the line `group_max = …`
+ * of a config file. The first of these that is given wins, in this order; then the default.
  *
  * Numbers may be read from any thread while a reload changes them; texts belong to the thread that
  * reloads.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Builds a line in a buffer of fixed size and writes it in one call. What does not fit is cut, never
- * lost silently: the line then ends with "truncated".
+ * Builds a line in a buffer of fixed size and writes it in one call. What does not fit is cut,
+ * never lost silently: the line then ends with "truncated".
  */
 
 #include "server/base/log.h"
@@ -116,7 +116,9 @@ void log_write(enum log_level level, const char *event, const struct log_field *
 	char stamp[32];
 	strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &utc);
 
-	printf_line(&line, json ? "{\"ts\":\"%s.%03uZ\",\"level\":\"%s\",\"event\":" : "ts=%s.%03uZ level=%s event=",
+	printf_line(&line,
+		json ? "{\"ts\":\"%s.%03uZ\",\"level\":\"%s\",\"event\":"
+		     : "ts=%s.%03uZ level=%s event=",
 		stamp, (unsigned)(now_us / 1000 % 1000), level_names[level]);
 	if (json || needs_quotes(event)) {
 		put_quoted(&line, event);
@@ -130,7 +132,8 @@ void log_write(enum log_level level, const char *event, const struct log_field *
 		/* The cut may have gone through a string: close it. */
 		static const char tail[] = "\" truncated=1";
 		static const char json_tail[] = "\",\"truncated\":1";
-		memcpy(line.text + line.len, json ? json_tail : tail, json ? sizeof(json_tail) - 1 : sizeof(tail) - 1);
+		memcpy(line.text + line.len, json ? json_tail : tail,
+			json ? sizeof(json_tail) - 1 : sizeof(tail) - 1);
 		line.len += json ? sizeof(json_tail) - 1 : sizeof(tail) - 1;
 	}
 	if (json) {

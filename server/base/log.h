@@ -44,7 +44,7 @@ void log_setup(int fd, enum log_level level, enum log_format format);
 /* `fields` ends with a key of NULL. Below the level nothing happens. */
 void log_write(enum log_level level, const char *event, const struct log_field *fields);
 
-#define LOG_FIELDS(...) ((const struct log_field[]){__VA_ARGS__, {0}})
+#define LOG_FIELDS(...)       ((const struct log_field[]){__VA_ARGS__, {0}})
 #define log_debug(event, ...) log_write(LOG_LEVEL_DEBUG, event, LOG_FIELDS(__VA_ARGS__))
 #define log_info(event, ...)  log_write(LOG_LEVEL_INFO, event, LOG_FIELDS(__VA_ARGS__))
 #define log_warn(event, ...)  log_write(LOG_LEVEL_WARN, event, LOG_FIELDS(__VA_ARGS__))

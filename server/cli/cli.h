@@ -8,7 +8,7 @@
 
 enum cli_code {
 	CLI_DONE = 0,
-	CLI_FAILED = 1,      /* nothing applied */
+	CLI_FAILED = 1, /* nothing applied */
 	CLI_USAGE = 2,
 	CLI_UNKNOWN = 3,     /* nobody can tell whether it was applied */
 	CLI_UNREACHABLE = 4, /* not reachable, or timed out before it was accepted */

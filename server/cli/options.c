@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void options_init(struct options *options, const char *command, const struct option *table,
 	int argc, char **argv)
@@ -84,6 +85,17 @@ const char *options_db(struct options *options, int wanted)
 		return NULL;
 	}
 	return db;
+}
+
+static bool is_sql(const char *text)
+{
+	return strcmp(text, "-") == 0 || (strpbrk(text, " \t\n") != NULL && access(text, F_OK) != 0);
+}
+
+const char *options_db_before_sql(struct options *options)
+{
+	bool left_out = options->count < 2 || is_sql(options->values[0]);
+	return options_db(options, left_out ? options->count : 1);
 }
 
 int options_finish(const struct options *options)

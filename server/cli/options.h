@@ -42,6 +42,13 @@ const char *options_environment_db(void);
  */
 const char *options_db(struct options *options, int wanted);
 
+/*
+ * The same where SQL and any number of values follow. With LITEFUNNEL_DB the database may be left out
+ * if the first argument can only be SQL: it is the only one, or "-", or holds white space and is no
+ * file.
+ */
+const char *options_db_before_sql(struct options *options);
+
 /* 0, or CLI_USAGE if an argument is left, said so on stderr. */
 int options_finish(const struct options *options);
 

@@ -104,7 +104,8 @@ static int parse_options(struct serving *serving, int argc, char **argv, const c
 	opterr = 0;
 	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
 		if (option == '?') {
-			return cli_usage("serve", "unknown option or missing value: %s", argv[optind - 1]);
+			return cli_usage(
+				"serve", "unknown option or missing value: %s", argv[optind - 1]);
 		}
 		if (option == OPTION_HELP) {
 			fputs(help, stdout);
@@ -115,7 +116,8 @@ static int parse_options(struct serving *serving, int argc, char **argv, const c
 			serving->create = true;
 		} else if (option == OPTION_CONFIG) {
 			config_path = optarg;
-		} else if (serving->given_count < sizeof(serving->given) / sizeof(serving->given[0])) {
+		} else if (serving->given_count <
+			sizeof(serving->given) / sizeof(serving->given[0])) {
 			serving->given[serving->given_count++] =
 				(struct given){(enum setting_id)option, optarg};
 		}
@@ -125,12 +127,14 @@ static int parse_options(struct serving *serving, int argc, char **argv, const c
 		return cli_usage("serve", "which database? Give its path, or set LITEFUNNEL_DB");
 	}
 	if (optind < argc) {
-		return cli_usage("serve", "one database only, but there is also \"%s\"", argv[optind]);
+		return cli_usage(
+			"serve", "one database only, but there is also \"%s\"", argv[optind]);
 	}
 	if (config_path != NULL && config_path[0] != 0) {
 		serving->config_path = realpath(config_path, NULL);
 		if (serving->config_path == NULL) {
-			return cli_usage("serve", "cannot read %s: %s", config_path, strerror(errno));
+			return cli_usage(
+				"serve", "cannot read %s: %s", config_path, strerror(errno));
 		}
 	}
 	return -1;
@@ -143,7 +147,8 @@ static int claim_place(struct serving *serving, const char *db)
 	const char *socket = config_text(&serving->config, SETTING_SOCKET);
 	char error[PLACE_TEXT_BYTES] = "";
 	struct place_report report = {0};
-	if (place_resolve(db, socket[0] != 0 ? socket : NULL, &serving->place, error, sizeof(error)) != 0) {
+	if (place_resolve(db, socket[0] != 0 ? socket : NULL, &serving->place, error,
+		    sizeof(error)) != 0) {
 		return cli_fail("serve", "%s", error);
 	}
 	int rc = place_check(&serving->place, geteuid(), getegid(), &report);
@@ -168,7 +173,8 @@ static int listen_there(struct serving *serving)
 	char error[PLACE_TEXT_BYTES] = "";
 	serving->listen_fd = notify_listen_fd();
 	if (serving->listen_fd == -EINVAL) {
-		return cli_fail("serve", "systemd passed something other than one listening Unix socket");
+		return cli_fail(
+			"serve", "systemd passed something other than one listening Unix socket");
 	}
 	if (serving->listen_fd < 0) {
 		serving->listen_fd = listener_bind(serving->place.socket,
@@ -198,9 +204,9 @@ static void notify(void *ctx, const char *what)
 }
 
 /*
- * Nobody may be told anything about this commit before the disk has been asked again. The marker makes
- * the next start check the database and write the WAL's content anew; leaving the process is the only
- * way to forget what SQLite believes.
+ * Nobody may be told anything about this commit before the disk has been asked again. The marker
+ * makes the next start check the database and write the WAL's content anew; leaving the process is
+ * the only way to forget what SQLite believes.
  */
 static void poisoned(void *ctx, const char *reason)
 {
@@ -334,8 +340,9 @@ int cli_serve(int argc, char **argv)
 	fill_standard_descriptors();
 	umask(0027);
 	int code = parse_options(&serving, argc, argv, &db);
-	if (code < 0 && (config_init(&serving.config) < 0 ||
-				read_settings(&serving, &serving.config, error) < 0)) {
+	if (code < 0 &&
+		(config_init(&serving.config) < 0 ||
+			read_settings(&serving, &serving.config, error) < 0)) {
 		code = cli_usage("serve", "%s", error);
 	}
 	if (code < 0) {

@@ -2,8 +2,8 @@
 
 /*
  * Decodes batches. Two passes over the unpacked objects: the first checks and counts, the second
- * fills one allocation that holds the steps, their values, and one copy of the bytes that both point
- * into. It touches no socket and no database.
+ * fills one allocation that holds the steps, their values, and one copy of the bytes that both
+ * point into. It touches no socket and no database.
  */
 
 #include "server/funnel/batch.h"
@@ -68,7 +68,8 @@ static bool check_row(const msgpack_object *row, size_t *ret_values, bool *ret_n
 		struct span name;
 		const msgpack_object *value =
 			*ret_named ? &row->via.map.ptr[i].val : &row->via.array.ptr[i];
-		if (!check_value(value) || (*ret_named && !object_str(&row->via.map.ptr[i].key, &name))) {
+		if (!check_value(value) ||
+			(*ret_named && !object_str(&row->via.map.ptr[i].key, &name))) {
 			return false;
 		}
 	}
@@ -79,8 +80,8 @@ static const char bad_values[] =
 	"values are an array, or a map of names without prefix, of nil, bool, integers from -2^63 to "
 	"2^63-1, floats, strings and binaries";
 
-static bool check_rows(const msgpack_object *rows, struct sizes *sizes, size_t step,
-	struct failure *failure)
+static bool check_rows(
+	const msgpack_object *rows, struct sizes *sizes, size_t step, struct failure *failure)
 {
 	size_t first = 0;
 	bool first_named = false;
@@ -129,7 +130,8 @@ static bool parse_expect(const msgpack_object *object, struct step *step)
 		const msgpack_object_kv *pair = &object->via.map.ptr[i];
 		struct span key;
 		int64_t number = 0;
-		if (!object_str(&pair->key, &key) || !object_int64(&pair->val, &number) || number < 0) {
+		if (!object_str(&pair->key, &key) || !object_int64(&pair->val, &number) ||
+			number < 0) {
 			return false;
 		}
 		if (span_equal(key, "changes") && step->expect_changes < 0) {
@@ -220,21 +222,23 @@ static bool check_step(
 	struct step options;
 	if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size < 1 ||
 		object->via.array.size > 3) {
-		return bad(failure, place, "a step is [sql], [sql, params] or [sql, params, options]");
+		return bad(
+			failure, place, "a step is [sql], [sql, params] or [sql, params, options]");
 	}
 	const msgpack_object *params = part(object, 1);
 	if (!check_sql(part(object, 0), place, failure) ||
 		!parse_options(part(object, 2), &options, place, failure)) {
 		return false;
 	}
-	if (options.script && (options.many || has_params(params) || options.rows_max != UINT32_MAX ||
-				      options.expect_rows >= 0)) {
+	if (options.script &&
+		(options.many || has_params(params) || options.rows_max != UINT32_MAX ||
+			options.expect_rows >= 0)) {
 		return bad(failure, place, "a script takes no params and returns no rows");
 	}
 	if (options.many) {
-		return has_params(params) ?
-			check_rows(params, sizes, place, failure) :
-			bad(failure, place, "with many:true the params are an array of rows");
+		return has_params(params)
+			? check_rows(params, sizes, place, failure)
+			: bad(failure, place, "with many:true the params are an array of rows");
 	}
 	size_t values = 0;
 	bool named = false;
@@ -260,16 +264,17 @@ static struct value convert(const struct filling *filling, const msgpack_object 
 {
 	switch (object->type) {
 	case MSGPACK_OBJECT_BOOLEAN:
-		return (struct value){.type = VALUE_INTEGER, .integer = object->via.boolean ? 1 : 0};
+		return (struct value){
+			.type = VALUE_INTEGER, .integer = object->via.boolean ? 1 : 0};
 	case MSGPACK_OBJECT_POSITIVE_INTEGER:
 		return (struct value){.type = VALUE_INTEGER, .integer = (int64_t)object->via.u64};
 	case MSGPACK_OBJECT_NEGATIVE_INTEGER:
 		return (struct value){.type = VALUE_INTEGER, .integer = object->via.i64};
 	case MSGPACK_OBJECT_FLOAT32:
 	case MSGPACK_OBJECT_FLOAT64:
-		return isnan(object->via.f64) ?
-			(struct value){.type = VALUE_NULL} :
-			(struct value){.type = VALUE_FLOAT, .real = object->via.f64};
+		return isnan(object->via.f64)
+			? (struct value){.type = VALUE_NULL}
+			: (struct value){.type = VALUE_FLOAT, .real = object->via.f64};
 	case MSGPACK_OBJECT_STR:
 		return (struct value){.type = VALUE_TEXT,
 			.bytes = copied(filling, object->via.str.ptr, object->via.str.size)};
@@ -286,7 +291,8 @@ static void fill_row(struct filling *filling, const msgpack_object *row)
 	if (row->type == MSGPACK_OBJECT_MAP) {
 		for (uint32_t i = 0; i < row->via.map.size; i++) {
 			const msgpack_object_kv *pair = &row->via.map.ptr[i];
-			*filling->name++ = copied(filling, pair->key.via.str.ptr, pair->key.via.str.size);
+			*filling->name++ =
+				copied(filling, pair->key.via.str.ptr, pair->key.via.str.size);
 			*filling->value++ = convert(filling, &pair->val);
 		}
 	} else {
@@ -334,8 +340,8 @@ static void hash_content(struct request *request, const struct field *batch)
 	memcpy(request->identity.hash, canonical.digest, sizeof(request->identity.hash));
 }
 
-static bool decode_identity(const struct message *message, struct request *request, uint8_t *key_room,
-	struct failure *failure)
+static bool decode_identity(const struct message *message, struct request *request,
+	uint8_t *key_room, struct failure *failure)
 {
 	const struct field *seq = message_field(message, "seq");
 	const struct field *key = message_field(message, "key");
@@ -353,15 +359,18 @@ static bool decode_identity(const struct message *message, struct request *reque
 	if (seq != NULL) {
 		if (!object_uint64(seq->value, &identity->seq) || identity->seq == 0 ||
 			identity->seq > INT64_MAX) {
-			failure_set(failure, FAILURE_BAD_REQUEST, "seq is an integer from 1 to 2^63-1");
+			failure_set(
+				failure, FAILURE_BAD_REQUEST, "seq is an integer from 1 to 2^63-1");
 			return false;
 		}
 		identity->kind = IDENTITY_SEQ;
 	}
 	if (key != NULL) {
 		struct span text;
-		if (!object_str(key->value, &text) || text.len == 0 || text.len > DEDUPE_KEY_BYTES_MAX) {
-			failure_set(failure, FAILURE_BAD_REQUEST, "key is a string of 1 to 255 bytes");
+		if (!object_str(key->value, &text) || text.len == 0 ||
+			text.len > DEDUPE_KEY_BYTES_MAX) {
+			failure_set(
+				failure, FAILURE_BAD_REQUEST, "key is a string of 1 to 255 bytes");
 			return false;
 		}
 		memcpy(key_room, text.data, text.len);
@@ -385,7 +394,8 @@ struct request *batch_decode(const struct message *message, struct failure *fail
 	const struct field *batch = message_field(message, "batch");
 	struct sizes sizes = {0};
 	if (batch == NULL || batch->value->type != MSGPACK_OBJECT_ARRAY ||
-		batch->value->via.array.size == 0 || batch->value->via.array.size > BATCH_STEPS_MAX) {
+		batch->value->via.array.size == 0 ||
+		batch->value->via.array.size > BATCH_STEPS_MAX) {
 		failure_set(failure, FAILURE_BAD_REQUEST, "batch is an array of 1 to 10000 steps");
 		return NULL;
 	}
@@ -398,7 +408,7 @@ struct request *batch_decode(const struct message *message, struct failure *fail
 	}
 
 	size_t extra = sizes.steps * sizeof(struct step) + sizes.values * sizeof(struct value) +
-		       sizes.names * sizeof(struct bytes) + batch->raw.len + DEDUPE_KEY_BYTES_MAX;
+		sizes.names * sizeof(struct bytes) + batch->raw.len + DEDUPE_KEY_BYTES_MAX;
 	void *room = NULL;
 	struct request *request = request_new(REQUEST_WRITE, extra, &room);
 	if (request == NULL) {

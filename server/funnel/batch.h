@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * From the params of a message to a request with steps: what the shape of a batch is, and nothing of
- * what it does. The request owns copies of everything.
+ * From the params of a message to a request with steps: what the shape of a batch is, and nothing
+ * of what it does. The request owns copies of everything.
  */
 
 #include "proto/message.h"

@@ -21,10 +21,10 @@ struct funnel {
 	size_t peers_count;
 	uint64_t next_peer_id;
 	struct peer_hooks hooks;
-	msgpack_zone zone;         /* of the message at hand */
-	struct loop_timer *tick;   /* runs while something may time out */
+	msgpack_zone zone;       /* of the message at hand */
+	struct loop_timer *tick; /* runs while something may time out */
 	struct loop_timer *alive;
-	struct loop_timer *limit;  /* of draining and closing */
+	struct loop_timer *limit; /* of draining and closing */
 	uint64_t started_us;
 	uint64_t started_wall_us;
 	uint64_t connections;

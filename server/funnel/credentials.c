@@ -34,7 +34,9 @@ static uid_t overflow_uid(void)
 	return uid;
 }
 
-/* Whether a process that is root to us lives in another user namespace. If we cannot see, it does. */
+/*
+ * Whether a process that is root to us lives in another user namespace. If we cannot see, it does.
+ */
 static bool in_other_user_namespace(pid_t pid)
 {
 	char path[64];
@@ -42,7 +44,7 @@ static bool in_other_user_namespace(pid_t pid)
 	struct stat theirs;
 	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
 	return stat("/proc/self/ns/user", &ours) != 0 || stat(path, &theirs) != 0 ||
-	       ours.st_ino != theirs.st_ino || ours.st_dev != theirs.st_dev;
+		ours.st_ino != theirs.st_ino || ours.st_dev != theirs.st_dev;
 }
 
 static int read_groups(int fd, struct credentials *credentials)
@@ -87,9 +89,11 @@ static void describe(struct credentials *credentials)
 	getpwuid_r(credentials->uid, &entry, space, sizeof(space), &found);
 	int len = snprintf(text, room, "uid %u (%s), groups %u", credentials->uid,
 		found != NULL ? entry.pw_name : "no name", credentials->gid);
-	for (unsigned i = 0; i < credentials->groups_count && len > 0 && (size_t)len < room - 16; i++) {
+	for (unsigned i = 0; i < credentials->groups_count && len > 0 && (size_t)len < room - 16;
+		i++) {
 		if (credentials->groups[i] != credentials->gid) {
-			len += snprintf(text + len, room - (size_t)len, " %u", credentials->groups[i]);
+			len += snprintf(
+				text + len, room - (size_t)len, " %u", credentials->groups[i]);
 		}
 	}
 }
@@ -152,7 +156,7 @@ static bool matches_user(const struct credentials *credentials, const char *name
 		return credentials->uid == uid;
 	}
 	return getpwnam_r(name, &entry, space, sizeof(space), &found) == 0 && found != NULL &&
-	       entry.pw_uid == credentials->uid;
+		entry.pw_uid == credentials->uid;
 }
 
 static bool matches_group(const struct credentials *credentials, const char *name)

@@ -16,12 +16,12 @@ struct credentials {
 	uid_t uid;
 	gid_t gid;
 	pid_t pid;
-	bool overflow;       /* a uid that our user namespace has no name for */
-	bool foreign_root;   /* uid 0, but of another user namespace */
+	bool overflow;     /* a uid that our user namespace has no name for */
+	bool foreign_root; /* uid 0, but of another user namespace */
 	unsigned groups_count;
-	gid_t *groups;       /* supplementary groups */
+	gid_t *groups; /* supplementary groups */
 	enum role role;
-	char text[256];      /* "uid 1001 (app), groups 1001 33", for messages */
+	char text[256]; /* "uid 1001 (app), groups 1001 33", for messages */
 };
 
 /* Asks the kernel about a connected socket. 0, or negative errno. */

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Why a request failed: what the client is told. Clients decide by `applied` and `retry` alone; codes
- * and messages are for people and for finer distinctions.
+ * Why a request failed: what the client is told. Clients decide by `applied` and `retry` alone;
+ * codes and messages are for people and for finer distinctions.
  */
 
 #include <stdbool.h>
@@ -41,7 +41,7 @@ struct failure {
 	int sqlite;              /* extended result code, or 0 */
 	int64_t step;            /* -1: none in particular */
 	int64_t row;
-	char *message;           /* owned */
+	char *message; /* owned */
 };
 
 const char *failure_code_name(enum failure_code code);

@@ -60,8 +60,7 @@ static void funnel_move(struct funnel *funnel, enum funnel_state state)
 static struct peer *find_peer(struct funnel *funnel, uint64_t id)
 {
 	struct list *bucket = &funnel->by_id[id % PEER_INDEX];
-	list_for_each(node, bucket)
-	{
+	list_for_each(node, bucket) {
 		struct peer *peer = container_of(node, struct peer, by_id);
 		if (peer->id == id) {
 			return peer;
@@ -89,8 +88,7 @@ static void peer_timed(void *ctx)
 static void settle(void *ctx)
 {
 	struct funnel *funnel = ctx;
-	list_for_each_safe(node, &funnel->closed)
-	{
+	list_for_each_safe(node, &funnel->closed) {
 		peer_free(container_of(node, struct peer, node));
 	}
 	if (funnel->state == FUNNEL_CLOSING && list_empty(&funnel->peers)) {
@@ -126,7 +124,8 @@ static void connected(void *ctx, int fd)
 	credentials_unref(credentials);
 	if (funnel->peers_count > config_number(config, SETTING_CONNECTIONS_MAX)) {
 		funnel->refused++;
-		peer_close(peer, FAILURE_OVERLOADED, "too many connections (setting connections_max)");
+		peer_close(
+			peer, FAILURE_OVERLOADED, "too many connections (setting connections_max)");
 	}
 	settle(funnel);
 }
@@ -150,8 +149,7 @@ static void deliver(struct funnel *funnel, struct request *request)
 
 static void flush_touched(struct funnel *funnel)
 {
-	list_for_each_safe(node, &funnel->touched)
-	{
+	list_for_each_safe(node, &funnel->touched) {
 		struct peer *peer = container_of(node, struct peer, touched);
 		list_remove(&peer->touched);
 		peer_resume(peer);
@@ -163,8 +161,7 @@ static void flush_touched(struct funnel *funnel)
 static void refuse_all(
 	struct funnel *funnel, struct list *requests, enum failure_code code, const char *message)
 {
-	list_for_each_safe(node, requests)
-	{
+	list_for_each_safe(node, requests) {
 		struct request *request = container_of(node, struct request, node);
 		list_remove(node);
 		failure_set(&request->failure, code, "%s", message);
@@ -191,8 +188,7 @@ static void answers_arrived(void *ctx)
 	struct list answered;
 	list_init(&answered);
 	queue_collect(funnel->queue, &answered);
-	list_for_each_safe(node, &answered)
-	{
+	list_for_each_safe(node, &answered) {
 		list_remove(node);
 		deliver(funnel, container_of(node, struct request, node));
 	}
@@ -224,16 +220,17 @@ static void tick(void *ctx)
 	bool again = !queue_is_empty(funnel->queue);
 	list_init(&expired);
 	queue_expire(funnel->queue, now_us, &expired);
-	refuse_all(funnel, &expired, FAILURE_DEADLINE, "the deadline passed while the request waited");
+	refuse_all(
+		funnel, &expired, FAILURE_DEADLINE, "the deadline passed while the request waited");
 	flush_touched(funnel);
-	list_for_each_safe(node, &funnel->peers)
-	{
+	list_for_each_safe(node, &funnel->peers) {
 		again |= peer_check_times(container_of(node, struct peer, node), now_us);
 	}
 	check_drained(funnel);
 	settle(funnel);
 	if (again) {
-		funnel_watch_times(funnel); /* else nothing can time out: sleep until something comes */
+		funnel_watch_times(
+			funnel); /* else nothing can time out: sleep until something comes */
 	}
 }
 
@@ -254,8 +251,7 @@ static void close_all(struct funnel *funnel)
 	funnel_move(funnel, FUNNEL_CLOSING);
 	queue_stop(funnel->queue, &waiting);
 	refuse_all(funnel, &waiting, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
-	list_for_each_safe(node, &funnel->peers)
-	{
+	list_for_each_safe(node, &funnel->peers) {
 		struct peer *peer = container_of(node, struct peer, node);
 		peer_close(peer, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
 	}
@@ -295,7 +291,8 @@ static void terminate(void *ctx)
 	if (funnel->state == FUNNEL_RUNNING) {
 		funnel_drain(funnel);
 	} else if (funnel->state == FUNNEL_DRAINING) {
-		log_warn("second signal: not waiting for what is queued", log_str("db", funnel->options->db));
+		log_warn("second signal: not waiting for what is queued",
+			log_str("db", funnel->options->db));
 		close_all(funnel);
 		settle(funnel);
 	} else {
@@ -385,8 +382,8 @@ static int set_up(struct funnel *funnel)
 	};
 	rc = writer_start(&writer, &funnel->writer);
 	return rc == 0 ? listener_new(funnel->loop, options->listen_fd, connected, funnel,
-				 &funnel->listener) :
-			 rc;
+				 &funnel->listener)
+		       : rc;
 }
 
 /* Ends the writer: 0, or -ETIMEDOUT if it is still inside a batch. */
@@ -398,8 +395,7 @@ static int end_writer(struct funnel *funnel)
 	}
 	list_init(&waiting);
 	queue_stop(funnel->queue, &waiting);
-	list_for_each_safe(node, &waiting)
-	{
+	list_for_each_safe(node, &waiting) {
 		request_free(container_of(node, struct request, node));
 	}
 	int rc = writer_join(funnel->writer, JOIN_MS);
@@ -413,8 +409,7 @@ static int end_writer(struct funnel *funnel)
 static void tear_down(struct funnel *funnel)
 {
 	listener_free(funnel->listener);
-	list_for_each_safe(node, &funnel->peers)
-	{
+	list_for_each_safe(node, &funnel->peers) {
 		struct peer *peer = container_of(node, struct peer, node);
 		peer_move(peer, PEER_CLOSED);
 	}
@@ -456,7 +451,8 @@ int funnel_run(const struct funnel_options *options)
 		log_info("starting", log_str("version", LITEFUNNEL_VERSION),
 			log_str("sqlite", store_engine_version()),
 			log_str("sqlite_source", store_engine_source()),
-			log_str("wal_reset_bug", store_engine_has_wal_reset_bug() ? "unreachable" : "fixed"),
+			log_str("wal_reset_bug",
+				store_engine_has_wal_reset_bug() ? "unreachable" : "fixed"),
 			log_uint("commit", store_commit_no(options->store)));
 		funnel_move(&funnel, FUNNEL_RUNNING);
 		options->notify(options->ctx, "ready");
@@ -507,8 +503,7 @@ const struct config *funnel_config(const struct funnel *funnel)
 void funnel_each_peer(
 	struct funnel *funnel, void (*fn)(void *ctx, const struct peer *peer), void *ctx)
 {
-	list_for_each(node, &funnel->peers)
-	{
+	list_for_each(node, &funnel->peers) {
 		fn(ctx, container_of(node, struct peer, node));
 	}
 }

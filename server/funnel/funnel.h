@@ -20,7 +20,7 @@ struct funnel_options {
 	struct config *config; /* changed by `reload` */
 	const char *db;        /* paths, for answers and the log */
 	const char *socket;
-	int listen_fd;         /* the funnel's */
+	int listen_fd; /* the funnel's */
 
 	/*
 	 * Answers `show`: packs a result map {columns, rows} into `out`. False: no such table; then
@@ -38,7 +38,13 @@ struct funnel_options {
 	void *ctx;
 };
 
-enum funnel_state { FUNNEL_STARTING, FUNNEL_RUNNING, FUNNEL_DRAINING, FUNNEL_CLOSING, FUNNEL_STOPPED };
+enum funnel_state {
+	FUNNEL_STARTING,
+	FUNNEL_RUNNING,
+	FUNNEL_DRAINING,
+	FUNNEL_CLOSING,
+	FUNNEL_STOPPED
+};
 const char *funnel_state_name(enum funnel_state state);
 
 /*

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Group commit with isolation. One bad batch can destroy the transaction that it shares (OR ROLLBACK,
- * RAISE(ROLLBACK), an interrupt, a full disk), and no savepoint prevents that. So nobody is answered
- * before COMMIT, and when a transaction is lost the guilty fails and the innocent run again:
+ * Group commit with isolation. One bad batch can destroy the transaction that it shares (OR
+ * ROLLBACK, RAISE(ROLLBACK), an interrupt, a full disk), and no savepoint prevents that. So nobody
+ * is answered before COMMIT, and when a transaction is lost the guilty fails and the innocent run
+ * again:
  *
  *	together ──lost──▶ together, without the guilty ──lost──▶ each alone
  *
@@ -109,7 +110,7 @@ static bool answered_from_memory(struct group *group, struct request *request)
 static bool remember(struct group *group, struct request *request, struct bytes payload)
 {
 	return request->identity.kind == IDENTITY_NONE ||
-	       dedupe_remember(store_dedupe(group->store), &request->identity, payload) == 0;
+		dedupe_remember(store_dedupe(group->store), &request->identity, payload) == 0;
 }
 
 /* Failures that would come again are remembered like results. */
@@ -178,8 +179,8 @@ static enum run undo(struct group *group, struct request *request, bool savepoin
 }
 
 /* The batch has failed with `error`: what that means for it and for the transaction. */
-static enum run batch_failed(struct group *group, struct request *request, struct store_error *error,
-	int64_t step, bool savepoint, bool wrote)
+static enum run batch_failed(struct group *group, struct request *request,
+	struct store_error *error, int64_t step, bool savepoint, bool wrote)
 {
 	bool nobodys_guilt = error->condition == STORE_RESOURCE || error->condition == STORE_BUSY;
 	fail_from_store(request, error, step);
@@ -227,8 +228,7 @@ static enum run run_batch(struct group *group, struct request *request)
 	enum run run = RUN_LOST;
 	int64_t failed_step = -1;
 	bool wrote = false;
-	bool savepoint =
-		request->use_savepoint || request->steps_count > 1 ||
+	bool savepoint = request->use_savepoint || request->steps_count > 1 ||
 		!store_step_is_atomic(store, request->credentials->role, &request->steps[0]);
 
 	packing_init(&packing, &request->payload, group->limits->result_bytes_max);
@@ -239,9 +239,8 @@ static enum run run_batch(struct group *group, struct request *request)
 		store_batch_begin(store, clock_now_us() + group->limits->exec_timeout_us);
 		int rc = run_steps(group, request, &packing, &error, &failed_step, &wrote);
 		store_batch_end(store);
-		run = rc == 0 ?
-			batch_succeeded(group, request, &packing, savepoint) :
-			batch_failed(group, request, &error, failed_step, savepoint, wrote);
+		run = rc == 0 ? batch_succeeded(group, request, &packing, savepoint)
+			      : batch_failed(group, request, &error, failed_step, savepoint, wrote);
 	}
 	packing_finish(&packing);
 	return run;
@@ -316,8 +315,7 @@ static void note_reason(struct group *group, struct store_error *error)
 static void fail_open_members(struct group *group, struct list *members, struct store_error *error)
 {
 	(void)group;
-	list_for_each(node, members)
-	{
+	list_for_each(node, members) {
 		struct request *request = container_of(node, struct request, node);
 		if (request->outcome != OUTCOME_FAILED || !request->failure.retry) {
 			buffer_clear(&request->payload);
@@ -330,8 +328,7 @@ static void fail_open_members(struct group *group, struct list *members, struct 
 
 static void stamp(struct group *group, struct list *members, uint64_t commit_us, size_t batches)
 {
-	list_for_each(node, members)
-	{
+	list_for_each(node, members) {
 		struct request *request = container_of(node, struct request, node);
 		if (request->outcome != OUTCOME_REPEAT) {
 			request->commit_no = store_commit_no(group->store);
@@ -414,8 +411,7 @@ static enum run run_fresh(struct group *group)
 		queue_give_back(group->queue, &fresh);
 	} else {
 		/* They will run with the others in the next attempt: nobody loses its place. */
-		list_for_each(node, &fresh)
-		{
+		list_for_each(node, &fresh) {
 			group->count++;
 		}
 		list_append_all(&group->members, &fresh);
@@ -425,8 +421,7 @@ static enum run run_fresh(struct group *group)
 
 static enum run run_again(struct group *group, struct list *members)
 {
-	list_for_each(node, members)
-	{
+	list_for_each(node, members) {
 		enum run run = run_member(group, container_of(node, struct request, node));
 		if (run != RUN_DONE) {
 			return run;
@@ -544,7 +539,7 @@ int group_run(struct store *store, struct queue *queue, const struct group_limit
 	buffer_finish(&group.spare);
 	*ret_result = group.result;
 	*ret_reason = group.reason;
-	return attempt == ATTEMPT_BUSY    ? GROUP_BUSY :
-	       attempt == ATTEMPT_UNKNOWN ? GROUP_UNKNOWN :
-					    0;
+	return attempt == ATTEMPT_BUSY       ? GROUP_BUSY
+		: attempt == ATTEMPT_UNKNOWN ? GROUP_UNKNOWN
+					     : 0;
 }

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * A commit group: the batches that share one transaction and one fsync, and the rules that keep each
- * of them from feeling the others.
+ * A commit group: the batches that share one transaction and one fsync, and the rules that keep
+ * each of them from feeling the others.
  */
 
 #include "server/funnel/queue.h"
@@ -28,8 +28,8 @@ enum group_condition {
 
 struct group_result {
 	size_t batches;
-	uint64_t commits;  /* 0: there was nothing to commit */
-	uint64_t replays;  /* transactions that had to be run again */
+	uint64_t commits; /* 0: there was nothing to commit */
+	uint64_t replays; /* transactions that had to be run again */
 	uint64_t exec_us;
 	uint64_t commit_us;
 };

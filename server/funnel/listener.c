@@ -19,7 +19,7 @@
 
 enum {
 	BACKLOG = 1024,
-	ACCEPTS_MAX = 64,     /* in a row, before others get their turn */
+	ACCEPTS_MAX = 64,      /* in a row, before others get their turn */
 	PAUSE_US = 100 * 1000, /* without descriptors */
 };
 
@@ -49,9 +49,11 @@ static int remove_stale(const char *path, char *ret_error, size_t bytes)
 	}
 	if (!S_ISSOCK(status.st_mode)) {
 		errno = EEXIST;
-		return fail(ret_error, bytes, path, "something else stands there; remove it or use --socket");
+		return fail(ret_error, bytes, path,
+			"something else stands there; remove it or use --socket");
 	}
-	return unlink(path) == 0 ? 0 : fail(ret_error, bytes, path, "cannot remove the stale socket");
+	return unlink(path) == 0 ? 0
+				 : fail(ret_error, bytes, path, "cannot remove the stale socket");
 }
 
 static int give_to_group(const char *path, const char *group, char *ret_error, size_t bytes)
@@ -66,9 +68,9 @@ static int give_to_group(const char *path, const char *group, char *ret_error, s
 		errno = ENOENT;
 		return fail(ret_error, bytes, path, "socket_group names no group of this system");
 	}
-	return lchown(path, (uid_t)-1, entry.gr_gid) == 0 ?
-		0 :
-		fail(ret_error, bytes, path, "cannot be given to socket_group");
+	return lchown(path, (uid_t)-1, entry.gr_gid) == 0
+		? 0
+		: fail(ret_error, bytes, path, "cannot be given to socket_group");
 }
 
 int listener_bind(const char *path, const char *group, char *ret_error, size_t error_bytes)
@@ -89,9 +91,9 @@ int listener_bind(const char *path, const char *group, char *ret_error, size_t e
 	}
 	/* The mode comes with the bind: a chmod afterwards would leave a moment to slip through. */
 	mode_t before = umask(0117);
-	rc = bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 ?
-		0 :
-		fail(ret_error, error_bytes, path, "cannot be bound");
+	rc = bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0
+		? 0
+		: fail(ret_error, error_bytes, path, "cannot be bound");
 	umask(before);
 	rc = rc == 0 ? give_to_group(path, group, ret_error, error_bytes) : rc;
 	if (rc == 0 && listen(fd, BACKLOG) != 0) {

@@ -17,9 +17,9 @@ struct listener;
 typedef void listener_fn(void *ctx, int fd);
 
 /*
- * Binds `path` with mode 0660, for the group of that name, or for the group that the directory gives
- * ("" ). The caller holds the database's lock, so a socket that already stands there is stale. The fd,
- * or negative errno with a sentence in ret_error.
+ * Binds `path` with mode 0660, for the group of that name, or for the group that the directory
+ * gives ("" ). The caller holds the database's lock, so a socket that already stands there is
+ * stale. The fd, or negative errno with a sentence in ret_error.
  */
 int listener_bind(const char *path, const char *group, char *ret_error, size_t error_bytes);
 

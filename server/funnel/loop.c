@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The fence around libevent: readiness, timers, signals and a wake-up from other threads, and nothing
- * else of it. No bufferevents: buffers and their limits are the peer's.
+ * The fence around libevent: readiness, timers, signals and a wake-up from other threads, and
+ * nothing else of it. No bufferevents: buffers and their limits are the peer's.
  */
 
 #include "server/funnel/loop.h"
@@ -136,8 +136,9 @@ int loop_watch_set(struct loop_watch *watch, unsigned want)
 		return 0;
 	}
 	short events = (short)(EV_PERSIST | (want & LOOP_READ ? EV_READ : 0) |
-			       (want & LOOP_WRITE ? EV_WRITE : 0));
-	if (event_assign(watch->event, watch->loop->base, watch->fd, events, watch_ready, watch) < 0 ||
+		(want & LOOP_WRITE ? EV_WRITE : 0));
+	if (event_assign(watch->event, watch->loop->base, watch->fd, events, watch_ready, watch) <
+			0 ||
 		event_add(watch->event, NULL) < 0) {
 		return -ENOMEM;
 	}
@@ -214,7 +215,8 @@ int loop_on_signal(struct loop *loop, int number, loop_fn *fn, void *ctx)
 		return -ENOSPC;
 	}
 	struct callback *callback = &loop->signals[loop->signals_count];
-	*callback = (struct callback){evsignal_new(loop->base, number, signal_arrived, callback), fn, ctx};
+	*callback = (struct callback){
+		evsignal_new(loop->base, number, signal_arrived, callback), fn, ctx};
 	if (callback->event == NULL || event_add(callback->event, NULL) < 0) {
 		callback_finish(callback);
 		return -ENOMEM;

@@ -4,8 +4,8 @@
 /*
  * The event loop of one thread, and the only file of the funnel that knows libevent.
  *
- * Everything runs in the thread that calls loop_run(), except loop_wake(), which any thread may call.
- * A callback may free its own watch or timer and any other.
+ * Everything runs in the thread that calls loop_run(), except loop_wake(), which any thread may
+ * call. A callback may free its own watch or timer and any other.
  */
 
 #include <stdbool.h>
@@ -27,7 +27,9 @@ void loop_free(struct loop *loop);
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
-/* Calls fn when fd is ready for what loop_watch_set() asks for; at first nothing. NULL: no memory. */
+/*
+ * Calls fn when fd is ready for what loop_watch_set() asks for; at first nothing. NULL: no memory.
+ */
 struct loop_watch *loop_watch_new(struct loop *loop, int fd, loop_watch_fn *fn, void *ctx);
 int loop_watch_set(struct loop_watch *watch, unsigned want);
 void loop_watch_free(struct loop_watch *watch); /* accepts NULL; does not close the fd */

@@ -82,7 +82,8 @@ static bool take_deadline(struct call *call, uint64_t *ret_deadline_us)
 	const struct field *field = message_field(call->message, "deadline_ms");
 	uint64_t ms = config_number(call->funnel->options->config, SETTING_DEADLINE);
 	if (field != NULL && !object_uint64(field->value, &ms)) {
-		failure_set(&call->failure, FAILURE_BAD_REQUEST, "deadline_ms is an unsigned integer");
+		failure_set(
+			&call->failure, FAILURE_BAD_REQUEST, "deadline_ms is an unsigned integer");
 		return false;
 	}
 	*ret_deadline_us = clock_now_us() + (ms < DEADLINE_MAX_MS ? ms : DEADLINE_MAX_MS) * 1000;
@@ -97,9 +98,9 @@ static bool take_ack(struct call *call)
 		return true;
 	}
 	failure_set(&call->failure, FAILURE_BAD_REQUEST,
-		object_str(field->value, &ack) && span_equal(ack, "shipped") ?
-			"ack \"shipped\" needs a replica, and none is configured" :
-			"ack is \"committed\" or \"shipped\"");
+		object_str(field->value, &ack) && span_equal(ack, "shipped")
+			? "ack \"shipped\" needs a replica, and none is configured"
+			: "ack is \"committed\" or \"shipped\"");
 	return false;
 }
 
@@ -113,9 +114,10 @@ static bool take_proto(struct call *call)
 	const msgpack_object *value = field != NULL ? field->value : NULL;
 	bool good = value != NULL && object_uint64(value, &low);
 	high = low;
-	if (!good && value != NULL && value->type == MSGPACK_OBJECT_ARRAY && value->via.array.size == 2) {
+	if (!good && value != NULL && value->type == MSGPACK_OBJECT_ARRAY &&
+		value->via.array.size == 2) {
 		good = object_uint64(&value->via.array.ptr[0], &low) &&
-		       object_uint64(&value->via.array.ptr[1], &high) && low <= high;
+			object_uint64(&value->via.array.ptr[1], &high) && low <= high;
 	}
 	if (!good) {
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "proto is a number or [min, max]");
@@ -144,10 +146,12 @@ struct greeting {
 static bool take_client(struct call *call, struct greeting *greeting)
 {
 	if (message_field(call->message, "client") == NULL) {
-		failure_set(&call->failure, FAILURE_BAD_REQUEST, "hello needs client, as \"name/1.0\"");
+		failure_set(
+			&call->failure, FAILURE_BAD_REQUEST, "hello needs client, as \"name/1.0\"");
 		return false;
 	}
-	return take_text(call, "client", greeting->client) && take_text(call, "label", greeting->label);
+	return take_text(call, "client", greeting->client) &&
+		take_text(call, "label", greeting->label);
 }
 
 static bool take_session(struct call *call, struct greeting *greeting)
@@ -226,7 +230,8 @@ static void pack_settings(msgpack_packer *packer, const struct funnel *funnel)
 
 static void pack_features(msgpack_packer *packer)
 {
-	static const char *const features[] = {"write", "describe", "cancel", "sessions", "keys", "show"};
+	static const char *const features[] = {
+		"write", "describe", "cancel", "sessions", "keys", "show"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
@@ -284,11 +289,11 @@ static bool do_hello(struct call *call)
 		return false;
 	}
 	if (peer->credentials->role == ROLE_NONE) {
-		failure_set(&call->failure, FAILURE_DENIED, "%s matches no role (settings roles_…)%s",
-			peer->credentials->text,
-			peer->credentials->overflow || peer->credentials->foreign_root ?
-				": it is from another user namespace" :
-				"");
+		failure_set(&call->failure, FAILURE_DENIED,
+			"%s matches no role (settings roles_…)%s", peer->credentials->text,
+			peer->credentials->overflow || peer->credentials->foreign_root
+				? ": it is from another user namespace"
+				: "");
 		method_refuse(peer, call->message->id, &call->failure);
 		peer_close(peer, FAILURE_DENIED, "no role");
 		return true;
@@ -331,8 +336,8 @@ static bool enqueue(struct call *call, struct request *request)
 	peer_remove(peer, request);
 	request_free(request);
 	failure_set(&call->failure, rc == QUEUE_CLOSED ? FAILURE_SHUTTING_DOWN : FAILURE_OVERLOADED,
-		rc == QUEUE_CLOSED ? "the daemon is shutting down" :
-				     "the queue is full (settings queue_max, queue_bytes_max)");
+		rc == QUEUE_CLOSED ? "the daemon is shutting down"
+				   : "the queue is full (settings queue_max, queue_bytes_max)");
 	call->failure.retry_after_ms = rc == QUEUE_CLOSED ? 200 : 50;
 	return false;
 }
@@ -428,7 +433,8 @@ static bool do_show(struct call *call)
 	struct span pattern = {0};
 	const char *names = "";
 	if (what == NULL || !object_str(what->value, &name) ||
-		(like != NULL && (!object_str(like->value, &pattern) || pattern.len > SHOW_LIKE_MAX))) {
+		(like != NULL &&
+			(!object_str(like->value, &pattern) || pattern.len > SHOW_LIKE_MAX))) {
 		failure_set(&call->failure, FAILURE_BAD_REQUEST,
 			"what, and like if given, are strings of at most 127 bytes");
 		return false;
@@ -438,7 +444,8 @@ static bool do_show(struct call *call)
 	if (!call->funnel->options->show(call->funnel, name, pattern,
 		    call->peer->credentials->role >= ROLE_ADMIN, out, &names)) {
 		buffer_truncate(out, before);
-		failure_set(&call->failure, FAILURE_NOT_FOUND, "no table \"%.*s\" to show: there are %s",
+		failure_set(&call->failure, FAILURE_NOT_FOUND,
+			"no table \"%.*s\" to show: there are %s",
 			(int)(name.len < 64 ? name.len : 64), (const char *)name.data, names);
 		return false;
 	}
@@ -517,8 +524,9 @@ static bool dispatch(struct call *call)
 		return false;
 	}
 	if (peer->credentials->role < method->role) {
-		failure_set(&call->failure, FAILURE_DENIED, "%s needs the role %s: %s has the role %s",
-			method->name, role_name(method->role), peer->credentials->text,
+		failure_set(&call->failure, FAILURE_DENIED,
+			"%s needs the role %s: %s has the role %s", method->name,
+			role_name(method->role), peer->credentials->text,
 			role_name(peer->credentials->role));
 		return false;
 	}
@@ -541,7 +549,7 @@ static void handle(struct call *call, int parsed)
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "%s", message->reason);
 		method_refuse(call->peer, message->id, &call->failure);
 	} else if (message->type == MESSAGE_NOTICE && parsed == 0 &&
-		   span_equal(message->method, "cancel")) {
+		span_equal(message->method, "cancel")) {
 		do_cancel(call);
 	} else if (request && !dispatch(call)) {
 		method_refuse(call->peer, message->id, &call->failure);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Reading and writing one connection. What this file keeps true: memory per peer is bounded whatever
- * it sends or does not read; frames are handed on one at a time and in order; a peer is never freed
- * under a caller.
+ * Reading and writing one connection. What this file keeps true: memory per peer is bounded
+ * whatever it sends or does not read; frames are handed on one at a time and in order; a peer is
+ * never freed under a caller.
  */
 
 #include "server/funnel/peer.h"
@@ -19,10 +19,10 @@
 #include <unistd.h>
 
 enum {
-	READ_BYTES = 16 * 1024,       /* room for one read */
+	READ_BYTES = 16 * 1024,         /* room for one read */
 	READ_BYTES_LARGE = 1024 * 1024, /* … once a frame has shown to be large */
-	READS_MAX = 16,               /* in a row, before others get their turn */
-	KEEP_BYTES = 64 * 1024,       /* a buffer that has grown past this is given back when empty */
+	READS_MAX = 16,                 /* in a row, before others get their turn */
+	KEEP_BYTES = 64 * 1024, /* a buffer that has grown past this is given back when empty */
 };
 
 static void ready(void *ctx, unsigned what);
@@ -65,8 +65,7 @@ void peer_free(struct peer *peer)
 	assert(peer->state == PEER_CLOSED);
 	for (size_t i = 0; i < PEER_BUCKETS; i++) {
 		/* Requests that still run name this peer by id only; they free themselves. */
-		list_for_each_safe(node, &peer->in_flight[i])
-		{
+		list_for_each_safe(node, &peer->in_flight[i]) {
 			list_remove(node);
 		}
 	}
@@ -110,8 +109,9 @@ size_t peer_out_pending(const struct peer *peer)
 /* Whether it must first collect answers before it is read again. */
 static void check_limits(struct peer *peer)
 {
-	peer->paused = peer->in_flight_count >= config_number(peer->config, SETTING_IN_FLIGHT_MAX) ||
-		       peer_out_pending(peer) >= config_number(peer->config, SETTING_OUTPUT_BYTES_MAX);
+	peer->paused =
+		peer->in_flight_count >= config_number(peer->config, SETTING_IN_FLIGHT_MAX) ||
+		peer_out_pending(peer) >= config_number(peer->config, SETTING_OUTPUT_BYTES_MAX);
 }
 
 /* What the loop should watch now. */
@@ -159,8 +159,8 @@ void peer_flush(struct peer *peer)
 		return;
 	}
 	while (peer_out_pending(peer) > 0) {
-		ssize_t sent = send(peer->fd, peer->out.data + peer->out_sent, peer_out_pending(peer),
-			MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t sent = send(peer->fd, peer->out.data + peer->out_sent,
+			peer_out_pending(peer), MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (sent < 0 && errno == EINTR) {
 			continue;
 		}
@@ -206,9 +206,9 @@ static void hand_on(struct peer *peer)
 		rc = frame_reader_next(&peer->reader, &payload, &len);
 		if (rc == FRAME_TOO_LARGE) {
 			peer_close(peer, FAILURE_TOO_LARGE,
-				peer->state == PEER_GREETING ?
-					"a frame before hello is answered has at most 64 KiB" :
-					"the frame is over the limit (setting frame_bytes_max)");
+				peer->state == PEER_GREETING
+					? "a frame before hello is answered has at most 64 KiB"
+					: "the frame is over the limit (setting frame_bytes_max)");
 		} else if (rc == 0) {
 			peer->frame_since_us = 0;
 			peer->requests++;
@@ -286,21 +286,24 @@ bool peer_check_times(struct peer *peer, uint64_t now_us)
 {
 	const struct config *config = peer->config;
 	if (peer->state == PEER_GREETING &&
-		now_us - peer->connected_us >= config_number(config, SETTING_HELLO_TIMEOUT) * 1000) {
+		now_us - peer->connected_us >=
+			config_number(config, SETTING_HELLO_TIMEOUT) * 1000) {
 		peer_close(peer, FAILURE_DEADLINE, "no hello in time (setting hello_timeout)");
 	}
 	if (peer->state < PEER_CLOSING && !peer->paused && peer->frame_since_us != 0 &&
-		now_us - peer->frame_since_us >= config_number(config, SETTING_FRAME_TIMEOUT) * 1000) {
+		now_us - peer->frame_since_us >=
+			config_number(config, SETTING_FRAME_TIMEOUT) * 1000) {
 		peer_close(peer, FAILURE_DEADLINE,
 			"a request has begun but is not whole in time (setting frame_timeout)");
 	}
 	if (peer->state != PEER_CLOSED && peer->stalled_since_us != 0 &&
-		now_us - peer->stalled_since_us >= config_number(config, SETTING_STALL_TIMEOUT) * 1000) {
+		now_us - peer->stalled_since_us >=
+			config_number(config, SETTING_STALL_TIMEOUT) * 1000) {
 		/* It does not read, so it cannot be told. */
 		peer_move(peer, PEER_CLOSED);
 	}
 	return peer->state == PEER_GREETING || peer->frame_since_us != 0 ||
-	       peer->stalled_since_us != 0;
+		peer->stalled_since_us != 0;
 }
 
 static struct list *bucket_of(const struct peer *peer, uint32_t id)
@@ -311,8 +314,7 @@ static struct list *bucket_of(const struct peer *peer, uint32_t id)
 struct request *peer_find(const struct peer *peer, uint32_t id)
 {
 	struct list *bucket = bucket_of(peer, id);
-	list_for_each(node, bucket)
-	{
+	list_for_each(node, bucket) {
 		struct request *request = container_of(node, struct request, in_flight);
 		if (request->id == id) {
 			return request;

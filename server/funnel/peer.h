@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * One connected client: its socket, its buffers and their limits, and what hello said about it. Bytes
- * become frames here; what a frame means is the business of method.c.
+ * One connected client: its socket, its buffers and their limits, and what hello said about it.
+ * Bytes become frames here; what a frame means is the business of method.c.
  *
  *	GREETING ──hello──▶ OPEN ──▶ CLOSING (last bytes go out) ──▶ CLOSED (waits to be freed)
  *	    └──────────────────────────▲───────────────────────────────▲
@@ -34,8 +34,8 @@ struct peer_hooks {
 };
 
 struct peer {
-	struct list node;  /* funnel::peers, or funnel::closed */
-	struct list by_id; /* funnel::by_id[] */
+	struct list node;    /* funnel::peers, or funnel::closed */
+	struct list by_id;   /* funnel::by_id[] */
 	struct list touched; /* funnel::touched */
 	uint64_t id;
 	int fd;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The meeting point of the two threads: one lock, held for a few pointer moves. Classes are served in
- * order, and within a class by age.
+ * The meeting point of the two threads: one lock, held for a few pointer moves. Classes are served
+ * in order, and within a class by age.
  */
 
 #include "server/funnel/queue.h"
@@ -52,8 +52,7 @@ int queue_new(void (*wake)(void *ctx), void *ctx, struct queue **ret_queue)
 
 static void free_all(struct list *requests)
 {
-	list_for_each_safe(node, requests)
-	{
+	list_for_each_safe(node, requests) {
 		request_free(container_of(node, struct request, node));
 	}
 }
@@ -88,7 +87,7 @@ int queue_push(struct queue *queue, struct request *request, const struct queue_
 	if (queue->closed) {
 		rc = QUEUE_CLOSED;
 	} else if (queue->count >= limits->count_max ||
-		   (queue->bytes > 0 && queue->bytes + request->bytes > limits->bytes_max)) {
+		(queue->bytes > 0 && queue->bytes + request->bytes > limits->bytes_max)) {
 		rc = QUEUE_FULL;
 	} else {
 		list_push_back(&queue->waiting[request->class], &request->node);
@@ -120,8 +119,7 @@ void queue_expire(struct queue *queue, uint64_t now_us, struct list *ret_expired
 {
 	pthread_mutex_lock(&queue->lock);
 	for (unsigned i = 0; i < CLASS_COUNT; i++) {
-		list_for_each_safe(node, &queue->waiting[i])
-		{
+		list_for_each_safe(node, &queue->waiting[i]) {
 			struct request *request = container_of(node, struct request, node);
 			if (now_us >= request->deadline_us) {
 				remove_waiting(queue, request);
@@ -232,8 +230,7 @@ void queue_give_back(struct queue *queue, struct list *requests)
 void queue_answer(struct queue *queue, struct list *requests)
 {
 	pthread_mutex_lock(&queue->lock);
-	list_for_each(node, requests)
-	{
+	list_for_each(node, requests) {
 		queue->taken--;
 	}
 	bool wake = list_empty(&queue->answered) && !list_empty(requests);

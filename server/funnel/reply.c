@@ -11,7 +11,7 @@
 
 enum {
 	ROWS_KEY_BYTES = sizeof("rows"), /* as a fixstr */
-	STEP_NODES = 16,                 /* values of a step result beside columns and rows, or more */
+	STEP_NODES = 16, /* values of a step result beside columns and rows, or more */
 	ANSWER_NODES_MAX = SCAN_NODES_MAX - 64,
 	RETRY_AFTER_MS = 200,
 	SQLITE_CODE_FULL = 13,
@@ -235,11 +235,12 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 	struct failure *failure = &request->failure;
 	const char *message = error->message != NULL ? error->message : "out of memory";
 	if (error->condition == STORE_DENIED && error->needed == ROLE_NONE) {
-		failure_set(failure, FAILURE_DENIED, "not allowed through litefunnel: %s (%s, role %s)",
-			message, request->credentials->text, role_name(request->credentials->role));
+		failure_set(failure, FAILURE_DENIED,
+			"not allowed through litefunnel: %s (%s, role %s)", message,
+			request->credentials->text, role_name(request->credentials->role));
 	} else if (error->condition == STORE_DENIED) {
-		failure_set(failure, FAILURE_DENIED, "%s needs the role %s: %s has the role %s", message,
-			role_name(error->needed), request->credentials->text,
+		failure_set(failure, FAILURE_DENIED, "%s needs the role %s: %s has the role %s",
+			message, role_name(error->needed), request->credentials->text,
 			role_name(request->credentials->role));
 	} else {
 		failure_set(failure, meaning[error->condition], "%s", message);
@@ -262,7 +263,7 @@ static void pack_failure(msgpack_packer *packer, const struct failure *failure)
 {
 	static const char *const applied[] = {"no", "yes", "unknown"};
 	unsigned keys = 4u + (failure->retry_after_ms != 0) + (failure->sqlite != 0) +
-			(failure->step >= 0) + (failure->row >= 0);
+		(failure->step >= 0) + (failure->row >= 0);
 	msgpack_pack_map(packer, keys);
 	pack_key_str(packer, "code", failure_code_name(failure->code));
 	pack_key_str(
@@ -355,7 +356,8 @@ static void build_verbatim(struct request *request, bool error)
 	const struct buffer *payload = &request->payload;
 	struct buffer *out = &request->reply;
 	msgpack_packer packer;
-	size_t mark = error ? message_begin_error(out, request->id) : message_begin_result(out, request->id);
+	size_t mark = error ? message_begin_error(out, request->id)
+			    : message_begin_result(out, request->id);
 	buffer_append(out, payload->data + 1, payload->len - 1);
 	if (error) {
 		buffer_packer(out, &packer);
@@ -377,7 +379,10 @@ void reply_build(struct request *request, const struct reply_facts *facts)
 		build_write_result(request, facts);
 	}
 	if (request->reply.failed) {
-		/* Too little memory for the answer to what is done: say so in as few bytes as possible. */
+		/*
+		 * Too little memory for the answer to what is done: say so in as few bytes as
+		 * possible.
+		 */
 		struct failure failure;
 		failure_init(&failure);
 		failure.code = FAILURE_INTERNAL;

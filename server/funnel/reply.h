@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * What goes back: the results of steps as they are packed while they run, the form in which an answer
- * is remembered, and the frames. The only place that knows the wire's codes and keys of results.
+ * What goes back: the results of steps as they are packed while they run, the form in which an
+ * answer is remembered, and the frames. The only place that knows the wire's codes and keys of
+ * results.
  *
  * A payload, as stored: one byte that says what follows, then MessagePack.
  */

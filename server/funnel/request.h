@@ -54,7 +54,7 @@ struct request {
 
 	/* The writer's. */
 	bool use_savepoint; /* learned when it ran without one */
-	bool condemned;     /* it threw a transaction away: its failure stands, do not run it again */
+	bool condemned; /* it threw a transaction away: its failure stands, do not run it again */
 	enum outcome outcome;
 	struct failure failure;
 	struct buffer payload; /* what is remembered and answered: see reply.h */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The writer's thread. After each commit group it first lets go of the answers and only then does what
- * can wait: the checkpoint, the log, the read mark.
+ * The writer's thread. After each commit group it first lets go of the answers and only then does
+ * what can wait: the checkpoint, the log, the read mark.
  */
 
 #include "server/funnel/writer.h"
@@ -63,13 +63,14 @@ static void apply_limits(struct writer *writer)
 /* A batch that took long, with where the time went. */
 static void log_if_slow(const struct request *request, uint64_t slow_us)
 {
-	uint64_t took_us = request->taken_us - request->received_us + request->exec_us +
-			   request->commit_us;
+	uint64_t took_us =
+		request->taken_us - request->received_us + request->exec_us + request->commit_us;
 	if (slow_us == 0 || took_us < slow_us || request->kind != REQUEST_WRITE) {
 		return;
 	}
 	char sql[121];
-	size_t len = request->steps[0].sql.len < sizeof(sql) ? request->steps[0].sql.len : sizeof(sql) - 1;
+	size_t len = request->steps[0].sql.len < sizeof(sql) ? request->steps[0].sql.len
+							     : sizeof(sql) - 1;
 	memcpy(sql, request->steps[0].sql.data, len);
 	sql[len] = 0;
 	log_warn("slow batch", log_int("pid", request->credentials->pid),
@@ -85,8 +86,7 @@ static void count(struct writer *writer, const struct group_result *result, stru
 	uint64_t slow_us = number(writer, SETTING_SLOW) * 1000;
 	uint64_t failed = 0;
 	uint64_t batches = 0;
-	list_for_each(node, answered)
-	{
+	list_for_each(node, answered) {
 		const struct request *request = container_of(node, struct request, node);
 		failed += request->outcome == OUTCOME_FAILED;
 		batches++;
@@ -107,8 +107,7 @@ static void count(struct writer *writer, const struct group_result *result, stru
 /* Frames are built here, so that the loop has nothing left to do but send. */
 static void answer(struct writer *writer, struct list *answered)
 {
-	list_for_each(node, answered)
-	{
+	list_for_each(node, answered) {
 		reply_build(container_of(node, struct request, node), &writer->facts);
 	}
 	queue_answer(writer->options.queue, answered);
@@ -120,7 +119,10 @@ static void checkpoint(struct writer *writer)
 	uint64_t frames = number(writer, SETTING_CHECKPOINT_FRAMES);
 	if (store_checkpoint_if_due(writer->options.store, frames, &error) != 0) {
 		if ((error.sqlite & 0xff) == 10) {
-			/* SQLITE_IOERR. A failed fsync may have marked the pages clean: no second try. */
+			/*
+			 * SQLITE_IOERR. A failed fsync may have marked the pages clean: no second
+			 * try.
+			 */
 			writer->options.poisoned(writer->options.ctx, error.message);
 		}
 		log_warn("checkpoint failed", log_str("error", error.message));
@@ -152,10 +154,10 @@ static void run_group(struct writer *writer)
 	char *reason = NULL;
 	list_init(&answered);
 	apply_limits(writer);
-	int rc = group_run(writer->options.store, writer->options.queue, &limits, &answered, &result,
-		&reason);
-	atomic_store_explicit(&writer->commit_no, store_commit_no(writer->options.store),
-		memory_order_release);
+	int rc = group_run(
+		writer->options.store, writer->options.queue, &limits, &answered, &result, &reason);
+	atomic_store_explicit(
+		&writer->commit_no, store_commit_no(writer->options.store), memory_order_release);
 	if (rc == GROUP_UNKNOWN) {
 		writer->options.poisoned(writer->options.ctx, reason);
 		abort(); /* it must not return */

@@ -13,14 +13,14 @@
 struct writer;
 
 struct writer_stats {
-	uint64_t batches;  /* answered */
-	uint64_t failed;   /* of these */
+	uint64_t batches; /* answered */
+	uint64_t failed;  /* of these */
 	uint64_t commits;
 	uint64_t replays;
 	uint64_t exec_us;
 	uint64_t commit_us;
 	uint64_t group_max;
-	uint64_t busy;     /* times another process held the write lock */
+	uint64_t busy; /* times another process held the write lock */
 	uint64_t commit_no;
 	struct checkpoint_stats checkpoint;
 };
@@ -30,8 +30,8 @@ struct writer_options {
 	struct queue *queue;
 	const struct config *config; /* numbers only */
 	/*
-	 * A COMMIT or a checkpoint met an I/O error: what is on the disk can be told only by starting
-	 * over. Called in the writer's thread; must not return.
+	 * A COMMIT or a checkpoint met an I/O error: what is on the disk can be told only by
+	 * starting over. Called in the writer's thread; must not return.
 	 */
 	void (*poisoned)(void *ctx, const char *reason);
 	void *ctx;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The lists of what passes, by role. Anything not named here is refused: SQLite may learn new tricks
- * and this file must then be asked first. It keeps no state but the context that it is given.
+ * The lists of what passes, by role. Anything not named here is refused: SQLite may learn new
+ * tricks and this file must then be asked first. It keeps no state but the context that it is
+ * given.
  */
 
 #include "server/store/authorizer.h"
@@ -12,15 +13,16 @@
 
 const char *role_name(enum role role)
 {
-	static const char *const names[] = {"none", "stats", "query", "write", "ddl", "admin", "self"};
+	static const char *const names[] = {
+		"none", "stats", "query", "write", "ddl", "admin", "self"};
 	return names[role];
 }
 
 /* PRAGMAs that tell facts; an argument, where there is one, names a table or a limit. */
-static const char *const pragmas_telling[] = {"table_info", "table_xinfo", "table_list", "index_list",
-	"index_info", "index_xinfo", "foreign_key_list", "foreign_key_check", "integrity_check",
-	"quick_check", "data_version", "database_list", "collation_list", "function_list",
-	"compile_options", "module_list", "pragma_list", NULL};
+static const char *const pragmas_telling[] = {"table_info", "table_xinfo", "table_list",
+	"index_list", "index_info", "index_xinfo", "foreign_key_list", "foreign_key_check",
+	"integrity_check", "quick_check", "data_version", "database_list", "collation_list",
+	"function_list", "compile_options", "module_list", "pragma_list", NULL};
 
 /* Settings that may be read, that is: given without an argument. */
 static const char *const pragmas_readable[] = {"analysis_limit", "application_id", "auto_vacuum",
@@ -58,7 +60,8 @@ static bool in_list(const char *const *list, const char *word)
 	return false;
 }
 
-static int refuse(struct authorizer *authorizer, enum role needed, const char *what, const char *name)
+static int refuse(
+	struct authorizer *authorizer, enum role needed, const char *what, const char *name)
 {
 	if (authorizer->denied[0] == 0) {
 		authorizer->needed = needed;
@@ -68,7 +71,8 @@ static int refuse(struct authorizer *authorizer, enum role needed, const char *w
 	return SQLITE_DENY;
 }
 
-static int require(struct authorizer *authorizer, enum role needed, const char *what, const char *name)
+static int require(
+	struct authorizer *authorizer, enum role needed, const char *what, const char *name)
 {
 	return authorizer->role >= needed ? SQLITE_OK : refuse(authorizer, needed, what, name);
 }
@@ -92,20 +96,25 @@ static int authorize_pragma(struct authorizer *authorizer, const char *name, con
 		return require(authorizer, ROLE_DDL, "PRAGMA", name);
 	}
 	if (argument != NULL && in_list(pragmas_answered, name) &&
-		(sqlite3_stricmp(name, "journal_mode") != 0 || sqlite3_stricmp(argument, "wal") == 0)) {
+		(sqlite3_stricmp(name, "journal_mode") != 0 ||
+			sqlite3_stricmp(argument, "wal") == 0)) {
 		snprintf(authorizer->answered, sizeof(authorizer->answered), "%s", name);
 		return SQLITE_IGNORE;
 	}
 	return refuse(authorizer, ROLE_NONE, "PRAGMA", name);
 }
 
-/* Changes of the schema: `name` is made, changed or dropped; `on` is the table of an index or trigger. */
+/*
+ * Changes of the schema: `name` is made, changed or dropped; `on` is the table of an index or
+ * trigger.
+ */
 static int authorize_schema(struct authorizer *authorizer, const char *what, const char *name,
 	const char *on, const char *database)
 {
 	authorizer->saw_ddl = true;
 	if (is_own_table(name) || is_own_table(on)) {
-		return refuse(authorizer, ROLE_NONE, "litefunnel's own table", is_own_table(name) ? name : on);
+		return refuse(authorizer, ROLE_NONE, "litefunnel's own table",
+			is_own_table(name) ? name : on);
 	}
 	if (database != NULL && sqlite3_stricmp(database, "temp") == 0) {
 		return refuse(authorizer, ROLE_NONE, "a TEMP object", name);
@@ -145,9 +154,9 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	case SQLITE_RECURSIVE:
 		return require(authorizer, ROLE_QUERY, "reading", first);
 	case SQLITE_FUNCTION:
-		return in_list(functions_refused, second) ?
-			refuse(authorizer, ROLE_NONE, "the function", second) :
-			require(authorizer, ROLE_QUERY, "the function", second);
+		return in_list(functions_refused, second)
+			? refuse(authorizer, ROLE_NONE, "the function", second)
+			: require(authorizer, ROLE_QUERY, "the function", second);
 	case SQLITE_INSERT:
 		return authorize_rows(authorizer, "INSERT into", first, database);
 	case SQLITE_UPDATE:
@@ -192,7 +201,8 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	case SQLITE_DROP_TEMP_TRIGGER:
 		return refuse(authorizer, ROLE_NONE, "a TEMP object", first);
 	default:
-		return refuse(authorizer, ROLE_NONE, "an action that this version does not know", NULL);
+		return refuse(
+			authorizer, ROLE_NONE, "an action that this version does not know", NULL);
 	}
 }
 

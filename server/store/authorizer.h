@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * Who may do what, statement by statement: SQLite asks before it compiles each action, and again when
- * it compiles a cached statement anew inside sqlite3_step(). So the role stands in a context that is
- * set before every prepare and every step.
+ * Who may do what, statement by statement: SQLite asks before it compiles each action, and again
+ * when it compiles a cached statement anew inside sqlite3_step(). So the role stands in a context
+ * that is set before every prepare and every step.
  */
 
 #include "server/store/store.h"

@@ -101,8 +101,9 @@ int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct stor
 	if ((rc & 0xff) == SQLITE_BUSY) {
 		rc = SQLITE_OK;
 	}
-	return rc == SQLITE_OK ? 0 : store_error_set(error, STORE_RESOURCE, rc, "%s",
-					     sqlite3_errmsg(store->handle));
+	return rc == SQLITE_OK
+		? 0
+		: store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
 }
 
 struct checkpoint_stats store_checkpoint_stats(const struct store *store)
@@ -118,8 +119,8 @@ void store_settle(struct store *store)
 {
 	/*
 	 * Openers with read permission only cannot move a read mark forward; the mark that the last
-	 * write transaction left stands before its own frames. An empty read of ours moves it, so that
-	 * their snapshots do not hold back the next checkpoint.
+	 * write transaction left stands before its own frames. An empty read of ours moves it, so
+	 * that their snapshots do not hold back the next checkpoint.
 	 */
 	authorizer_enter(&store->authorizer, ROLE_SELF);
 	(void)own_run(store, store->own[OWN_SETTLE]);

@@ -2,12 +2,12 @@
 #pragma once
 
 /*
- * Exactly once: the answers that are remembered, so that a request which comes again gets its answer
- * and not a second execution.
+ * Exactly once: the answers that are remembered, so that a request which comes again gets its
+ * answer and not a second execution.
  *
  * A request is known by (uid, session, seq) or by (uid, key). Answers are stored in the transaction
- * of the work that they answer: for sessions in one row of _lf_group for the whole commit group, for
- * keys in a row of _lf_key each. An index in memory finds them; it is rebuilt at start.
+ * of the work that they answer: for sessions in one row of _lf_group for the whole commit group,
+ * for keys in a row of _lf_key each. An index in memory finds them; it is rebuilt at start.
  *
  * Everything belongs to the writer's thread except dedupe_peek(), which any thread may call.
  */
@@ -30,9 +30,9 @@ struct identity {
 	uint32_t uid;
 	uint8_t session[DEDUPE_SESSION_BYTES]; /* IDENTITY_SEQ */
 	uint64_t seq;
-	uint64_t done;     /* every seq up to here has been answered for good */
-	struct bytes key;  /* IDENTITY_KEY */
-	uint8_t hash[16];  /* of the content: the same identity with another hash is a mistake */
+	uint64_t done;    /* every seq up to here has been answered for good */
+	struct bytes key; /* IDENTITY_KEY */
+	uint8_t hash[16]; /* of the content: the same identity with another hash is a mistake */
 };
 
 /* Bounds; may be changed between transactions. */
@@ -86,7 +86,8 @@ void dedupe_rolled_back(struct dedupe *dedupe);
 int dedupe_forget(struct dedupe *dedupe, uint32_t uid, const uint8_t *session);
 
 /* What hello tells: whether the session is known, and its highest seq. Any thread. */
-bool dedupe_peek(struct dedupe *dedupe, uint32_t uid, const uint8_t *session, uint64_t *ret_max_seq);
+bool dedupe_peek(
+	struct dedupe *dedupe, uint32_t uid, const uint8_t *session, uint64_t *ret_max_seq);
 
 struct dedupe_stats {
 	uint64_t sessions;

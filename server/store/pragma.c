@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The settings that safety rests on. Each is set and then read back: builds of SQLite differ in their
- * defaults, and a setting that silently did not take would cost an acknowledged write.
+ * The settings that safety rests on. Each is set and then read back: builds of SQLite differ in
+ * their defaults, and a setting that silently did not take would cost an acknowledged write.
  */
 
 #include "server/store/inside.h"
@@ -22,7 +22,8 @@ static int refuse(char *ret_error, const struct store *store, const char *what)
 static bool read_text(struct store *store, const char *sql, char *ret_text, size_t bytes)
 {
 	sqlite3_stmt *stmt = NULL;
-	bool found = own_prepare(store, sql, &stmt) == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW;
+	bool found =
+		own_prepare(store, sql, &stmt) == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW;
 	if (found) {
 		const char *text = (const char *)sqlite3_column_text(stmt, 0);
 		snprintf(ret_text, bytes, "%s", text != NULL ? text : "");
@@ -91,8 +92,8 @@ static int configure(struct store *store, char *ret_error)
 	return 0;
 }
 
-int pragma_setup(struct store *store, const struct store_options *options,
-	char ret_error[STORE_ERROR_BYTES])
+int pragma_setup(
+	struct store *store, const struct store_options *options, char ret_error[STORE_ERROR_BYTES])
 {
 	char cache[32];
 	char page_size[16] = "";
@@ -105,16 +106,19 @@ int pragma_setup(struct store *store, const struct store_options *options,
 		{"locking_mode", "normal", "normal"},
 		{"mmap_size", "0", "0"},
 		{"journal_mode", "wal", "wal"},
-		{"synchronous", options->sync_full ? "full" : "normal", options->sync_full ? "2" : "1"},
+		{"synchronous", options->sync_full ? "full" : "normal",
+			options->sync_full ? "2" : "1"},
 		{"wal_autocheckpoint", "0", "0"},
-		{"foreign_keys", options->foreign_keys ? "on" : "off", options->foreign_keys ? "1" : "0"},
+		{"foreign_keys", options->foreign_keys ? "on" : "off",
+			options->foreign_keys ? "1" : "0"},
 		{"temp_store", "memory", "2"},
 		{"cell_size_check", "on", "1"},
 		{"cache_size", cache, cache},
 		{"journal_size_limit", "-1", "-1"},
 	};
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-		if (set(store, wanted[i].name, wanted[i].value, wanted[i].expected, ret_error) < 0) {
+		if (set(store, wanted[i].name, wanted[i].value, wanted[i].expected, ret_error) <
+			0) {
 			return -1;
 		}
 	}

@@ -12,39 +12,39 @@
 #include <string.h>
 #include <sys/random.h>
 
-static const char schema[] =
-	"CREATE TABLE _lf_state("
-	" id INTEGER PRIMARY KEY CHECK (id = 1),"
-	" format INTEGER NOT NULL,"
-	" epoch BLOB NOT NULL,"
-	" commit_no INTEGER NOT NULL);"
-	"CREATE TABLE _lf_group("
-	" commit_no INTEGER PRIMARY KEY,"
-	" replies BLOB NOT NULL);"
-	"CREATE TABLE _lf_session("
-	" uid INTEGER NOT NULL,"
-	" session BLOB NOT NULL,"
-	" seq INTEGER NOT NULL,"
-	" done INTEGER NOT NULL,"
-	" commit_no INTEGER NOT NULL,"
-	" hash BLOB,"
-	" reply BLOB,"
-	" PRIMARY KEY (uid, session, seq)) WITHOUT ROWID;"
-	"CREATE TABLE _lf_key("
-	" id INTEGER PRIMARY KEY,"
-	" uid INTEGER NOT NULL,"
-	" key BLOB NOT NULL,"
-	" hash BLOB NOT NULL,"
-	" commit_no INTEGER NOT NULL,"
-	" born_s INTEGER NOT NULL,"
-	" reply BLOB NOT NULL,"
-	" UNIQUE (uid, key));";
+static const char schema[] = "CREATE TABLE _lf_state("
+			     " id INTEGER PRIMARY KEY CHECK (id = 1),"
+			     " format INTEGER NOT NULL,"
+			     " epoch BLOB NOT NULL,"
+			     " commit_no INTEGER NOT NULL);"
+			     "CREATE TABLE _lf_group("
+			     " commit_no INTEGER PRIMARY KEY,"
+			     " replies BLOB NOT NULL);"
+			     "CREATE TABLE _lf_session("
+			     " uid INTEGER NOT NULL,"
+			     " session BLOB NOT NULL,"
+			     " seq INTEGER NOT NULL,"
+			     " done INTEGER NOT NULL,"
+			     " commit_no INTEGER NOT NULL,"
+			     " hash BLOB,"
+			     " reply BLOB,"
+			     " PRIMARY KEY (uid, session, seq)) WITHOUT ROWID;"
+			     "CREATE TABLE _lf_key("
+			     " id INTEGER PRIMARY KEY,"
+			     " uid INTEGER NOT NULL,"
+			     " key BLOB NOT NULL,"
+			     " hash BLOB NOT NULL,"
+			     " commit_no INTEGER NOT NULL,"
+			     " born_s INTEGER NOT NULL,"
+			     " reply BLOB NOT NULL,"
+			     " UNIQUE (uid, key));";
 
 static int state_exists(struct store *store, bool *ret_exists)
 {
 	sqlite3_stmt *stmt = NULL;
 	int rc = own_prepare(store,
-		"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_lf_state'", &stmt);
+		"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_lf_state'",
+		&stmt);
 	if (rc == SQLITE_OK) {
 		rc = sqlite3_step(stmt);
 		*ret_exists = rc == SQLITE_ROW && sqlite3_column_int(stmt, 0) == 1;
@@ -66,8 +66,8 @@ static int state_create(struct store *store)
 	rc = rc == SQLITE_OK ? own_prepare(store,
 				       "INSERT INTO _lf_state(id, format, epoch, commit_no) "
 				       "VALUES (1, ?1, ?2, 0)",
-				       &stmt) :
-			       rc;
+				       &stmt)
+			     : rc;
 	if (rc == SQLITE_OK) {
 		sqlite3_bind_int(stmt, 1, STORE_FORMAT);
 		sqlite3_bind_blob(stmt, 2, epoch, sizeof(epoch), SQLITE_STATIC);
@@ -108,8 +108,9 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 		rc = state_read(store, &format);
 	}
 	if (rc != SQLITE_OK) {
-		snprintf(ret_error, STORE_ERROR_BYTES, "%s: cannot read or make litefunnel's tables: %s",
-			store->path, sqlite3_errmsg(store->handle));
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s: cannot read or make litefunnel's tables: %s", store->path,
+			sqlite3_errmsg(store->handle));
 		return -1;
 	}
 	if (format > STORE_FORMAT) {

@@ -37,12 +37,13 @@ static int bind_value(sqlite3_stmt *stmt, int place, const struct value *value)
 	case VALUE_FLOAT:
 		return sqlite3_bind_double(stmt, place, value->real);
 	case VALUE_TEXT:
-		return sqlite3_bind_text64(stmt, place, value->bytes.len > 0 ? value->bytes.data : "",
-			value->bytes.len, SQLITE_STATIC, SQLITE_UTF8);
+		return sqlite3_bind_text64(stmt, place,
+			value->bytes.len > 0 ? value->bytes.data : "", value->bytes.len,
+			SQLITE_STATIC, SQLITE_UTF8);
 	case VALUE_BLOB:
 		return value->bytes.len > 0 ? sqlite3_bind_blob64(stmt, place, value->bytes.data,
-						      value->bytes.len, SQLITE_STATIC) :
-					      sqlite3_bind_zeroblob(stmt, place, 0);
+						      value->bytes.len, SQLITE_STATIC)
+					    : sqlite3_bind_zeroblob(stmt, place, 0);
 	default:
 		return sqlite3_bind_null(stmt, place);
 	}
@@ -131,8 +132,8 @@ static bool read_column(sqlite3_stmt *stmt, int column, struct value *ret_value)
 {
 	switch (sqlite3_column_type(stmt, column)) {
 	case SQLITE_INTEGER:
-		*ret_value = (struct value){.type = VALUE_INTEGER,
-			.integer = sqlite3_column_int64(stmt, column)};
+		*ret_value = (struct value){
+			.type = VALUE_INTEGER, .integer = sqlite3_column_int64(stmt, column)};
 		return true;
 	case SQLITE_FLOAT:
 		*ret_value = (struct value){
@@ -172,8 +173,8 @@ static int give_columns(sqlite3_stmt *stmt, const struct step_sink *sink, struct
 }
 
 /* One row to the sink: its answer, or STORE_RESOURCE. */
-static int give_row(sqlite3_stmt *stmt, unsigned count, const struct step_sink *sink,
-	struct store_error *error)
+static int give_row(
+	sqlite3_stmt *stmt, unsigned count, const struct step_sink *sink, struct store_error *error)
 {
 	struct value on_stack[COLUMNS_ON_STACK];
 	struct value *values = on_stack;
@@ -185,8 +186,8 @@ static int give_row(sqlite3_stmt *stmt, unsigned count, const struct step_sink *
 	for (unsigned i = 0; complete && i < count; i++) {
 		complete = read_column(stmt, (int)i, &values[i]);
 	}
-	rc = complete ? sink->row(sink->ctx, values, count) :
-			-store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
+	rc = complete ? sink->row(sink->ctx, values, count)
+		      : -store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
 	if (values != on_stack) {
 		free(values);
 	}
@@ -205,7 +206,8 @@ static int no_room(const struct step *step, const char *what, struct step_result
 		return 0;
 	}
 	return store_error_set(error, STORE_TOO_LARGE, 0,
-		"the step returns more %s than the limit allows: ask for fewer, or set truncate", what);
+		"the step returns more %s than the limit allows: ask for fewer, or set truncate",
+		what);
 }
 
 /* Steps a bound statement to its end. */
@@ -223,9 +225,9 @@ static int run_rows(struct store *store, const struct stmt *stmt, const struct s
 			failed = no_room(step, "rows", result, error);
 		} else {
 			int answer = give_row(stmt->handle, stmt->columns, sink, error);
-			failed = answer < 0 ? -answer :
-				 answer > 0 ? no_room(step, "rows or bytes", result, error) :
-					      0;
+			failed = answer < 0  ? -answer
+				: answer > 0 ? no_room(step, "rows or bytes", result, error)
+					     : 0;
 		}
 		if (failed != 0) {
 			return failed;
@@ -241,8 +243,9 @@ static int check_guards(
 	const struct step *step, const struct step_result *result, struct store_error *error)
 {
 	if (step->expect_changes >= 0 && result->changes != step->expect_changes) {
-		return store_error_set(error, STORE_GUARD, 0, "expected %lld changes, there were %lld",
-			(long long)step->expect_changes, (long long)result->changes);
+		return store_error_set(error, STORE_GUARD, 0,
+			"expected %lld changes, there were %lld", (long long)step->expect_changes,
+			(long long)result->changes);
 	}
 	if (step->expect_rows >= 0 && result->rows != (uint64_t)step->expect_rows) {
 		return store_error_set(error, STORE_GUARD, 0, "expected %lld rows, there were %llu",
@@ -330,7 +333,8 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 	if (rc == SQLITE_DONE && dml) {
 		result->changes += sqlite3_changes64(store->handle);
 	}
-	int failed = rc == SQLITE_DONE ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
+	int failed =
+		rc == SQLITE_DONE ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
 	sqlite3_reset(stmt);
 	note_effects(store, readonly, dml, ddl);
 	return failed;
@@ -360,8 +364,8 @@ int store_step(struct store *store, enum role role, const struct step *step,
 {
 	*ret_result = (struct step_result){0};
 	int64_t total_before = sqlite3_total_changes64(store->handle);
-	int rc = step->script ? run_script(store, role, step, ret_result, error) :
-				run_single(store, role, step, sink, ret_result, error);
+	int rc = step->script ? run_script(store, role, step, ret_result, error)
+			      : run_single(store, role, step, sink, ret_result, error);
 	ret_result->total = sqlite3_total_changes64(store->handle) - total_before;
 	ret_result->rowid = sqlite3_last_insert_rowid(store->handle);
 	store->dirty |= ret_result->total != 0;
@@ -381,18 +385,18 @@ bool store_step_is_atomic(struct store *store, enum role role, const struct step
 	}
 	bool guarded = step->expect_changes >= 0 || step->expect_rows >= 0;
 	bool atomic = stmt->readonly ||
-		      (!guarded && store->explain_trusted && stmt_is_atomic(&store->cache, stmt));
+		(!guarded && store->explain_trusted && stmt_is_atomic(&store->cache, stmt));
 	stmt_release(&store->cache, stmt);
 	return atomic;
 }
 
 int store_describe(struct store *store, enum role role, struct bytes sql,
-	const struct step_sink *sink, struct description *ret_description, struct store_error *error)
+	const struct step_sink *sink, struct description *ret_description,
+	struct store_error *error)
 {
 	sqlite3_stmt *stmt = NULL;
 	size_t tail = 0;
-	int rc = stmt_prepare(
-		store->handle, &store->authorizer, role, sql, 0, &stmt, &tail, error);
+	int rc = stmt_prepare(store->handle, &store->authorizer, role, sql, 0, &stmt, &tail, error);
 	if (rc != 0) {
 		return rc;
 	}

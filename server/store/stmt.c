@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Compiles statements, keeps them, and finds out what the commit group must know about each. It never
- * steps a client's statement; its own EXPLAINs read no table.
+ * Compiles statements, keeps them, and finds out what the commit group must know about each. It
+ * never steps a client's statement; its own EXPLAINs read no table.
  */
 
 #include "server/store/stmt.h"
@@ -34,7 +34,8 @@ int store_error_set(struct store_error *error, enum store_condition condition, i
 	return (int)condition;
 }
 
-int stmt_failed(sqlite3 *handle, const struct authorizer *authorizer, int rc, struct store_error *error)
+int stmt_failed(
+	sqlite3 *handle, const struct authorizer *authorizer, int rc, struct store_error *error)
 {
 	if (authorizer->denied[0] != 0 && (rc & 0xff) == SQLITE_ERROR) {
 		rc = SQLITE_AUTH; /* a refused function is reported as a plain error */
@@ -46,7 +47,8 @@ int stmt_failed(sqlite3 *handle, const struct authorizer *authorizer, int rc, st
 		error->needed = authorizer->needed;
 		return STORE_DENIED;
 	case SQLITE_INTERRUPT:
-		return store_error_set(error, STORE_TIMEOUT, rc, "interrupted at the execution deadline");
+		return store_error_set(
+			error, STORE_TIMEOUT, rc, "interrupted at the execution deadline");
 	case SQLITE_FULL:
 	case SQLITE_NOMEM:
 	case SQLITE_IOERR:
@@ -103,7 +105,9 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 	}
 	int rc = sqlite3_prepare_v3(handle, sql.data, (int)sql.len, flags, ret_handle, &tail);
 	if (rc == SQLITE_OK && *ret_handle != NULL && authorizer->answered[0] != 0) {
-		/* journal_mode and a few others answer a setting with its value: read it instead. */
+		/*
+		 * journal_mode and a few others answer a setting with its value: read it instead.
+		 */
 		static const char *const with_row[] = {
 			"journal_mode", "busy_timeout", "mmap_size", "journal_size_limit"};
 		for (size_t i = 0; i < sizeof(with_row) / sizeof(with_row[0]); i++) {
@@ -112,7 +116,8 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 				snprintf(instead, sizeof(instead), "PRAGMA %s", with_row[i]);
 				sqlite3_finalize(*ret_handle);
 				authorizer_enter(authorizer, role);
-				rc = sqlite3_prepare_v3(handle, instead, -1, flags, ret_handle, NULL);
+				rc = sqlite3_prepare_v3(
+					handle, instead, -1, flags, ret_handle, NULL);
 				break;
 			}
 		}
@@ -122,7 +127,8 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 		*ret_handle = NULL;
 		return stmt_failed(handle, authorizer, rc, error);
 	}
-	*ret_tail = sql_skip_space(sql, tail != NULL ? (size_t)(tail - (const char *)sql.data) : sql.len);
+	*ret_tail = sql_skip_space(
+		sql, tail != NULL ? (size_t)(tail - (const char *)sql.data) : sql.len);
 	return 0;
 }
 
@@ -160,8 +166,7 @@ static void evict(struct stmt_cache *cache, struct stmt *stmt)
 
 void stmt_cache_clear(struct stmt_cache *cache)
 {
-	list_for_each_safe(node, &cache->recent)
-	{
+	list_for_each_safe(node, &cache->recent) {
 		struct stmt *stmt = container_of(node, struct stmt, recent);
 		if (!stmt->busy) {
 			evict(cache, stmt);
@@ -190,12 +195,13 @@ static void make_room(struct stmt_cache *cache)
 	}
 }
 
-static struct stmt *look_up(struct stmt_cache *cache, enum role role, struct bytes sql, uint64_t hash)
+static struct stmt *look_up(
+	struct stmt_cache *cache, enum role role, struct bytes sql, uint64_t hash)
 {
 	struct stmt *stmt = *bucket_of(cache, hash, role);
 	for (; stmt != NULL; stmt = stmt->next_in_bucket) {
-		if (stmt->hash == hash && stmt->role == role && stmt->sql_len == sql.len && !stmt->busy &&
-			memcmp(stmt->sql, sql.data, sql.len) == 0) {
+		if (stmt->hash == hash && stmt->role == role && stmt->sql_len == sql.len &&
+			!stmt->busy && memcmp(stmt->sql, sql.data, sql.len) == 0) {
 			return stmt;
 		}
 	}
@@ -207,17 +213,18 @@ static int compile(struct stmt_cache *cache, enum role role, struct bytes sql, u
 {
 	sqlite3_stmt *handle = NULL;
 	size_t tail = 0;
-	int rc = stmt_prepare(cache->handle, cache->authorizer, role, sql, SQLITE_PREPARE_PERSISTENT,
-		&handle, &tail, error);
+	int rc = stmt_prepare(cache->handle, cache->authorizer, role, sql,
+		SQLITE_PREPARE_PERSISTENT, &handle, &tail, error);
 	if (rc != 0) {
 		return rc;
 	}
 	if (handle == NULL || tail < sql.len) {
 		sqlite3_finalize(handle);
 		return store_error_set(error, STORE_BAD_REQUEST, 0,
-			handle == NULL ? "the step holds no statement" :
-					 "the step holds more than one statement: use a step for each, or "
-					 "script:true");
+			handle == NULL
+				? "the step holds no statement"
+				: "the step holds more than one statement: use a step for each, or "
+				  "script:true");
 	}
 	struct stmt *stmt = malloc(sizeof(*stmt) + sql.len + 1);
 	if (stmt == NULL) {
@@ -235,7 +242,8 @@ static int compile(struct stmt_cache *cache, enum role role, struct bytes sql, u
 		.columns = (unsigned)sqlite3_column_count(handle),
 		.readonly = readonly || explain,
 		.ddl = cache->authorizer->saw_ddl && !explain,
-		.dml = !readonly && !explain && !cache->authorizer->saw_ddl && !cache->authorizer->saw_pragma,
+		.dml = !readonly && !explain && !cache->authorizer->saw_ddl &&
+			!cache->authorizer->saw_pragma,
 	};
 	memcpy(stmt->sql, sql.data, sql.len);
 	stmt->sql[sql.len] = 0;
@@ -288,7 +296,8 @@ static bool explain_says_atomic(sqlite3 *handle, const char *sql)
 {
 	char *text = sqlite3_mprintf("EXPLAIN %s", sql);
 	sqlite3_stmt *explain = NULL;
-	bool atomic = text != NULL && sqlite3_prepare_v2(handle, text, -1, &explain, NULL) == SQLITE_OK;
+	bool atomic =
+		text != NULL && sqlite3_prepare_v2(handle, text, -1, &explain, NULL) == SQLITE_OK;
 	while (atomic && sqlite3_step(explain) == SQLITE_ROW) {
 		const char *opcode = (const char *)sqlite3_column_text(explain, 1);
 		int p1 = sqlite3_column_int(explain, 2);
@@ -300,9 +309,9 @@ static bool explain_says_atomic(sqlite3 *handle, const char *sql)
 		} else if (strcmp(opcode, "FkCounter") == 0) {
 			atomic = p1 == 0;
 		} else if (strncmp(opcode, "V", 1) == 0 && strcmp(opcode, "VOpen") != 0 &&
-			   strcmp(opcode, "Variable") != 0 && strcmp(opcode, "VerifyCookie") != 0 &&
-			   strcmp(opcode, "VFilter") != 0 && strcmp(opcode, "VColumn") != 0 &&
-			   strcmp(opcode, "VNext") != 0) {
+			strcmp(opcode, "Variable") != 0 && strcmp(opcode, "VerifyCookie") != 0 &&
+			strcmp(opcode, "VFilter") != 0 && strcmp(opcode, "VColumn") != 0 &&
+			strcmp(opcode, "VNext") != 0) {
 			atomic = false; /* a virtual table writes in its own ways */
 		}
 	}
@@ -316,7 +325,7 @@ bool stmt_is_atomic(struct stmt_cache *cache, struct stmt *stmt)
 	if (stmt->atomic == STMT_UNKNOWN) {
 		enum role before = authorizer_enter(cache->authorizer, ROLE_SELF);
 		bool atomic = !stmt->ddl && stmt->columns == 0 && (stmt->readonly || stmt->dml) &&
-			      explain_says_atomic(cache->handle, stmt->sql);
+			explain_says_atomic(cache->handle, stmt->sql);
 		stmt->atomic = atomic ? STMT_ATOMIC : STMT_NEEDS_SAVEPOINT;
 		authorizer_enter(cache->authorizer, before);
 	}
@@ -344,9 +353,8 @@ bool stmt_self_test(void)
 		{"INSERT INTO child_immediate VALUES (1)", true},
 	};
 	sqlite3 *memory = NULL;
-	bool passed =
-		sqlite3_open_v2(":memory:", &memory, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) ==
-			SQLITE_OK &&
+	bool passed = sqlite3_open_v2(":memory:", &memory,
+			      SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) == SQLITE_OK &&
 		sqlite3_exec(memory,
 			"PRAGMA foreign_keys = ON;"
 			"CREATE TABLE plain(a INTEGER UNIQUE NOT NULL, b);"

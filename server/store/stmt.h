@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Prepared statements, kept by (role, text) and with the facts that the commit group needs. The role
- * is part of the key because what was compiled under one role may be refused under another.
+ * Prepared statements, kept by (role, text) and with the facts that the commit group needs. The
+ * role is part of the key because what was compiled under one role may be refused under another.
  *
  * A change of the schema empties the cache: facts such as "a trigger of this table can throw the
  * transaction away" would go stale otherwise.
@@ -28,8 +28,8 @@ struct stmt {
 	bool dml;      /* INSERT, UPDATE, DELETE: changes() means something */
 	bool ddl;      /* changes the schema, or the facts of other statements */
 	enum { STMT_UNKNOWN, STMT_ATOMIC, STMT_NEEDS_SAVEPOINT } atomic;
-	bool busy;        /* in use: not to be evicted */
-	char sql[];       /* sql_len bytes and a NUL */
+	bool busy;  /* in use: not to be evicted */
+	char sql[]; /* sql_len bytes and a NUL */
 };
 
 struct stmt_cache {
@@ -81,4 +81,5 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 size_t sql_skip_space(struct bytes sql, size_t at);
 
 /* What a failed sqlite3 call means for the client who sent the statement. */
-int stmt_failed(sqlite3 *handle, const struct authorizer *authorizer, int rc, struct store_error *error);
+int stmt_failed(
+	sqlite3 *handle, const struct authorizer *authorizer, int rc, struct store_error *error);

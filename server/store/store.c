@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Opens the database, and begins, commits and ends its transactions. What this file keeps true: there
- * is one handle; each commit takes exactly one number, stored in itself; nothing of a client's is ever
- * stepped outside a transaction of ours.
+ * Opens the database, and begins, commits and ends its transactions. What this file keeps true:
+ * there is one handle; each commit takes exactly one number, stored in itself; nothing of a
+ * client's is ever stepped outside a transaction of ours.
  */
 
 #include "server/store/store.h"
@@ -35,7 +35,8 @@ static const char *const own_texts[OWN_COUNT] = {
 int own_prepare(struct store *store, const char *sql, sqlite3_stmt **ret_stmt)
 {
 	authorizer_enter(&store->authorizer, ROLE_SELF);
-	return sqlite3_prepare_v3(store->handle, sql, -1, SQLITE_PREPARE_PERSISTENT, ret_stmt, NULL);
+	return sqlite3_prepare_v3(
+		store->handle, sql, -1, SQLITE_PREPARE_PERSISTENT, ret_stmt, NULL);
 }
 
 int own_exec(struct store *store, const char *sql)
@@ -96,7 +97,8 @@ static int load_extensions(struct store *store, const char *list, char *ret_erro
 	for (char *name = NULL; rc == 0 && (name = strsep(&rest, ",")) != NULL;) {
 		char *message = NULL;
 		name += strspn(name, " ");
-		if (*name != 0 && sqlite3_load_extension(store->handle, name, NULL, &message) != SQLITE_OK) {
+		if (*name != 0 &&
+			sqlite3_load_extension(store->handle, name, NULL, &message) != SQLITE_OK) {
 			snprintf(ret_error, STORE_ERROR_BYTES, "extensions: %s: %s", name,
 				message != NULL ? message : "cannot be loaded");
 			rc = -EINVAL;
@@ -130,9 +132,12 @@ static int check_schema(struct store *store, char *ret_error)
 			char *sql = sqlite3_mprintf(probes[i], name);
 			sqlite3_stmt *probe = NULL;
 			if (own_prepare(store, sql, &probe) != SQLITE_OK &&
-				(strstr(sqlite3_errmsg(store->handle), "no such function") != NULL ||
-					strstr(sqlite3_errmsg(store->handle), "no such collation") != NULL ||
-					strstr(sqlite3_errmsg(store->handle), "no such module") != NULL)) {
+				(strstr(sqlite3_errmsg(store->handle), "no such function") !=
+						NULL ||
+					strstr(sqlite3_errmsg(store->handle),
+						"no such collation") != NULL ||
+					strstr(sqlite3_errmsg(store->handle), "no such module") !=
+						NULL)) {
 				snprintf(ret_error, STORE_ERROR_BYTES,
 					"%s: the schema of \"%s\" needs what this process has not: %s "
 					"(cure: the setting `extensions`)",
@@ -148,8 +153,8 @@ static int check_schema(struct store *store, char *ret_error)
 }
 
 /*
- * SQLite's recovery reads the WAL but does not sync it: what it finds could be in the page cache only,
- * left by a process that was killed. A stored answer given from it could outlive its commit.
+ * SQLite's recovery reads the WAL but does not sync it: what it finds could be in the page cache
+ * only, left by a process that was killed. A stored answer given from it could outlive its commit.
  */
 static int sync_wal(const struct store *store)
 {
@@ -172,8 +177,8 @@ static int recover_poisoned(struct store *store, char *ret_error)
 {
 	sqlite3_stmt *stmt = NULL;
 	bool sound = own_prepare(store, "PRAGMA quick_check(1)", &stmt) == SQLITE_OK &&
-		     sqlite3_step(stmt) == SQLITE_ROW &&
-		     strcmp((const char *)sqlite3_column_text(stmt, 0), "ok") == 0;
+		sqlite3_step(stmt) == SQLITE_ROW &&
+		strcmp((const char *)sqlite3_column_text(stmt, 0), "ok") == 0;
 	sqlite3_finalize(stmt);
 	if (!sound) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
@@ -218,8 +223,9 @@ static int first_commit(struct store *store, char *ret_error)
 	}
 	if (rc != 0) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
-			rc == STORE_BUSY ? "%s: another process is writing to it (%s): stop that process" :
-					   "%s: cannot commit: %s",
+			rc == STORE_BUSY
+				? "%s: another process is writing to it (%s): stop that process"
+				: "%s: cannot commit: %s",
 			store->path, error.message != NULL ? error.message : "");
 		store_error_clear(&error);
 		return -EINVAL;
@@ -230,14 +236,14 @@ static int first_commit(struct store *store, char *ret_error)
 static int open_handle(struct store *store, const struct store_options *options, char *ret_error)
 {
 	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
-		    SQLITE_OPEN_NOFOLLOW | (options->create ? SQLITE_OPEN_CREATE : 0);
+		SQLITE_OPEN_NOFOLLOW | (options->create ? SQLITE_OPEN_CREATE : 0);
 	int rc = sqlite3_open_v2(options->path, &store->handle, flags, NULL);
 	if (rc != SQLITE_OK) {
 		snprintf(ret_error, STORE_ERROR_BYTES, "%s: %s%s", options->path,
 			store->handle != NULL ? sqlite3_errmsg(store->handle) : sqlite3_errstr(rc),
-			(rc & 0xff) == SQLITE_CANTOPEN && !options->create ?
-				" (a new database needs --create)" :
-				"");
+			(rc & 0xff) == SQLITE_CANTOPEN && !options->create
+				? " (a new database needs --create)"
+				: "");
 		return -EINVAL;
 	}
 	sqlite3_busy_timeout(store->handle, 2000); /* for the switch to WAL; none afterwards */
@@ -262,9 +268,10 @@ static int set_up(struct store *store, const struct store_options *options, char
 	authorizer_install(&store->authorizer, store->handle);
 	checkpoint_setup(store);
 	sqlite3_progress_handler(store->handle, PROGRESS_OPS, interrupt_if_late, store);
-	sqlite3_create_function(store->handle, "changes", 0, SQLITE_UTF8, store, sql_changes, NULL, NULL);
 	sqlite3_create_function(
-		store->handle, "total_changes", 0, SQLITE_UTF8, store, sql_total_changes, NULL, NULL);
+		store->handle, "changes", 0, SQLITE_UTF8, store, sql_changes, NULL, NULL);
+	sqlite3_create_function(store->handle, "total_changes", 0, SQLITE_UTF8, store,
+		sql_total_changes, NULL, NULL);
 	sqlite3_limit(store->handle, SQLITE_LIMIT_ATTACHED, 0);
 	sqlite3_busy_timeout(store->handle, 0);
 	store->explain_trusted = stmt_self_test();
@@ -479,7 +486,9 @@ int store_commit(struct store *store, struct store_error *error)
 	if (rc != SQLITE_OK) {
 		return commit_failed(store, rc, error);
 	}
-	/* The hook fires once for each commit that wrote; if it is gone, so are our frame counts. */
+	/*
+	 * The hook fires once for each commit that wrote; if it is gone, so are our frame counts.
+	 */
 	assert(store->wal.hook_calls == hook_calls + 1);
 	store->commit_no++;
 	if (store->ddl) {

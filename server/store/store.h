@@ -6,8 +6,8 @@
  * a role, numbered commits. Nothing outside store/ knows that it is SQLite.
  *
  * A store owns the only read-write handle of the database file. It belongs to one thread at a time:
- * the one that opened it may hand it to the writer thread before that starts. Commits and checkpoints
- * both happen on it and nowhere else, which keeps SQLite's WAL-reset bug out of reach.
+ * the one that opened it may hand it to the writer thread before that starts. Commits and
+ * checkpoints both happen on it and nowhere else, which keeps SQLite's WAL-reset bug out of reach.
  *
  * Results: 0 done; a positive store_condition, with the details in the store_error where there is
  * one; negative errno for what nobody can handle.
@@ -40,9 +40,9 @@ enum store_condition {
 
 struct store_error {
 	enum store_condition condition;
-	int sqlite;      /* extended result code, or 0 */
-	char *message;   /* owned; store_error_clear() frees it */
-	int64_t row;     /* of a step with many rows, or -1 */
+	int sqlite;       /* extended result code, or 0 */
+	char *message;    /* owned; store_error_clear() frees it */
+	int64_t row;      /* of a step with many rows, or -1 */
 	enum role needed; /* with STORE_DENIED */
 };
 
@@ -67,8 +67,8 @@ struct store_options {
 enum { STORE_ERROR_BYTES = 512, STORE_EPOCH_BYTES = 16, STORE_FORMAT = 1 };
 
 /*
- * Opens, checks, migrates and takes the first commit number of this run. On failure ret_error holds a
- * sentence with cause and cure, and the result is -EINVAL (or -ENOMEM).
+ * Opens, checks, migrates and takes the first commit number of this run. On failure ret_error holds
+ * a sentence with cause and cure, and the result is -EINVAL (or -ENOMEM).
  */
 int store_open(const struct store_options *options, struct store **ret_store,
 	char ret_error[STORE_ERROR_BYTES]);
@@ -132,13 +132,13 @@ bool store_dirty(const struct store *store);
 struct step {
 	struct bytes sql; /* valid UTF-8 without NUL */
 	uint64_t sql_hash;
-	uint32_t runs;    /* rows of values; 1 unless `many` */
+	uint32_t runs; /* rows of values; 1 unless `many` */
 	uint32_t values_per_run;
-	const struct value *values;       /* runs * values_per_run */
-	const struct bytes *names;        /* the same count, or NULL: bind by place */
-	int64_t expect_changes;           /* -1: no guard */
-	int64_t expect_rows;              /* -1: no guard */
-	uint32_t rows_max;                /* UINT32_MAX: only the caller's cap */
+	const struct value *values; /* runs * values_per_run */
+	const struct bytes *names;  /* the same count, or NULL: bind by place */
+	int64_t expect_changes;     /* -1: no guard */
+	int64_t expect_rows;        /* -1: no guard */
+	uint32_t rows_max;          /* UINT32_MAX: only the caller's cap */
 	bool many;
 	bool truncate;
 	bool script;
@@ -171,8 +171,9 @@ int store_step(struct store *store, enum role role, const struct step *step,
 	const struct step_sink *sink, struct step_result *ret_result, struct store_error *error);
 
 /*
- * True if a batch of only this step needs no savepoint: should it fail, it leaves nothing behind and
- * the transaction stands. Never true for a step whose failure could be noticed only after it wrote.
+ * True if a batch of only this step needs no savepoint: should it fail, it leaves nothing behind
+ * and the transaction stands. Never true for a step whose failure could be noticed only after it
+ * wrote.
  */
 bool store_step_is_atomic(struct store *store, enum role role, const struct step *step);
 
@@ -184,7 +185,8 @@ struct description {
 
 /* What a statement is, without running it. The columns go to the sink. */
 int store_describe(struct store *store, enum role role, struct bytes sql,
-	const struct step_sink *sink, struct description *ret_description, struct store_error *error);
+	const struct step_sink *sink, struct description *ret_description,
+	struct store_error *error);
 
 /* ---- between transactions ---- */
 

@@ -243,7 +243,9 @@ def connect_as(path, uid, gid=None, groups=(READERS,), userns=None):
     if pid == 0:
         status = 1
         try:
-            ours.close()
+            # Nothing else stays open: not another child's end, not a connection of the test.
+            os.closerange(3, theirs.fileno())
+            os.closerange(theirs.fileno() + 1, 65536)
             os.setgroups(list(groups))
             os.setgid(uid if gid is None else gid)
             os.setuid(uid)
@@ -256,7 +258,7 @@ def connect_as(path, uid, gid=None, groups=(READERS,), userns=None):
                     theirs.sendall(b"E%d" % error.errno)
                 else:
                     socket.send_fds(theirs, [b"k"], [client.fileno()])
-            theirs.recv(1)  # until the other end is closed
+            theirs.recv(1)  # the end, also of the test
             status = 0
         finally:
             os._exit(status)
@@ -280,6 +282,7 @@ class _Connected(socket.socket):
     def close(self):
         super().close()
         if self.pid is not None:
+            self.control.sendall(b"e")
             self.control.close()
             os.waitpid(self.pid, 0)
             self.pid = None

@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The tables of remembered answers: what a row holds, how it is read and when it goes.
+ *
+ * An answer's life: appended to the group's record, written as one row of _lf_group, found there by
+ * (commit number, offset). When that row gets old and the client has still not said `done`, the
+ * answer moves to a row of its own in _lf_session.
+ */
+
+#include "server/base/clock.h"
+#include "server/store/dedupe_inside.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	GROUP_ROWS_KEPT = 1024, /* rows of _lf_group that stay before the oldest are looked at */
+	GROUP_ROWS_TRIM = 128,  /* … so many at once */
+	KEYS_SWEEP = 1000,      /* free keys that are dropped at once */
+	RECORD_HEADER = 4 + DEDUPE_SESSION_BYTES + 8 + 8 + 16 + 4,
+};
+
+static const char *const sql_texts[SQL_COUNT] = {
+	[SQL_GROUP_INSERT] = "INSERT INTO _lf_group(commit_no, replies) VALUES (?1, ?2)",
+	[SQL_GROUP_READ] = "SELECT substr(replies, ?2 + 1, ?3) FROM _lf_group WHERE commit_no = ?1",
+	[SQL_GROUP_OLDEST] = "SELECT commit_no, replies FROM _lf_group ORDER BY commit_no LIMIT ?1",
+	[SQL_GROUP_DELETE] = "DELETE FROM _lf_group WHERE commit_no <= ?1",
+	/* seq 0 is the session itself: commit_no holds max_seq, hash is NULL */
+	[SQL_SESSION_PUT] =
+		"INSERT OR REPLACE INTO _lf_session(uid, session, seq, done, commit_no, "
+		"hash, reply) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+	[SQL_SESSION_READ] =
+		"SELECT reply FROM _lf_session WHERE uid = ?1 AND session = ?2 AND seq = ?3",
+	[SQL_SESSION_CUT] =
+		"DELETE FROM _lf_session WHERE uid = ?1 AND session = ?2 AND seq BETWEEN 1 AND ?3",
+	[SQL_SESSION_DROP] = "DELETE FROM _lf_session WHERE uid = ?1 AND session = ?2",
+	[SQL_KEY_READ] = "SELECT hash, commit_no, reply FROM _lf_key WHERE uid = ?1 AND key = ?2",
+	[SQL_KEY_INSERT] = "INSERT INTO _lf_key(uid, key, hash, commit_no, born_s, reply) "
+			   "VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+	[SQL_KEY_OLDEST] = "SELECT id, commit_no, born_s FROM _lf_key ORDER BY id LIMIT ?1",
+	[SQL_KEY_DELETE] = "DELETE FROM _lf_key WHERE id <= ?1",
+};
+
+int tables_prepare(struct dedupe *dedupe)
+{
+	for (size_t i = 0; i < SQL_COUNT; i++) {
+		int rc = own_prepare(dedupe->store, sql_texts[i], &dedupe->stmts[i]);
+		if (rc != SQLITE_OK) {
+			return rc;
+		}
+	}
+	return SQLITE_OK;
+}
+
+void tables_finish(struct dedupe *dedupe)
+{
+	for (size_t i = 0; i < SQL_COUNT; i++) {
+		sqlite3_finalize(dedupe->stmts[i]);
+	}
+}
+
+/* ---- records ---- */
+
+static void put_be(uint8_t *at, uint64_t value, size_t width)
+{
+	for (size_t i = 0; i < width; i++) {
+		at[i] = (uint8_t)(value >> (8 * (width - 1 - i)));
+	}
+}
+
+static uint64_t get_be(const uint8_t *at, size_t width)
+{
+	uint64_t value = 0;
+	for (size_t i = 0; i < width; i++) {
+		value = value << 8 | at[i];
+	}
+	return value;
+}
+
+/* One answer of a record, as it stands in the row. */
+struct record {
+	uint32_t uid;
+	const uint8_t *session;
+	uint64_t seq;
+	uint64_t done;
+	const uint8_t *hash;
+	struct bytes payload;
+	uint32_t offset;
+};
+
+/* Reads the record at *at and moves on. False at the end, or where the bytes make no sense. */
+static bool record_next(struct bytes row, size_t *at, struct record *ret_record)
+{
+	const uint8_t *data = (const uint8_t *)row.data + *at;
+	if (row.len - *at < RECORD_HEADER) {
+		return false;
+	}
+	size_t len = (size_t)get_be(data + RECORD_HEADER - 4, 4);
+	if (row.len - *at - RECORD_HEADER < len) {
+		return false;
+	}
+	*ret_record = (struct record){
+		.uid = (uint32_t)get_be(data, 4),
+		.session = data + 4,
+		.seq = get_be(data + 20, 8),
+		.done = get_be(data + 28, 8),
+		.hash = data + 36,
+		.payload = {data + RECORD_HEADER, len},
+		.offset = (uint32_t)(*at + RECORD_HEADER),
+	};
+	*at += RECORD_HEADER + len;
+	return true;
+}
+
+int tables_append(struct dedupe *dedupe, const struct identity *identity, struct bytes payload,
+	struct entry *ret_entry)
+{
+	uint8_t header[RECORD_HEADER];
+	if (dedupe->record == NULL) {
+		dedupe->record = sqlite3_str_new(NULL);
+	}
+	put_be(header, identity->uid, 4);
+	memcpy(header + 4, identity->session, DEDUPE_SESSION_BYTES);
+	put_be(header + 20, identity->seq, 8);
+	put_be(header + 28, identity->done, 8);
+	memcpy(header + 36, identity->hash, 16);
+	put_be(header + RECORD_HEADER - 4, payload.len, 4);
+	int begin = sqlite3_str_length(dedupe->record);
+	sqlite3_str_append(dedupe->record, (const char *)header, RECORD_HEADER);
+	sqlite3_str_append(dedupe->record, payload.data, (int)payload.len);
+	if (sqlite3_str_errcode(dedupe->record) != SQLITE_OK) {
+		return -ENOMEM;
+	}
+	*ret_entry = (struct entry){
+		.seq = identity->seq,
+		.commit_no = dedupe->store->commit_no + 1,
+		.offset = (uint32_t)begin + RECORD_HEADER,
+		.len = (uint32_t)payload.len,
+	};
+	memcpy(ret_entry->hash, identity->hash, sizeof(ret_entry->hash));
+	return 0;
+}
+
+static struct bytes column_bytes(sqlite3_stmt *stmt, int column)
+{
+	const void *data = sqlite3_column_blob(stmt, column);
+	return (struct bytes){data, (size_t)sqlite3_column_bytes(stmt, column)};
+}
+
+/* ---- loading ---- */
+
+/* Takes an answer that stands in the database into the index. */
+static int load_entry(struct dedupe *dedupe, uint32_t uid, const uint8_t *id, uint64_t done,
+	const struct entry *entry)
+{
+	struct session *session = session_find(&dedupe->sessions, uid, id);
+	if (session == NULL) {
+		session = session_add(&dedupe->sessions, uid, id);
+	}
+	if (session == NULL) {
+		return -ENOMEM;
+	}
+	session->done = done > session->done ? done : session->done;
+	session->max_seq = entry->seq > session->max_seq ? entry->seq : session->max_seq;
+	session->has_rows |= entry->moved;
+	if (entry->seq > session_floor(&dedupe->sessions, session) &&
+		entry_find(session, entry->seq) == NULL) {
+		return entry_insert(&dedupe->sessions, session, entry);
+	}
+	return 0;
+}
+
+static int load_groups(struct dedupe *dedupe)
+{
+	sqlite3_stmt *stmt = dedupe->stmts[SQL_GROUP_OLDEST];
+	int rc = 0;
+	sqlite3_bind_int64(stmt, 1, INT64_MAX);
+	while (rc == 0 && sqlite3_step(stmt) == SQLITE_ROW) {
+		uint64_t commit_no = (uint64_t)sqlite3_column_int64(stmt, 0);
+		struct bytes row = column_bytes(stmt, 1);
+		struct record record;
+		size_t at = 0;
+		dedupe->group_rows++;
+		while (rc == 0 && record_next(row, &at, &record)) {
+			struct entry entry = {.seq = record.seq,
+				.commit_no = commit_no,
+				.offset = record.offset,
+				.len = (uint32_t)record.payload.len};
+			memcpy(entry.hash, record.hash, sizeof(entry.hash));
+			rc = load_entry(dedupe, record.uid, record.session, record.done, &entry);
+		}
+		if (rc == 0 && at != row.len) {
+			rc = -EINVAL;
+		}
+	}
+	sqlite3_reset(stmt);
+	return rc;
+}
+
+static int load_sessions(struct dedupe *dedupe)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(dedupe->store,
+			 "SELECT uid, session, seq, done, commit_no, hash FROM _lf_session",
+			 &stmt) == SQLITE_OK
+		? 0
+		: -EINVAL;
+	while (rc == 0 && sqlite3_step(stmt) == SQLITE_ROW) {
+		struct bytes id = column_bytes(stmt, 1);
+		struct bytes hash = column_bytes(stmt, 5);
+		struct entry entry = {.seq = (uint64_t)sqlite3_column_int64(stmt, 2),
+			.commit_no = (uint64_t)sqlite3_column_int64(stmt, 4),
+			.moved = true};
+		bool header = entry.seq == 0;
+		if (id.len != DEDUPE_SESSION_BYTES || (!header && hash.len != sizeof(entry.hash))) {
+			rc = -EINVAL;
+			break;
+		}
+		if (!header) {
+			memcpy(entry.hash, hash.data, sizeof(entry.hash));
+		}
+		rc = load_entry(dedupe, (uint32_t)sqlite3_column_int64(stmt, 0), id.data,
+			(uint64_t)sqlite3_column_int64(stmt, 3), &entry);
+		struct session *session = session_find(
+			&dedupe->sessions, (uint32_t)sqlite3_column_int64(stmt, 0), id.data);
+		if (header && session != NULL && entry.commit_no > session->max_seq) {
+			session->max_seq = entry.commit_no;
+		}
+	}
+	sqlite3_finalize(stmt);
+	return rc;
+}
+
+int tables_load(struct dedupe *dedupe)
+{
+	int rc = load_sessions(dedupe);
+	if (rc == 0) {
+		rc = load_groups(dedupe);
+	}
+	list_for_each(node, &dedupe->sessions.recent) {
+		struct session *session = container_of(node, struct session, recent);
+		session_drop_below(
+			&dedupe->sessions, session, session_floor(&dedupe->sessions, session));
+	}
+	sqlite3_stmt *stmt = NULL;
+	if (rc == 0 &&
+		own_prepare(dedupe->store, "SELECT count(*) FROM _lf_key", &stmt) == SQLITE_OK &&
+		sqlite3_step(stmt) == SQLITE_ROW) {
+		dedupe->keys = (uint64_t)sqlite3_column_int64(stmt, 0);
+	}
+	sqlite3_finalize(stmt);
+	dedupe->start_commit_no = dedupe->store->commit_no;
+	return rc;
+}
+
+/* ---- reading ---- */
+
+static int take_payload(struct bytes bytes, struct dedupe_reply *ret_reply)
+{
+	ret_reply->payload = malloc(bytes.len > 0 ? bytes.len : 1);
+	if (ret_reply->payload == NULL) {
+		return -ENOMEM;
+	}
+	memcpy(ret_reply->payload, bytes.data, bytes.len);
+	ret_reply->payload_len = bytes.len;
+	return DEDUPE_REPEAT;
+}
+
+/* The single blob that an own statement answers with. */
+static int read_payload(sqlite3_stmt *stmt, int column, struct dedupe_reply *ret_reply)
+{
+	int rc = sqlite3_step(stmt) == SQLITE_ROW
+		? take_payload(column_bytes(stmt, column), ret_reply)
+		: -EIO;
+	sqlite3_reset(stmt);
+	return rc;
+}
+
+int tables_read(struct dedupe *dedupe, const struct identity *identity, const struct entry *entry,
+	struct dedupe_reply *ret_reply)
+{
+	authorizer_enter(&dedupe->store->authorizer, ROLE_SELF);
+	ret_reply->commit_no = entry->commit_no;
+	if (entry->commit_no > dedupe->store->commit_no) {
+		/* Of this very transaction: it still stands in the record. */
+		return take_payload(
+			(struct bytes){
+				sqlite3_str_value(dedupe->record) + entry->offset, entry->len},
+			ret_reply);
+	}
+	sqlite3_stmt *stmt = dedupe->stmts[entry->moved ? SQL_SESSION_READ : SQL_GROUP_READ];
+	if (entry->moved) {
+		sqlite3_bind_int64(stmt, 1, identity->uid);
+		sqlite3_bind_blob(stmt, 2, identity->session, DEDUPE_SESSION_BYTES, SQLITE_STATIC);
+		sqlite3_bind_int64(stmt, 3, (sqlite3_int64)identity->seq);
+	} else {
+		sqlite3_bind_int64(stmt, 1, (sqlite3_int64)entry->commit_no);
+		sqlite3_bind_int64(stmt, 2, entry->offset);
+		sqlite3_bind_int64(stmt, 3, entry->len);
+	}
+	return read_payload(stmt, 0, ret_reply);
+}
+
+int tables_read_key(
+	struct dedupe *dedupe, const struct identity *identity, struct dedupe_reply *ret_reply)
+{
+	sqlite3_stmt *stmt = dedupe->stmts[SQL_KEY_READ];
+	authorizer_enter(&dedupe->store->authorizer, ROLE_SELF);
+	sqlite3_bind_int64(stmt, 1, identity->uid);
+	sqlite3_bind_blob(stmt, 2, identity->key.data, (int)identity->key.len, SQLITE_STATIC);
+	int step = sqlite3_step(stmt);
+	int rc = -EIO;
+	if (step == SQLITE_ROW) {
+		struct bytes hash = column_bytes(stmt, 0);
+		bool same = hash.len == sizeof(identity->hash) &&
+			memcmp(hash.data, identity->hash, hash.len) == 0;
+		ret_reply->commit_no = (uint64_t)sqlite3_column_int64(stmt, 1);
+		rc = same ? take_payload(column_bytes(stmt, 2), ret_reply) : DEDUPE_MISMATCH;
+	} else if (step == SQLITE_DONE) {
+		rc = dedupe->keys + dedupe->keys_added < dedupe->limits.keys_max ? DEDUPE_NEW
+										 : DEDUPE_FULL;
+	}
+	sqlite3_reset(stmt);
+	if (rc == DEDUPE_REPEAT) {
+		pthread_mutex_lock(&dedupe->lock);
+		dedupe->repeats++;
+		pthread_mutex_unlock(&dedupe->lock);
+	}
+	return rc;
+}
+
+int tables_insert_key(struct dedupe *dedupe, const struct identity *identity, struct bytes payload)
+{
+	sqlite3_stmt *stmt = dedupe->stmts[SQL_KEY_INSERT];
+	sqlite3_bind_int64(stmt, 1, identity->uid);
+	sqlite3_bind_blob(stmt, 2, identity->key.data, (int)identity->key.len, SQLITE_STATIC);
+	sqlite3_bind_blob(stmt, 3, identity->hash, sizeof(identity->hash), SQLITE_STATIC);
+	sqlite3_bind_int64(stmt, 4, (sqlite3_int64)dedupe->store->commit_no + 1);
+	sqlite3_bind_int64(
+		stmt, 5, (sqlite3_int64)((clock_now_us() - dedupe->started_us) / 1000000));
+	sqlite3_bind_blob(stmt, 6, payload.data, (int)payload.len, SQLITE_STATIC);
+	if (own_run(dedupe->store, stmt) != SQLITE_OK) {
+		return -EIO;
+	}
+	dedupe->keys_added++;
+	return 0;
+}
+
+/* ---- writing and trimming ---- */
+
+int tables_write_group(struct dedupe *dedupe, uint64_t commit_no)
+{
+	sqlite3_stmt *stmt = dedupe->stmts[SQL_GROUP_INSERT];
+	sqlite3_bind_int64(stmt, 1, (sqlite3_int64)commit_no);
+	sqlite3_bind_blob(stmt, 2, sqlite3_str_value(dedupe->record),
+		sqlite3_str_length(dedupe->record), SQLITE_STATIC);
+	int rc = own_run(dedupe->store, stmt);
+	sqlite3_clear_bindings(stmt);
+	return rc;
+}
+
+static int put_session_row(struct dedupe *dedupe, const struct session *session,
+	const struct record *record, uint64_t commit_no)
+{
+	sqlite3_stmt *stmt = dedupe->stmts[SQL_SESSION_PUT];
+	sqlite3_bind_int64(stmt, 1, session->uid);
+	sqlite3_bind_blob(stmt, 2, session->id, DEDUPE_SESSION_BYTES, SQLITE_STATIC);
+	sqlite3_bind_int64(stmt, 3, record != NULL ? (sqlite3_int64)record->seq : 0);
+	sqlite3_bind_int64(stmt, 4, (sqlite3_int64)session->done);
+	sqlite3_bind_int64(stmt, 5, (sqlite3_int64)commit_no);
+	if (record != NULL) {
+		sqlite3_bind_blob(stmt, 6, record->hash, 16, SQLITE_STATIC);
+		sqlite3_bind_blob(
+			stmt, 7, record->payload.data, (int)record->payload.len, SQLITE_STATIC);
+	}
+	int rc = own_run(dedupe->store, stmt);
+	sqlite3_clear_bindings(stmt);
+	return rc;
+}
+
+/* The session's own row, and no longer any row that nobody may ask for. Once a trim. */
+static int write_session(struct dedupe *dedupe, struct session *session)
+{
+	if (session->trim_stamp == dedupe->trim_stamp) {
+		return SQLITE_OK;
+	}
+	session->trim_stamp = dedupe->trim_stamp;
+	int rc = put_session_row(dedupe, session, NULL, session->max_seq);
+	if (rc == SQLITE_OK && session->has_rows) {
+		sqlite3_stmt *stmt = dedupe->stmts[SQL_SESSION_CUT];
+		sqlite3_bind_int64(stmt, 1, session->uid);
+		sqlite3_bind_blob(stmt, 2, session->id, DEDUPE_SESSION_BYTES, SQLITE_STATIC);
+		sqlite3_bind_int64(
+			stmt, 3, (sqlite3_int64)session_floor(&dedupe->sessions, session));
+		rc = own_run(dedupe->store, stmt);
+	}
+	session->has_rows = true;
+	return rc;
+}
+
+/* Copies one answer out of a row that is about to go, if somebody may still ask for it. */
+static int move_record(struct dedupe *dedupe, const struct record *record, uint64_t commit_no)
+{
+	struct session *session = session_find(&dedupe->sessions, record->uid, record->session);
+	if (session == NULL) {
+		return SQLITE_OK;
+	}
+	int rc = write_session(dedupe, session);
+	const struct entry *entry = entry_find(session, record->seq);
+	if (rc != SQLITE_OK || entry == NULL || entry->moved || entry->commit_no != commit_no) {
+		return rc;
+	}
+	if (array_grow((void **)&dedupe->moves, &dedupe->moves_cap, dedupe->moves_count,
+		    sizeof(*dedupe->moves)) < 0) {
+		return SQLITE_NOMEM;
+	}
+	rc = put_session_row(dedupe, session, record, commit_no);
+	if (rc == SQLITE_OK) {
+		dedupe->moves[dedupe->moves_count++] = (struct move){session, record->seq};
+	}
+	return rc;
+}
+
+bool tables_trim_is_due(const struct dedupe *dedupe)
+{
+	return dedupe->group_rows > GROUP_ROWS_KEPT + GROUP_ROWS_TRIM;
+}
+
+int tables_trim(struct dedupe *dedupe)
+{
+	sqlite3_stmt *stmt = dedupe->stmts[SQL_GROUP_OLDEST];
+	uint64_t last = 0;
+	int rc = SQLITE_OK;
+	int step = SQLITE_DONE;
+
+	dedupe->trim_stamp++;
+	sqlite3_bind_int64(stmt, 1, GROUP_ROWS_TRIM);
+	while (rc == SQLITE_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
+		struct bytes row = column_bytes(stmt, 1);
+		struct record record;
+		size_t at = 0;
+		last = (uint64_t)sqlite3_column_int64(stmt, 0);
+		while (rc == SQLITE_OK && record_next(row, &at, &record)) {
+			rc = move_record(dedupe, &record, last);
+		}
+		dedupe->trimmed_rows++;
+	}
+	sqlite3_reset(stmt);
+	if (rc == SQLITE_OK && step != SQLITE_DONE) {
+		rc = step;
+	}
+	if (rc == SQLITE_OK) {
+		sqlite3_bind_int64(dedupe->stmts[SQL_GROUP_DELETE], 1, (sqlite3_int64)last);
+		rc = own_run(dedupe->store, dedupe->stmts[SQL_GROUP_DELETE]);
+	}
+	return rc;
+}
+
+int tables_delete_doomed(struct dedupe *dedupe)
+{
+	sqlite3_stmt *stmt = dedupe->stmts[SQL_SESSION_DROP];
+	int rc = SQLITE_OK;
+	for (size_t i = 0; rc == SQLITE_OK && i < dedupe->doomed_count; i++) {
+		sqlite3_bind_int64(stmt, 1, dedupe->doomed[i].uid);
+		sqlite3_bind_blob(
+			stmt, 2, dedupe->doomed[i].id, DEDUPE_SESSION_BYTES, SQLITE_STATIC);
+		rc = own_run(dedupe->store, stmt);
+	}
+	dedupe->dooms_deleted = rc == SQLITE_OK;
+	return rc;
+}
+
+/* Keys that have outlived their time to live. Ids ascend with age, so the oldest stand first. */
+int tables_sweep_keys(struct dedupe *dedupe, uint64_t now_us)
+{
+	uint64_t uptime_us = now_us - dedupe->started_us;
+	if (uptime_us < dedupe->limits.key_ttl_us) {
+		return SQLITE_OK; /* none can be older than this run */
+	}
+	uint64_t born_before_s = (uptime_us - dedupe->limits.key_ttl_us) / 1000000;
+	sqlite3_stmt *stmt = dedupe->stmts[SQL_KEY_OLDEST];
+	sqlite3_int64 last = 0;
+	uint64_t dropped = 0;
+	sqlite3_bind_int64(stmt, 1, KEYS_SWEEP);
+	while (sqlite3_step(stmt) == SQLITE_ROW) {
+		bool of_this_run =
+			(uint64_t)sqlite3_column_int64(stmt, 1) > dedupe->start_commit_no;
+		if (of_this_run && (uint64_t)sqlite3_column_int64(stmt, 2) >= born_before_s) {
+			break;
+		}
+		last = sqlite3_column_int64(stmt, 0);
+		dropped++;
+	}
+	sqlite3_reset(stmt);
+	if (dropped == 0) {
+		return SQLITE_OK;
+	}
+	sqlite3_bind_int64(dedupe->stmts[SQL_KEY_DELETE], 1, last);
+	int rc = own_run(dedupe->store, dedupe->stmts[SQL_KEY_DELETE]);
+	dedupe->keys_dropped = rc == SQLITE_OK ? dropped : 0;
+	return rc;
+}
