@@ -85,7 +85,7 @@ const struct setting settings[SETTING_COUNT] = {
 		"unanswered requests of one connection; at the limit it is not read any further"),
 	[SETTING_FRAME_BYTES_MAX] =
 		BYTES("frame_bytes_max", "8MiB", 64 * KIB, 256 * MIB, true, "one request"),
-	[SETTING_OUTPUT_BYTES_MAX] = BYTES("output_bytes_max", "4MiB", 64 * KIB, GIB, true,
+	[SETTING_OUTPUT_BYTES_MAX] = BYTES("output_bytes_max", "512KiB", 64 * KIB, GIB, true,
 		"answers that wait for one connection to read them; at the limit it is not read any "
 		"further"),
 	[SETTING_ROWS_MAX] =

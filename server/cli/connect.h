@@ -12,6 +12,9 @@ enum {
 	CONNECT_OPTION_CLASS,
 };
 
+/* The deadline of commands that ask a daemon which runs, or does not. */
+enum { CONNECT_PROMPT_MS = 5000 };
+
 #define CONNECT_OPTIONS                                                \
 	{"socket", required_argument, NULL, CONNECT_OPTION_SOCKET},    \
 	{                                                              \

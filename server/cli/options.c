@@ -89,12 +89,17 @@ const char *options_db(struct options *options, int wanted)
 
 static bool is_sql(const char *text)
 {
-	return strcmp(text, "-") == 0 || (strpbrk(text, " \t\n") != NULL && access(text, F_OK) != 0);
+	bool path = text[0] == '/' || text[0] == '.';
+	return strcmp(text, "-") == 0 ||
+	       (!path && strpbrk(text, " \t\n") != NULL && access(text, F_OK) != 0);
 }
 
 const char *options_db_before_sql(struct options *options)
 {
 	bool left_out = options->count < 2 || is_sql(options->values[0]);
+	if (options_environment_db() == NULL && options->count > 0 && is_sql(options->values[0])) {
+		options->count = 0; /* no database: said below */
+	}
 	return options_db(options, left_out ? options->count : 1);
 }
 

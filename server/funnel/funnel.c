@@ -37,8 +37,9 @@
 
 enum {
 	TICK_US = 100 * 1000,
-	CLOSING_US = 1000 * 1000, /* for the last bytes to be taken */
-	JOIN_MS = 2000,           /* for a batch that runs when there is no more time */
+	CLOSING_US = 1000 * 1000,           /* for the last bytes to be taken */
+	JOIN_MS = 2000,                     /* for a batch that runs when there is no more time */
+	OUTPUT_HARD_MAX = 64 * 1024 * 1024, /* unread answers at which a connection is given up */
 };
 
 static const char *const state_names[] = {"starting", "running", "draining", "closing", "stopped"};
@@ -138,7 +139,13 @@ static void deliver(struct funnel *funnel, struct request *request)
 	struct peer *peer = find_peer(funnel, request->peer_id);
 	if (peer != NULL) {
 		peer_remove(peer, request);
-		if (peer->state < PEER_CLOSING) {
+		if (peer_out_pending(peer) > OUTPUT_HARD_MAX && peer->state != PEER_CLOSED) {
+			/* It asks for much and reads nothing; its answers are remembered. */
+			log_warn("client does not read: closed",
+				log_int("pid", peer->credentials->pid),
+				log_str("who", peer->credentials->text));
+			peer_move(peer, PEER_CLOSED);
+		} else if (peer->state < PEER_CLOSING) {
 			buffer_append(&peer->out, request->reply.data, request->reply.len);
 			list_remove(&peer->touched);
 			list_push_back(&funnel->touched, &peer->touched);

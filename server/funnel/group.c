@@ -314,9 +314,12 @@ static void note_reason(struct group *group, struct store_error *error)
 /* Nobody's guilt, but the whole transaction's end: who has no answer yet may try again. */
 static void fail_open_members(struct group *group, struct list *members, struct store_error *error)
 {
-	(void)group;
 	list_for_each(node, members) {
 		struct request *request = container_of(node, struct request, node);
+		if (request->outcome == OUTCOME_REPEAT &&
+			request->commit_no <= store_commit_no(group->store)) {
+			continue; /* what it asks for was committed long ago */
+		}
 		if (request->outcome != OUTCOME_FAILED || !request->failure.retry) {
 			buffer_clear(&request->payload);
 			reply_fail_from_store(request, error, -1);
@@ -403,7 +406,8 @@ static enum run run_fresh(struct group *group)
 		group->count++;
 		group->bytes += request->bytes;
 		run = run_member(group, request);
-		if (out_of_time(group)) {
+		group->bytes += request->payload.len; /* answers take memory like requests */
+		if (out_of_time(group) || group->bytes >= group->limits->bytes_max) {
 			break;
 		}
 	}

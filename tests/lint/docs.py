@@ -4,8 +4,7 @@
 
 Settings: `litefunnel serve --help`, the sample config and litefunnel.conf(5) name the same ones.
 Methods and error codes of the daemon stand in PROTOCOL.md; commands in litefunnel(1) and README.md.
-Each `sh` snippet of README.md is run by a test: it begins with a line `# run by PATH`, and the file
-PATH holds the snippet's commands, or runs the file that the snippet runs.
+Each `sh` snippet of README.md is marked `<!-- run -->`, and tests/system/test_readme.py runs those.
 """
 import pathlib
 import re
@@ -58,10 +57,12 @@ def protocol(root):
     methods = set(re.findall(r'^\t\{"([a-z_]+)"', table[1] if table else "", re.M))
     compare("method", methods, "method.c", set(re.findall(r"^\| `([a-z_]+)` \| request ", text, re.M)),
             "PROTOCOL.md")
-    codes = set(re.findall(r'\[FAILURE_[A-Z_]+\] = \{"([a-z_]+)"', read(root, "server/funnel/reply.c")))
+    codes = set()
+    for source in ("server/funnel/failure.c", "server/funnel/reply.c"):
+        codes |= set(re.findall(r'\[FAILURE_[A-Z_]+\] = \{"([a-z_]+)"', read(root, source) or ""))
     section = re.search(r"^## Errors(.*?)^## ", text, re.S | re.M)
     listed = set(re.findall(r"^\| `([a-z_]+)` \|", section[1] if section else "", re.M))
-    compare("error code", codes, "reply.c", listed, "PROTOCOL.md", both=False)
+    compare("error code", codes, "funnel/", listed, "PROTOCOL.md", both=False)
 
 
 def commands(root):
@@ -75,20 +76,17 @@ def commands(root):
 
 
 def snippets(root):
-    """Each ```sh block of the README names its test, and that test runs it."""
+    """Each ```sh block of the README is marked, and the test that runs the marked ones exists."""
     readme = read(root, "README.md")
     if readme is None:
         return
-    for block in re.findall(r"^```sh\n(.*?)^```", readme, re.S | re.M):
-        first, _, rest = block.partition("\n")
-        test = re.match(r"# run by (\S+)$", first)
-        if not test:
-            continue  # shown, not marked for running
-        text = read(root, test[1])
-        if text is None:
-            complain(f"README.md: a snippet is run by {test[1]}, which does not exist")
-        elif "README" not in text and rest.strip() not in text:
-            complain(f"README.md: {test[1]} neither reads README.md nor holds the snippet:\n{rest}")
+    test = read(root, "tests/system/test_readme.py")
+    if test is None or "README.md" not in test or "<!-- run -->" not in test:
+        complain("README.md: no tests/system/test_readme.py runs its snippets")
+    lines = readme.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("```sh") and (number == 0 or lines[number - 1] != "<!-- run -->"):
+            complain(f"README.md:{number + 1}: a ```sh snippet that is not marked <!-- run -->")
 
 
 def main():

@@ -14,7 +14,7 @@ files() {
 }
 # Written so that this file does not find itself.
 notes='(^|[^A-Za-z_])(TO''DO|FIX''ME|XX''X|HA''CK)([^A-Za-z_X]|$)'
-paths='(^|[^A-Za-z0-9_.])/(ho''me|wo''rk|ro''ot|Us''ers|tmp/bu''ild|tmp/br''ief)/'
+paths='(^|[^A-Za-z0-9_.])/(wo''rk|ro''ot|Us''ers|tmp/bu''ild|tmp/br''ief|home/[a-z]+)/'
 conflict='^(<<<''<<<<|>>>''>>>>) '
 found=$(files | grep -zvE '(^|/)(fuzz/corpus|LICENSE)' |
 	while IFS= read -r -d '' file; do [[ -f $file ]] && printf '%s\0' "$file"; done |
