@@ -474,6 +474,7 @@ void config_print_sample(FILE *out)
 		if (setting->choices != NULL) {
 			fprintf(out, "# one of: %s\n", setting->choices);
 		}
-		fprintf(out, "#%s = %s\n", setting->name, setting->fallback);
+		fprintf(out, "#%s =%s%s\n", setting->name, setting->fallback[0] != 0 ? " " : "",
+			setting->fallback);
 	}
 }

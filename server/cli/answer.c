@@ -94,8 +94,8 @@ static void json_steps(const lf_reply *reply)
 	fputs(",\"steps\":[", stdout);
 	for (size_t step = 0; step < lf_reply_steps(reply); step++) {
 		printf("%s{\"changes\":%" PRId64 ",\"total\":%" PRId64 ",\"rowid\":%" PRId64,
-			step > 0 ? "," : "", lf_reply_changes(reply, step), lf_reply_total(reply, step),
-			lf_reply_rowid(reply, step));
+			step > 0 ? "," : "", lf_reply_changes(reply, step),
+			lf_reply_total(reply, step), lf_reply_rowid(reply, step));
 		if (lf_reply_columns(reply, step) > 0) {
 			json_names(reply, step);
 			json_rows(reply, step);

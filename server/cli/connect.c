@@ -17,9 +17,10 @@ int connect_option(struct connect *connect, int option)
 		connect->socket = optarg;
 		return 0;
 	case CONNECT_OPTION_DEADLINE:
-		return options_duration(optarg, &connect->deadline_ms) ?
-			0 :
-			cli_usage(connect->command, "--deadline %s: use 500ms, 30s, 5m or 1h", optarg);
+		return options_duration(optarg, &connect->deadline_ms)
+			? 0
+			: cli_usage(connect->command, "--deadline %s: use 500ms, 30s, 5m or 1h",
+				  optarg);
 	default:
 		break;
 	}
@@ -66,8 +67,8 @@ static bool never_accepted(const lf_reply *reply)
 {
 	const char *code = lf_reply_code(reply);
 	return lf_reply_failed_step(reply) < 0 &&
-	       (strcmp(code, "deadline") == 0 || strcmp(code, "overloaded") == 0 ||
-		       strcmp(code, "shutting_down") == 0);
+		(strcmp(code, "deadline") == 0 || strcmp(code, "overloaded") == 0 ||
+			strcmp(code, "shutting_down") == 0);
 }
 
 int connect_code(int result, const lf_reply *reply)
@@ -81,7 +82,8 @@ int connect_code(int result, const lf_reply *reply)
 	return reply != NULL && never_accepted(reply) ? CLI_UNREACHABLE : CLI_FAILED;
 }
 
-int connect_report(const struct connect *connect, const lf_db *db, int result, const lf_reply *reply)
+int connect_report(
+	const struct connect *connect, const lf_db *db, int result, const lf_reply *reply)
 {
 	int code = connect_code(result, reply);
 	if (result < 0) {

@@ -15,10 +15,10 @@ enum {
 /* The deadline of commands that ask a daemon which runs, or does not. */
 enum { CONNECT_PROMPT_MS = 5000 };
 
-#define CONNECT_OPTIONS                                                \
-	{"socket", required_argument, NULL, CONNECT_OPTION_SOCKET},    \
-	{                                                              \
-		"deadline", required_argument, NULL, CONNECT_OPTION_DEADLINE \
+#define CONNECT_OPTIONS                                                                            \
+	{"socket", required_argument, NULL, CONNECT_OPTION_SOCKET},                                \
+	{                                                                                          \
+		"deadline", required_argument, NULL, CONNECT_OPTION_DEADLINE                       \
 	}
 
 struct connect {
@@ -40,6 +40,7 @@ void connect_close(lf_db **db);
 int connect_code(int result, const lf_reply *reply);
 
 /* The same, and says on stderr what went wrong. `reply` may be NULL. */
-int connect_report(const struct connect *connect, const lf_db *db, int result, const lf_reply *reply);
+int connect_report(
+	const struct connect *connect, const lf_db *db, int result, const lf_reply *reply);
 
 void connect_free_reply(lf_reply **reply);

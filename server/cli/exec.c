@@ -51,8 +51,16 @@ static const char help[] =
 	"Exit codes: 0 done, 1 failed and nothing applied, 2 usage, 3 unknown outcome, 4 daemon not\n"
 	"reachable or too busy, 5 some lines applied: the last line says which, and how to go on.\n";
 
-enum { OPTION_HELP, OPTION_TEXT, OPTION_KEY, OPTION_ACK, OPTION_HEADER, OPTION_JSON, OPTION_CONTINUE,
-	OPTION_IN_FLIGHT };
+enum {
+	OPTION_HELP,
+	OPTION_TEXT,
+	OPTION_KEY,
+	OPTION_ACK,
+	OPTION_HEADER,
+	OPTION_JSON,
+	OPTION_CONTINUE,
+	OPTION_IN_FLIGHT
+};
 
 static const struct option table[] = {
 	{"help", no_argument, NULL, OPTION_HELP},
@@ -84,9 +92,9 @@ struct exec {
 static int take_ack(struct exec *exec)
 {
 	exec->ack_shipped = strcmp(optarg, "shipped") == 0;
-	return exec->ack_shipped || strcmp(optarg, "committed") == 0 ?
-		0 :
-		cli_usage("exec", "--ack %s: use committed or shipped", optarg);
+	return exec->ack_shipped || strcmp(optarg, "committed") == 0
+		? 0
+		: cli_usage("exec", "--ack %s: use committed or shipped", optarg);
 }
 
 static int take_in_flight(struct exec *exec)
@@ -95,7 +103,8 @@ static int take_in_flight(struct exec *exec)
 	unsigned long number = strtoul(optarg, &end, 10);
 	if (!isdigit((unsigned char)optarg[0]) || *end != '\0' || number < 1 ||
 		number > LINES_IN_FLIGHT_MAX) {
-		return cli_usage("exec", "--in-flight %s: use 1 to %d", optarg, LINES_IN_FLIGHT_MAX);
+		return cli_usage(
+			"exec", "--in-flight %s: use 1 to %d", optarg, LINES_IN_FLIGHT_MAX);
 	}
 	exec->lines.in_flight = (unsigned)number;
 	return 0;
@@ -104,9 +113,9 @@ static int take_in_flight(struct exec *exec)
 static int take_header(struct exec *exec)
 {
 	exec->header = strcmp(optarg, "on") == 0;
-	return exec->header || strcmp(optarg, "off") == 0 ?
-		0 :
-		cli_usage("exec", "--header %s: use on or off", optarg);
+	return exec->header || strcmp(optarg, "off") == 0
+		? 0
+		: cli_usage("exec", "--header %s: use on or off", optarg);
 }
 
 static int take_option(struct exec *exec, int option)
@@ -117,9 +126,9 @@ static int take_option(struct exec *exec, int option)
 		return 0;
 	case OPTION_KEY:
 		exec->key = optarg;
-		return optarg[0] != '\0' && strlen(optarg) <= 255 ?
-			0 :
-			cli_usage("exec", "--key: a key has 1 to 255 bytes");
+		return optarg[0] != '\0' && strlen(optarg) <= 255
+			? 0
+			: cli_usage("exec", "--key: a key has 1 to 255 bytes");
 	case OPTION_ACK:
 		return take_ack(exec);
 	case OPTION_HEADER:
@@ -140,7 +149,8 @@ static int take_option(struct exec *exec, int option)
 /* -1: go on. Otherwise the exit code. */
 static int parse(struct exec *exec, struct options *options)
 {
-	for (int option = options_next(options); option != OPTIONS_END; option = options_next(options)) {
+	for (int option = options_next(options); option != OPTIONS_END;
+		option = options_next(options)) {
 		if (option == OPTION_HELP) {
 			fputs(help, stdout);
 			return CLI_DONE;
@@ -157,7 +167,8 @@ static int parse(struct exec *exec, struct options *options)
 	if (exec->sql == NULL) {
 		return cli_usage("exec", "no SQL (give a statement, or - for batches on stdin)");
 	}
-	if (strcmp(exec->sql, "-") == 0 && (options->count > 0 || exec->key != NULL || exec->text)) {
+	if (strcmp(exec->sql, "-") == 0 &&
+		(options->count > 0 || exec->key != NULL || exec->text)) {
 		return cli_usage("exec", "with - values and keys stand in the lines of stdin");
 	}
 	return -1;
@@ -168,8 +179,9 @@ static int parse(struct exec *exec, struct options *options)
 static void print_done(const lf_reply *reply)
 {
 	int64_t changes = lf_reply_changes(reply, 0);
-	printf("%" PRId64 " row%s changed, commit %" PRIu64 "%s\n", changes, changes == 1 ? "" : "s",
-		lf_reply_commit(reply), lf_reply_repeat(reply) ? " (a repeat: applied before)" : "");
+	printf("%" PRId64 " row%s changed, commit %" PRIu64 "%s\n", changes,
+		changes == 1 ? "" : "s", lf_reply_commit(reply),
+		lf_reply_repeat(reply) ? " (a repeat: applied before)" : "");
 }
 
 static void print_reply(const struct exec *exec, const lf_reply *reply)
@@ -188,7 +200,8 @@ static void print_reply(const struct exec *exec, const lf_reply *reply)
 		cli_fail("exec", "out of memory: not all rows are printed");
 	}
 	if (lf_reply_rows_lost(reply)) {
-		cli_fail("exec", "a repeat: applied before, and its rows were too large to be kept");
+		cli_fail(
+			"exec", "a repeat: applied before, and its rows were too large to be kept");
 	}
 	(void)print_flush("exec");
 }
@@ -240,7 +253,8 @@ int cli_exec(int argc, char **argv)
 	struct options options;
 	struct params params = {0};
 	char error[PARAM_ERROR_BYTES];
-	struct exec exec = {.connect = {.command = "exec"}, .lines = {.in_flight = LINES_IN_FLIGHT}};
+	struct exec exec = {
+		.connect = {.command = "exec"}, .lines = {.in_flight = LINES_IN_FLIGHT}};
 	exec.header = print_format_for(stdout) == PRINT_TABLE;
 	options_init(&options, "exec", table, argc, argv);
 	int code = parse(&exec, &options);
@@ -253,7 +267,8 @@ int cli_exec(int argc, char **argv)
 		exec.lines.ack_shipped = exec.ack_shipped;
 		return lines_run(&exec.lines);
 	}
-	if (params_read(&params, (const char *const *)options.values, options.count, exec.text, error) == 0) {
+	if (params_read(&params, (const char *const *)options.values, options.count, exec.text,
+		    error) == 0) {
 		code = write_one(&exec, &params);
 	} else {
 		code = cli_fail("exec", "%s", error);

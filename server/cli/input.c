@@ -65,7 +65,8 @@ int input_fill(struct input *input)
 int input_line(struct input *input, const char **ret_line, size_t *ret_len)
 {
 	size_t unscanned = input->len - input->scanned;
-	char *newline = unscanned > 0 ? memchr(input->data + input->scanned, '\n', unscanned) : NULL;
+	char *newline =
+		unscanned > 0 ? memchr(input->data + input->scanned, '\n', unscanned) : NULL;
 	size_t end = newline != NULL ? (size_t)(newline - input->data) : input->len;
 
 	input->scanned = end;

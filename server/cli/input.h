@@ -18,7 +18,7 @@ struct input {
 	int fd;
 	char *data;
 	size_t cap;
-	size_t at;      /* the first byte that was not handed out */
+	size_t at; /* the first byte that was not handed out */
 	size_t len;
 	size_t scanned; /* no newline before */
 	uint64_t lines; /* handed out so far: the number of the last one */

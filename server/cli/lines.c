@@ -34,7 +34,7 @@ struct slot {
 	uint64_t ticket; /* 0: not submitted */
 	size_t bytes;
 	bool decided;
-	lf_reply *reply;         /* what became of it; or, if it never was sent: */
+	lf_reply *reply; /* what became of it; or, if it never was sent: */
 	const char *refused_code;
 	char *refused;
 };
@@ -97,7 +97,7 @@ static bool not_begun(const struct stream *stream, const struct slot *slot)
 		return slot->refused_code == NULL;
 	}
 	return stream->stopping && lf_reply_outcome(slot->reply) == LF_FAILED &&
-	       strcmp(lf_reply_code(slot->reply), "cancelled") == 0;
+		strcmp(lf_reply_code(slot->reply), "cancelled") == 0;
 }
 
 static void decided(struct stream *stream, unsigned index)
@@ -251,9 +251,8 @@ static int take_line(struct stream *stream, const char *line, size_t len)
 
 static bool has_room(const struct stream *stream)
 {
-	return !stream->stopping && !stream->held &&
-	       stream->count < stream->options->in_flight &&
-	       stream->bytes < BYTES_IN_FLIGHT_MAX;
+	return !stream->stopping && !stream->held && stream->count < stream->options->in_flight &&
+		stream->bytes < BYTES_IN_FLIGHT_MAX;
 }
 
 /* Sends the lines that are there. 0, INPUT_MORE, INPUT_END, or negative. */

@@ -91,7 +91,7 @@ static bool is_sql(const char *text)
 {
 	bool path = text[0] == '/' || text[0] == '.';
 	return strcmp(text, "-") == 0 ||
-	       (!path && strpbrk(text, " \t\n") != NULL && access(text, F_OK) != 0);
+		(!path && strpbrk(text, " \t\n") != NULL && access(text, F_OK) != 0);
 }
 
 const char *options_db_before_sql(struct options *options)

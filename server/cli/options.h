@@ -19,8 +19,8 @@ struct options {
 	const struct option *table;
 	int argc;
 	char **argv;
-	bool ended;      /* `--` was seen */
-	char **values;   /* the arguments that are no options, in order */
+	bool ended;    /* `--` was seen */
+	char **values; /* the arguments that are no options, in order */
 	int count;
 };
 

@@ -78,13 +78,15 @@ static int read_file(const char *path, struct param *param, char *ret_error)
 	size_t len = 0;
 	FILE *file = fopen(path, "re");
 	if (file == NULL) {
-		return fail(ret_error, "cannot read %s: %s (for text that begins with @: --text)", path,
-			strerror(errno));
+		return fail(ret_error, "cannot read %s: %s (for text that begins with @: --text)",
+			path, strerror(errno));
 	}
 	int rc = read_all(file, &param->owned, &len);
 	fclose(file);
 	param->value = (struct print_value){.type = LF_BLOB, .data = param->owned, .len = len};
-	return rc == -ENOMEM ? rc : rc < 0 ? fail(ret_error, "cannot read %s: %s", path, strerror(-rc)) : 0;
+	return rc == -ENOMEM ? rc
+		: rc < 0     ? fail(ret_error, "cannot read %s: %s", path, strerror(-rc))
+			     : 0;
 }
 
 /* x'00ff'. False: it is not that. */
@@ -92,7 +94,8 @@ static bool read_hex(const char *text, struct param *param, int *ret_rc)
 {
 	size_t len = strlen(text);
 	*ret_rc = 0;
-	if (len < 3 || (text[0] != 'x' && text[0] != 'X') || text[1] != '\'' || text[len - 1] != '\'') {
+	if (len < 3 || (text[0] != 'x' && text[0] != 'X') || text[1] != '\'' ||
+		text[len - 1] != '\'') {
 		return false;
 	}
 	param->owned = malloc(len);
@@ -105,8 +108,8 @@ static bool read_hex(const char *text, struct param *param, int *ret_rc)
 		param->owned = NULL;
 		return false;
 	}
-	param->value = (struct print_value){
-		.type = LF_BLOB, .data = param->owned, .len = (len - 3) / 2};
+	param->value =
+		(struct print_value){.type = LF_BLOB, .data = param->owned, .len = (len - 3) / 2};
 	return true;
 }
 
@@ -134,7 +137,8 @@ static int read_value(const char *text, struct param *param, char *ret_error)
 	} else if (text[0] == '@' && text[1] != '\0') {
 		return read_file(text + 1, param, ret_error);
 	} else if (!read_hex(text, param, &rc) && !read_number(text, &param->value)) {
-		param->value = (struct print_value){.type = LF_TEXT, .data = text, .len = strlen(text)};
+		param->value =
+			(struct print_value){.type = LF_TEXT, .data = text, .len = strlen(text)};
 	}
 	return rc;
 }

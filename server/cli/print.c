@@ -52,9 +52,9 @@ void print_json_value(FILE *out, const struct print_value *value)
 		return;
 	case LF_FLOAT:
 		text_from_real(value->real, real);
-		fputs(isnan(value->real)   ? "null"
-		      : isinf(value->real) ? (value->real < 0 ? "-1e999" : "1e999")
-					   : real,
+		fputs(isnan(value->real)             ? "null"
+				: isinf(value->real) ? (value->real < 0 ? "-1e999" : "1e999")
+						     : real,
 			out);
 		return;
 	case LF_TEXT:
@@ -178,8 +178,8 @@ static size_t table_text(FILE *out, const char *data, size_t len)
 static int cell_make(const struct print_value *value, struct print_cell *ret_cell)
 {
 	size_t bytes = 0;
-	*ret_cell = (struct print_cell){
-		.number = value->type == LF_INTEGER || value->type == LF_FLOAT};
+	*ret_cell =
+		(struct print_cell){.number = value->type == LF_INTEGER || value->type == LF_FLOAT};
 	FILE *out = open_memstream(&ret_cell->text, &bytes);
 	if (out == NULL) {
 		return -ENOMEM;
@@ -235,8 +235,9 @@ static int table_header(struct printer *printer)
 	struct print_cell *names = calloc(printer->columns + 1u, sizeof(*names));
 	int rc = names == NULL ? -ENOMEM : 0;
 	for (unsigned i = 0; rc == 0 && i < printer->columns; i++) {
-		struct print_value name = {
-			.type = LF_TEXT, .data = printer->names[i], .len = strlen(printer->names[i])};
+		struct print_value name = {.type = LF_TEXT,
+			.data = printer->names[i],
+			.len = strlen(printer->names[i])};
 		rc = cell_make(&name, &names[i]);
 		if (names[i].width > printer->widths[i]) {
 			printer->widths[i] = names[i].width;
@@ -265,7 +266,8 @@ static int lay_out(struct printer *printer)
 	size_t cells = printer->held_rows * printer->columns;
 	for (size_t i = 0; i < cells; i++) {
 		size_t *width = &printer->widths[i % printer->columns];
-		size_t wanted = printer->held[i].width < WIDTH_MAX ? printer->held[i].width : WIDTH_MAX;
+		size_t wanted =
+			printer->held[i].width < WIDTH_MAX ? printer->held[i].width : WIDTH_MAX;
 		*width = wanted > *width ? wanted : *width;
 	}
 	int rc = printer->header ? table_header(printer) : 0;

@@ -74,16 +74,17 @@ static int take_option(struct query *query, int option)
 		return 0;
 	default:
 		query->header = strcmp(optarg, "on") == 0;
-		return query->header || strcmp(optarg, "off") == 0 ?
-			0 :
-			cli_usage("query", "--header %s: use on or off", optarg);
+		return query->header || strcmp(optarg, "off") == 0
+			? 0
+			: cli_usage("query", "--header %s: use on or off", optarg);
 	}
 }
 
 /* -1: go on. Otherwise the exit code. */
 static int parse(struct query *query, struct options *options)
 {
-	for (int option = options_next(options); option != OPTIONS_END; option = options_next(options)) {
+	for (int option = options_next(options); option != OPTIONS_END;
+		option = options_next(options)) {
 		if (option == OPTION_HELP) {
 			fputs(help, stdout);
 			return CLI_DONE;
@@ -125,7 +126,8 @@ static int prepare(const struct query *query, sqlite3 *reader, sqlite3_stmt **re
 	/* A comment or a semicolon is no second statement. */
 	while (second == NULL && *tail != '\0') {
 		if (sqlite3_prepare_v2(reader, tail, -1, &second, &tail) != SQLITE_OK) {
-			return cli_fail("query", "one statement only, but there is more: %.60s", tail);
+			return cli_fail(
+				"query", "one statement only, but there is more: %.60s", tail);
 		}
 	}
 	if (second != NULL) {
@@ -175,7 +177,8 @@ static int bind_params(sqlite3 *reader, sqlite3_stmt *stmt, const struct params 
 {
 	unsigned wanted = (unsigned)sqlite3_bind_parameter_count(stmt);
 	if (params->count != wanted) {
-		return cli_fail("query", "the statement has %u parameters, but %u values were given", wanted,
+		return cli_fail("query",
+			"the statement has %u parameters, but %u values were given", wanted,
 			params->count);
 	}
 	for (unsigned i = 0; i < params->count; i++) {
@@ -201,8 +204,9 @@ static struct print_value column_value(sqlite3_stmt *stmt, int column)
 	} else if (value.type == LF_FLOAT) {
 		value.real = sqlite3_column_double(stmt, column);
 	} else if (value.type != LF_NULL) {
-		const void *data = value.type == LF_TEXT ? (const void *)sqlite3_column_text(stmt, column) :
-							   sqlite3_column_blob(stmt, column);
+		const void *data = value.type == LF_TEXT
+			? (const void *)sqlite3_column_text(stmt, column)
+			: sqlite3_column_blob(stmt, column);
 		value.data = data != NULL ? data : ""; /* NULL for an empty blob */
 		value.len = (size_t)sqlite3_column_bytes(stmt, column);
 	}
@@ -281,7 +285,8 @@ int cli_query(int argc, char **argv)
 	if (code >= 0) {
 		return code;
 	}
-	if (params_read(&params, (const char *const *)options.values, options.count, query.text, error) == 0) {
+	if (params_read(&params, (const char *const *)options.values, options.count, query.text,
+		    error) == 0) {
 		code = run(&query, &params);
 	} else {
 		code = cli_fail("query", "%s", error);

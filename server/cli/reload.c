@@ -40,7 +40,8 @@ static const struct option table[] = {
 /* -1: go on. Otherwise the exit code. */
 static int parse(struct connect *connect, struct options *options, bool *ret_json)
 {
-	for (int option = options_next(options); option != OPTIONS_END; option = options_next(options)) {
+	for (int option = options_next(options); option != OPTIONS_END;
+		option = options_next(options)) {
 		if (option == OPTION_HELP) {
 			fputs(help, stdout);
 			return CLI_DONE;
@@ -66,7 +67,8 @@ static bool same(const struct print_value *a, const struct print_value *b)
 	return a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, a->len) == 0);
 }
 
-static void print_change(const lf_reply *before, const lf_reply *after, size_t row, bool json, bool first)
+static void print_change(
+	const lf_reply *before, const lf_reply *after, size_t row, bool json, bool first)
 {
 	struct print_value name = cell(after, row, 0);
 	struct print_value was = cell(before, row, 1);

@@ -44,7 +44,8 @@ struct show {
 /* -1: go on. Otherwise the exit code. */
 static int parse(struct show *show, struct options *options)
 {
-	for (int option = options_next(options); option != OPTIONS_END; option = options_next(options)) {
+	for (int option = options_next(options); option != OPTIONS_END;
+		option = options_next(options)) {
 		if (option == OPTION_HELP) {
 			fputs(help, stdout);
 			return CLI_DONE;

@@ -59,7 +59,8 @@ static int bind_encoded(const struct reading *reading, json_t *value)
 	bool blob = json_object_get(value, "blob") != NULL;
 	const json_t *base64 = json_object_get(value, blob ? "blob" : "text");
 	if (json_object_size(value) != 1 || !json_is_string(base64)) {
-		return fail(reading, "an object as value is {\"blob\": base64} or {\"text\": base64}");
+		return fail(
+			reading, "an object as value is {\"blob\": base64} or {\"text\": base64}");
 	}
 	size_t len = json_string_length(base64);
 	CLEANUP_FREE char *data = malloc(len + 1);
@@ -97,7 +98,8 @@ static int bind_value(const struct reading *reading, json_t *value)
 	case JSON_OBJECT:
 		return bind_encoded(reading, value);
 	default:
-		return fail(reading, "a value is null, a bool, a number, a string or {\"blob\": base64}");
+		return fail(reading,
+			"a value is null, a bool, a number, a string or {\"blob\": base64}");
 	}
 }
 
@@ -109,7 +111,8 @@ static int bind_row(const struct reading *reading, json_t *row)
 	json_t *value = NULL;
 	int rc = 0;
 	if (json_is_array(row)) {
-		json_array_foreach(row, index, value) {
+		json_array_foreach(row, index, value)
+		{
 			rc = rc == 0 ? bind_value(reading, value) : rc;
 		}
 		return rc;
@@ -117,7 +120,8 @@ static int bind_row(const struct reading *reading, json_t *row)
 	if (!json_is_object(row)) {
 		return fail(reading, "params are an array, or an object of names");
 	}
-	json_object_foreach(row, name, value) {
+	json_object_foreach(row, name, value)
+	{
 		if (rc == 0) {
 			lf_bind_name(reading->batch, name);
 			rc = bind_value(reading, value);
@@ -132,9 +136,9 @@ static int bind_params(const struct reading *reading, json_t *params, const stru
 	json_t *row = NULL;
 	bool none = params == NULL || json_is_null(params);
 	if (opts->script) {
-		return none || (json_is_array(params) && json_array_size(params) == 0) ?
-			0 :
-			fail(reading, "a script takes no params");
+		return none || (json_is_array(params) && json_array_size(params) == 0)
+			? 0
+			: fail(reading, "a script takes no params");
 	}
 	if (!opts->many) {
 		return none ? 0 : bind_row(reading, params);
@@ -142,7 +146,8 @@ static int bind_params(const struct reading *reading, json_t *params, const stru
 	if (!json_is_array(params) || json_array_size(params) == 0) {
 		return fail(reading, "with many, params are an array of one row or more");
 	}
-	json_array_foreach(params, index, row) {
+	json_array_foreach(params, index, row)
+	{
 		int rc = bind_row(reading, row);
 		if (rc != 0) {
 			return rc;
@@ -159,7 +164,8 @@ static int read_expect(const struct reading *reading, json_t *expect, struct ste
 	const json_t *changes = json_object_get(expect, "changes");
 	const json_t *rows = json_object_get(expect, "rows");
 	const json_t *count = changes != NULL ? changes : rows;
-	if (json_object_size(expect) != 1 || !json_is_integer(count) || json_integer_value(count) < 0) {
+	if (json_object_size(expect) != 1 || !json_is_integer(count) ||
+		json_integer_value(count) < 0) {
 		return fail(reading, "expect is {\"changes\": N} or {\"rows\": N}");
 	}
 	opts->expect_what = changes != NULL ? "changes" : "rows";
@@ -170,10 +176,10 @@ static int read_expect(const struct reading *reading, json_t *expect, struct ste
 static int read_opt(
 	const struct reading *reading, const char *name, json_t *value, struct step_opts *opts)
 {
-	bool *flag = strcmp(name, "many") == 0       ? &opts->many
-		     : strcmp(name, "script") == 0   ? &opts->script
-		     : strcmp(name, "truncate") == 0 ? &opts->truncate
-						     : NULL;
+	bool *flag = strcmp(name, "many") == 0  ? &opts->many
+		: strcmp(name, "script") == 0   ? &opts->script
+		: strcmp(name, "truncate") == 0 ? &opts->truncate
+						: NULL;
 	if (flag != NULL) {
 		*flag = json_is_true(value);
 		return json_is_boolean(value) ? 0 : fail(reading, "%s is true or false", name);
@@ -182,12 +188,13 @@ static int read_opt(
 		return read_expect(reading, value, opts);
 	}
 	if (strcmp(name, "rows") != 0) {
-		return fail(reading, "no option \"%s\": there are many, expect, rows, truncate, script", name);
+		return fail(reading,
+			"no option \"%s\": there are many, expect, rows, truncate, script", name);
 	}
 	opts->rows = json_is_integer(value) ? json_integer_value(value) : -1;
-	return opts->rows >= 0 && opts->rows < UINT32_MAX ?
-		0 :
-		fail(reading, "rows is an integer from 0 on");
+	return opts->rows >= 0 && opts->rows < UINT32_MAX
+		? 0
+		: fail(reading, "rows is an integer from 0 on");
 }
 
 static int read_opts(const struct reading *reading, json_t *json, struct step_opts *opts)
@@ -201,7 +208,8 @@ static int read_opts(const struct reading *reading, json_t *json, struct step_op
 	if (!json_is_object(json)) {
 		return fail(reading, "the options of a step are an object");
 	}
-	json_object_foreach(json, name, value) {
+	json_object_foreach(json, name, value)
+	{
 		int rc = read_opt(reading, name, value, opts);
 		if (rc != 0) {
 			return rc;
@@ -230,8 +238,9 @@ static int read_step(const struct reading *reading, json_t *step)
 	json_t *sql = json_array_get(step, 0);
 	size_t size = json_array_size(step);
 	if (!json_is_array(step) || !json_is_string(sql) || size > 3) {
-		return fail(reading, "a step is [\"SQL\"], [\"SQL\", params] or [\"SQL\", params, options], "
-				     "and a line an array of steps");
+		return fail(reading,
+			"a step is [\"SQL\"], [\"SQL\", params] or [\"SQL\", params, options], "
+			"and a line an array of steps");
 	}
 	if (strlen(json_string_value(sql)) != json_string_length(sql)) {
 		return fail(reading, "the SQL holds a NUL");
@@ -254,9 +263,11 @@ static int read_steps(struct reading *reading, json_t *steps)
 	size_t index = 0;
 	json_t *step = NULL;
 	if (!json_is_array(steps) || json_array_size(steps) == 0) {
-		return fail(reading, "a batch is an array of one step or more: [[\"SQL\", [params]], …]");
+		return fail(reading,
+			"a batch is an array of one step or more: [[\"SQL\", [params]], …]");
 	}
-	json_array_foreach(steps, index, step) {
+	json_array_foreach(steps, index, step)
+	{
 		reading->step = index + 1;
 		int rc = read_step(reading, step);
 		if (rc != 0) {
@@ -310,7 +321,8 @@ static int read_key(const struct reading *reading, const char *name, json_t *val
 			lf_batch_ack_shipped(reading->batch);
 		}
 	} else {
-		return fail(reading, "no key \"%s\": there are batch, key, deadline_ms, class, ack", name);
+		return fail(reading, "no key \"%s\": there are batch, key, deadline_ms, class, ack",
+			name);
 	}
 	return 0;
 }
@@ -319,7 +331,8 @@ static int read_object(struct reading *reading, json_t *root)
 {
 	const char *name = NULL;
 	json_t *value = NULL;
-	json_object_foreach(root, name, value) {
+	json_object_foreach(root, name, value)
+	{
 		int rc = read_key(reading, name, value);
 		if (rc != 0) {
 			return rc;

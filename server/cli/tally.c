@@ -56,7 +56,8 @@ static void print_lines(FILE *out, const char *what, const struct tally_lines *l
 	if (lines->count == 0) {
 		return;
 	}
-	bool one = lines->count == 1 && lines->more == 0 && lines->runs[0].first == lines->runs[0].last;
+	bool one = lines->count == 1 && lines->more == 0 &&
+		lines->runs[0].first == lines->runs[0].last;
 	fprintf(out, "; %s: line%s ", what, one ? "" : "s");
 	for (size_t i = 0; i < lines->count; i++) {
 		uint64_t first = lines->runs[i].first;
@@ -107,8 +108,7 @@ static void print_way_on(FILE *out, const struct tally *tally, const char *db)
 		return;
 	}
 	fprintf(out, "; %s: tail -n +%" PRIu64 " FILE | litefunnel exec ",
-		in_place ? "then go on with" : "the rest",
-		in_place ? failed->runs[0].first : next);
+		in_place ? "then go on with" : "the rest", in_place ? failed->runs[0].first : next);
 	print_quoted(out, db);
 	fputs(" -", out);
 }
@@ -116,7 +116,7 @@ static void print_way_on(FILE *out, const struct tally *tally, const char *db)
 static int code_of(const struct tally *tally)
 {
 	bool left = tally->failed > 0 || tally->not_begun != 0 || tally->interrupted ||
-		    tally->input_error != 0 || tally->output_error;
+		tally->input_error != 0 || tally->output_error;
 	if (tally->unknown > 0) {
 		return CLI_UNKNOWN;
 	}

@@ -23,8 +23,8 @@ struct tally {
 	uint64_t applied;
 	uint64_t failed;
 	uint64_t unknown;
-	uint64_t lines;       /* of the input, that were looked at */
-	uint64_t not_begun;   /* the first such line, 0: none */
+	uint64_t lines;     /* of the input, that were looked at */
+	uint64_t not_begun; /* the first such line, 0: none */
 	struct tally_lines failed_lines;
 	struct tally_lines unknown_lines;
 	struct tally_lines beyond; /* applied behind `not_begun` */

@@ -24,12 +24,12 @@ size_t text_utf8(const char *data, size_t len, uint32_t *ret_code_point)
 {
 	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
 	const unsigned char *at = (const unsigned char *)data;
-	size_t count = at[0] < 0x80   ? 1
-		       : at[0] < 0xc2 ? 0
-		       : at[0] < 0xe0 ? 2
-		       : at[0] < 0xf0 ? 3
-		       : at[0] < 0xf5 ? 4
-				      : 0;
+	size_t count = at[0] < 0x80 ? 1
+		: at[0] < 0xc2      ? 0
+		: at[0] < 0xe0      ? 2
+		: at[0] < 0xf0      ? 3
+		: at[0] < 0xf5      ? 4
+				    : 0;
 	if (count == 0 || count > len || !continues(at, count)) {
 		return 0;
 	}

@@ -46,8 +46,8 @@ void packing_finish(struct packing *packing);
 
 void packing_begin_step(struct packing *packing);
 /* Fits struct step_sink; ctx is the packing. row() answers 1 when the caps allow no more. */
-void packing_columns(void *packing, const struct columns *columns);
-int packing_row(void *packing, const struct value *values, unsigned count);
+void packing_columns(void *ctx, const struct columns *columns);
+int packing_row(void *ctx, const struct value *values, unsigned count);
 void packing_end_step(struct packing *packing, const struct step_result *result);
 
 /* False: what is not rows has already grown past the limits. */

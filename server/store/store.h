@@ -199,8 +199,8 @@ struct checkpoint_stats {
 	uint64_t pinned;      /* runs in which a reader held back frames */
 };
 
-/* Copies the WAL into the database if it has grown past `frames`; bounded, never on a commit. */
-int store_checkpoint_if_due(struct store *store, uint64_t frames, struct store_error *error);
+/* Copies the WAL into the database if it has grown past `threshold` frames; bounded, never on a commit. */
+int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct store_error *error);
 struct checkpoint_stats store_checkpoint_stats(const struct store *store);
 
 /* After the last commit of a burst: moves the read mark that read-only openers cannot move. */

@@ -112,6 +112,7 @@ class Round:
         self.place = tempfile.mkdtemp(prefix="kills-", dir=options.dir)
         self.daemon = Daemon(options.program, f"{self.place}/app.db", checkpoint_frames=200,
                              log_level="error")
+        self.ready = True  # the present daemon has said so
         self.children = []
         self.figures = dict.fromkeys(
             ("kills", "in_start", "stops", "batches", "ok", "failed", "unknown", "unknown_applied",
@@ -176,12 +177,13 @@ class Round:
         self.daemon.process.stdout.close()
         self.figures["kills"] += 1
         self.daemon.launch()
+        self.ready = False
 
     def _await_ready(self):
-        line = self.daemon.process.stdout.readline() if not getattr(
-            self.daemon.process, "is_ready", False) else "ready"
-        assert line.startswith("ready"), f"not ready but {line!r}:\n{self.daemon.log()[-3000:]}"
-        self.daemon.process.is_ready = True
+        if not self.ready:
+            said = self.daemon.process.stdout.readline()
+            assert said.startswith("ready"), f"not ready: {said!r}:\n{self.daemon.log()[-3000:]}"
+            self.ready = True
 
     def _stop(self):
         """SIGSTOP, then SIGCONT or SIGKILL."""

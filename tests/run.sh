@@ -1,0 +1,358 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# All tests, on a fresh Debian 12, as root, from a clean clone:
+#
+#	bash tests/run.sh [--fast] [--soak] [--stage NAME]... [--list]
+#
+#	--fast         one compiler and no sanitizers: the stages of the gcc build
+#	--soak         the long forms of the system tests
+#	--stage NAME   this stage and what it needs; may be given several times
+#	--list         the stages, and what each needs
+#
+# Installs the packages that are missing, builds below build/, and runs the stages, as many at a time
+# as there are processors. Logs stay in build/logs/. The last line is `N passed, M failed`; the exit
+# code is 0 only if M is 0. A test that was skipped is named before that line.
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+exec </dev/null
+# shellcheck source=tests/support/packages.sh
+source tests/support/packages.sh
+export DEBIAN_FRONTEND=noninteractive PYTHONDONTWRITEBYTECODE=1 LC_ALL=C.UTF-8
+# A shell's own settings must not decide what is built or tested.
+unset "${!LITEFUNNEL_@}" CFLAGS CPPFLAGS LDFLAGS
+
+root=$PWD
+logs=$root/build/logs
+python=/usr/bin/python3
+stage_seconds_max=1500
+pytest_options=()
+jobs_max=$(nproc)
+
+# ---- the stages: name, what it needs, in the order in which they should begin
+
+stages=(
+	'build-gcc:'
+	'build-asan:'
+	'system-gcc:build-gcc'
+	'build-tsan:'
+	'system-asan:build-asan'
+	'build-clang:'
+	'system-tsan:build-tsan'
+	'unit-gcc:build-gcc'
+	'unit-asan:build-asan'
+	'unit-tsan:build-tsan'
+	'unit-clang:build-clang'
+	'lint:build-gcc'
+	'format:'
+	'tidy:build-clang'
+	'examples:build-gcc'
+	'install:build-gcc'
+	'leaks:build-gcc'
+	'quickstart:build-gcc'
+)
+fast=(build-gcc unit-gcc lint format system-gcc examples install)
+
+# Each stage is a function stage_NAME or a family stage_FAMILY KIND. It prints, and leaves its counts by
+# count_passed, count_failed, count_skipped; without any, its exit code counts as one test.
+
+count() { printf '%s %s\n' "$1" "$2" >>"$logs/$stage.counts"; }
+
+# Result files of meson and of pytest, as counts.
+count_meson() {
+	"$python" - "$1" <<'PYTHON' >>"$logs/$stage.counts"
+import json, sys
+for line in open(sys.argv[1], encoding="utf-8"):
+    test = json.loads(line)
+    if test["result"] == "OK":
+        print("passed 1")
+    elif test["result"] == "SKIP":
+        print("skipped", test["name"])
+    else:
+        print("failed 1")
+PYTHON
+}
+
+count_pytest() {
+	"$python" - "$1" <<'PYTHON' >>"$logs/$stage.counts"
+import sys
+import xml.etree.ElementTree as tree
+for case in tree.parse(sys.argv[1]).iter("testcase"):
+    kinds = {child.tag: child for child in case}
+    if "skipped" in kinds:
+        why = (kinds["skipped"].get("message") or "").splitlines()[:1]
+        print("skipped", f'{case.get("classname")}.{case.get("name")}:', *why)
+    else:
+        print("failed 1" if kinds.keys() & {"failure", "error"} else "passed 1")
+PYTHON
+}
+
+stage_build() { # stage_build KIND
+	local dir=build/$1 options=()
+	case $1 in
+	gcc) options=(--buildtype=debugoptimized) ;;
+	clang) options=(--buildtype=debugoptimized) ;;
+	asan) options=(--buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false) ;;
+	tsan) options=(--buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false) ;;
+	esac
+	if [[ ! -e $dir/build.ninja ]]; then
+		rm -rf "$dir"
+		CC=$([[ $1 == clang ]] && echo clang || echo gcc) \
+			meson setup --werror "${options[@]}" "$dir" || return 1
+	fi
+	ninja -j "$jobs_max" -C "$dir"
+}
+
+meson_suites() { # meson_suites KIND SUITE...
+	local kind=$1 suite options=()
+	shift
+	for suite in "$@"; do
+		options+=(--suite "$suite")
+	done
+	meson test -C "build/$kind" --no-rebuild --print-errorlogs --logbase "$stage" \
+		--timeout-multiplier 4 "${options[@]}"
+	local code=$?
+	count_meson "build/$kind/meson-logs/$stage.json"
+	return $code
+}
+
+sanitizer_options() {
+	export ASAN_OPTIONS=detect_leaks=1 TSAN_OPTIONS=second_deadlock_stack=1
+	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+}
+
+stage_unit() {
+	sanitizer_options
+	meson_suites "$1" unit fuzz
+}
+
+stage_lint() { meson_suites gcc lint; }
+
+run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
+	local kind=$1 report=$logs/$stage.xml
+	shift
+	rm -f "$report"
+	LITEFUNNEL_BIN=$root/build/$kind/server/litefunnel LITEFUNNEL_BUILD=$root/build/$kind \
+		"$python" -m pytest -p no:cacheprovider -q -ra --durations=10 --junitxml="$report" \
+		"${pytest_options[@]}" "$@"
+	local code=$?
+	if [[ -s $report ]]; then
+		count_pytest "$report"
+	fi
+	return $code
+}
+
+stage_system() {
+	run_pytest "$1" -n 2 --dist=worksteal tests/system tests/wire \
+		--ignore tests/system/test_leaks.py --ignore tests/system/test_examples.py
+}
+
+stage_leaks() { run_pytest gcc tests/system/test_leaks.py; }
+stage_examples() { run_pytest gcc tests/system/test_examples.py; }
+
+stage_format() {
+	local file bad=0
+	while IFS= read -r file; do
+		if clang-format --dry-run -Werror "$file"; then
+			count passed 1
+		else
+			count failed 1
+			bad=1
+		fi
+	done < <(find proto client server examples tests -name '*.[ch]' | sort)
+	return $bad
+}
+
+stage_tidy() {
+	find proto client server examples tests -name '*.c' | sort |
+		xargs -P "$jobs_max" -n 4 clang-tidy -p build/clang --quiet
+}
+
+# What a user of the library does: install, and compile with pkg-config.
+stage_install() {
+	local where=$root/build/installed
+	rm -rf "$where"
+	meson install -C build/gcc --no-rebuild --destdir "$where" >/dev/null || return 1
+	local config=(pkg-config --define-variable="prefix=$where/usr/local")
+	PKG_CONFIG_PATH=$(dirname "$(find "$where" -name litefunnel.pc)")
+	export PKG_CONFIG_PATH
+	local flags
+	read -r -a flags <<<"$("${config[@]}" --cflags litefunnel)"
+	local libs
+	read -r -a libs <<<"$("${config[@]}" --libs litefunnel)"
+	gcc -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror "${flags[@]}" examples/write_one.c \
+		-o "$where/write_one" "${libs[@]}" -lsqlite3 || return 1
+	LD_LIBRARY_PATH=$(dirname "$(find "$where" -name liblitefunnel.so)")
+	export LD_LIBRARY_PATH
+	ldd "$where/write_one" | grep -q "liblitefunnel.so.0 => $where" || return 1
+	local place
+	place=$(mktemp -d) && chmod 750 "$place" || return 1
+	"$where/usr/local/bin/litefunnel" run "$place/app.db" --create -- \
+		"$where/write_one" "$place/app.db"
+	local code=$?
+	rm -rf "$place"
+	return $code
+}
+
+stage_quickstart() {
+	if [[ -e examples/quickstart.sh ]]; then
+		bash examples/quickstart.sh
+	fi
+}
+
+# ---- running them
+
+needs_of() { # what the stage needs
+	local entry
+	for entry in "${stages[@]}"; do
+		if [[ ${entry%%:*} == "$1" ]]; then
+			echo "${entry#*:}"
+			return 0
+		fi
+	done
+	return 1
+}
+
+run_stage() { # in a child: runs the stage, leaves its counts
+	stage=$1
+	local began=$SECONDS code=0
+	: >"$logs/$stage.counts"
+	if declare -F "stage_$stage" >/dev/null; then
+		set -- "stage_$stage"
+	else
+		set -- "stage_${stage%%-*}" "${stage#*-}"
+	fi
+	# A stage that hangs is a failure, not a silence.
+	("$@") >"$logs/$stage.log" 2>&1 &
+	local child=$!
+	(
+		trap 'kill "$!" 2>/dev/null; exit' TERM
+		sleep "$stage_seconds_max" & wait "$!"
+		echo "still running after $stage_seconds_max s: killed" >>"$logs/$stage.log"
+		kill_tree "$child"
+	) &
+	local guard=$!
+	wait "$child"
+	code=$?
+	kill "$guard" 2>/dev/null
+	wait "$guard" 2>/dev/null
+	if ! grep -q '^\(passed\|failed\) ' "$logs/$stage.counts" ||
+		{ ((code != 0)) && ! grep -q '^failed ' "$logs/$stage.counts"; }; then
+		count "$( ((code == 0)) && echo passed || echo failed)" 1
+	fi
+	echo "$((SECONDS - began))" >"$logs/$stage.seconds"
+	return $code
+}
+
+kill_tree() {
+	local child
+	for child in $(ps -o pid= --ppid "$1"); do
+		kill_tree "$child"
+	done
+	kill -KILL "$1" 2>/dev/null
+}
+
+sum() { # sum passed|failed FILE...
+	local word=$1
+	shift
+	cat "$@" 2>/dev/null | awk -v word="$word" '$1 == word { n += $2 } END { print n + 0 }'
+}
+
+report() { # report STAGE: one line, and why if it failed
+	local failed
+	failed=$(sum failed "$logs/$1.counts")
+	printf '%-12s %4d passed, %d failed, %d skipped  %4d s\n' "$1" "$(sum passed "$logs/$1.counts")" \
+		"$failed" "$(grep -c '^skipped' "$logs/$1.counts")" "$(cat "$logs/$1.seconds")"
+	if ((failed > 0)); then
+		printf -- '---- %s, the end of its log:\n' "$1"
+		tail -n 120 "$logs/$1.log"
+		printf -- '---- end of %s\n' "$1"
+	fi
+}
+
+wanted=()
+while (($# > 0)); do
+	case $1 in
+	--fast) wanted+=("${fast[@]}") ;;
+	--soak)
+		pytest_options+=(--soak)
+		stage_seconds_max=14400
+		;;
+	--stage)
+		needs_of "${2:-}" >/dev/null || { echo "no stage \"${2:-}\": try --list" >&2; exit 2; }
+		wanted+=("$2")
+		shift
+		;;
+	--list)
+		printf '%s\n' "${stages[@]}"
+		exit 0
+		;;
+	*)
+		echo "usage: bash tests/run.sh [--fast] [--soak] [--stage NAME]... [--list]" >&2
+		exit 2
+		;;
+	esac
+	shift
+done
+
+mkdir -p "$logs"
+find "$logs" -type f -delete
+began=$SECONDS
+if ! packages_install "${packages_build[@]}" "${packages_example[@]}" "${packages_test[@]}"; then
+	echo "the packages cannot be installed"
+	echo "0 passed, 1 failed"
+	exit 1
+fi
+printf '%-12s %44d s\n' packages $((SECONDS - began))
+
+# What was asked for and all that it needs, in the order of the table.
+declare -A state=() # waiting, running, passed, failed
+for entry in "${stages[@]}"; do
+	name=${entry%%:*}
+	if ((${#wanted[@]} == 0)) || [[ " ${wanted[*]} " == *" $name "* ]]; then
+		state[$name]=waiting
+		if [[ -n ${entry#*:} ]]; then
+			state[${entry#*:}]=waiting
+		fi
+	fi
+done
+
+declare -A running=() # pid -> stage
+while :; do
+	progress=0
+	for entry in "${stages[@]}"; do
+		name=${entry%%:*} needs=${entry#*:}
+		[[ ${state[$name]:-} == waiting ]] || continue
+		if [[ -n $needs && ${state[$needs]} == failed ]]; then
+			echo "not run: $needs failed" >"$logs/$name.log"
+			echo "failed 1" >"$logs/$name.counts"
+			echo 0 >"$logs/$name.seconds"
+			state[$name]=failed
+			report "$name"
+			progress=1
+		elif ((${#running[@]} < jobs_max)) && [[ -z $needs || ${state[$needs]} == passed ]]; then
+			run_stage "$name" &
+			running[$!]=$name
+			state[$name]=running
+		fi
+	done
+	if ((${#running[@]} == 0)); then
+		((progress)) && continue
+		break
+	fi
+	wait -n -p ended "${!running[@]}"
+	code=$?
+	name=${running[$ended]}
+	unset "running[$ended]"
+	state[$name]=$( ((code == 0)) && echo passed || echo failed)
+	report "$name"
+done
+
+if grep -h '^skipped' "$logs"/*.counts >"$logs/skipped" 2>/dev/null; then
+	echo "skipped:"
+	sed 's/^skipped/   /' "$logs/skipped" | sort -u
+fi
+failed=$(sum failed "$logs"/*.counts)
+echo "all stages took $((SECONDS - began)) s"
+echo "$(sum passed "$logs"/*.counts) passed, $failed failed"
+((failed == 0))
