@@ -143,7 +143,7 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 }
 
 stage_system() {
-	run_pytest "$1" -n 2 --dist=worksteal tests/system tests/wire \
+	run_pytest "$1" -n 2 tests/system tests/wire \
 		--ignore tests/system/test_leaks.py --ignore tests/system/test_examples.py
 }
 

@@ -13,6 +13,7 @@
 #include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* A table that is being packed. */
@@ -136,6 +137,14 @@ static void fact_text(struct table *table, const char *name, const char *value)
 	}
 }
 
+static uint64_t wal_bytes(const char *db)
+{
+	char path[4096];
+	struct stat status;
+	snprintf(path, sizeof(path), "%s-wal", db);
+	return stat(path, &status) == 0 ? (uint64_t)status.st_size : 0;
+}
+
 static void show_stats(struct funnel *funnel, struct table *table)
 {
 	struct funnel_facts facts = funnel_facts(funnel);
@@ -178,7 +187,7 @@ static void show_stats(struct funnel *funnel, struct table *table)
 	fact_uint(table, "keys", facts.dedupe.keys);
 	fact_uint(table, "repeats_total", facts.dedupe.repeats);
 	fact_uint(table, "wal_frames", facts.writer.checkpoint.wal_frames);
-	fact_uint(table, "wal_bytes", facts.writer.checkpoint.wal_bytes);
+	fact_uint(table, "wal_bytes", wal_bytes(facts.db));
 	fact_uint(table, "wal_backfilled", facts.writer.checkpoint.backfilled);
 	fact_uint(table, "checkpoints_total", facts.writer.checkpoint.checkpoints);
 	fact_uint(table, "checkpoint_restarts_total", facts.writer.checkpoint.restarts);

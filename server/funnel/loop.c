@@ -55,7 +55,7 @@ int loop_new(struct loop **ret_loop)
 		return -ENOMEM;
 	}
 	/* Our own threads meet at an eventfd; libevent needs no locks. */
-	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER);
+	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
 	loop->base = event_base_new_with_config(config);
 	event_config_free(config);
 	loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -111,7 +111,6 @@ struct checkpoint_stats store_checkpoint_stats(const struct store *store)
 	struct checkpoint_stats stats = store->wal.stats;
 	stats.wal_frames = store->wal.frames;
 	stats.backfilled = store->wal.backfilled;
-	stats.wal_bytes = wal_file_bytes((struct store *)(uintptr_t)store);
 	return stats;
 }
 

@@ -192,7 +192,6 @@ int store_describe(struct store *store, enum role role, struct bytes sql,
 
 struct checkpoint_stats {
 	uint64_t wal_frames;  /* frames that the WAL holds now */
-	uint64_t wal_bytes;   /* size of the file */
 	uint64_t backfilled;  /* of the frames, those that the database already has */
 	uint64_t checkpoints; /* runs, since start */
 	uint64_t restarts;    /* of these, with RESTART or TRUNCATE because readers never paused */

@@ -29,6 +29,7 @@ def requests(wire, number):
 
 def test_no_leak(daemon):
     served = daemon(prefix=VALGRIND, sync="normal", statement_cache_max=20)
+    assert "valgrind" in os.readlink(f"/proc/{served.pid}/exe")
     with served.wire(timeout=120) as first:
         first.write("CREATE TABLE t(a, b)", "CREATE TABLE u(a UNIQUE)")
     number = 0
