@@ -159,7 +159,6 @@ static void flush_touched(struct funnel *funnel)
 	list_for_each_safe(node, &funnel->touched) {
 		struct peer *peer = container_of(node, struct peer, touched);
 		list_remove(&peer->touched);
-		peer_resume(peer);
 		peer_flush(peer);
 	}
 }

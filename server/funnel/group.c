@@ -144,7 +144,7 @@ static int run_steps(struct group *group, struct request *request, struct packin
 		packing_begin_step(packing);
 		int rc = store_step(
 			group->store, request->credentials->role, &step, &sink, &result, error);
-		*ret_wrote |= result.total != 0;
+		*ret_wrote |= result.total != 0 || result.unclean;
 		*ret_step = (int64_t)i;
 		if (rc != 0) {
 			return rc;

@@ -148,17 +148,10 @@ static void drop_sent(struct peer *peer)
 	}
 }
 
-void peer_flush(struct peer *peer)
+/* Sends as much as the socket takes. */
+static void send_pending(struct peer *peer)
 {
-	if (peer->state == PEER_CLOSED) {
-		return;
-	}
-	if (peer->out.failed) {
-		/* An answer is lost for lack of memory: the client must not wait for it. */
-		peer_move(peer, PEER_CLOSED);
-		return;
-	}
-	while (peer_out_pending(peer) > 0) {
+	while (peer->state != PEER_CLOSED && peer_out_pending(peer) > 0) {
 		ssize_t sent = send(peer->fd, peer->out.data + peer->out_sent,
 			peer_out_pending(peer), MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (sent < 0 && errno == EINTR) {
@@ -179,8 +172,32 @@ void peer_flush(struct peer *peer)
 		peer->stalled_since_us = clock_now_us();
 		peer->hooks->timed(peer->hooks->ctx);
 	}
-	bool last = peer->state == PEER_CLOSING || (peer->ended && peer->in_flight_count == 0);
-	if (last && peer_out_pending(peer) == 0) {
+}
+
+static void hand_on(struct peer *peer);
+
+void peer_flush(struct peer *peer)
+{
+	bool go_on = true;
+	while (go_on && peer->state != PEER_CLOSED) {
+		if (peer->out.failed) {
+			/* An answer is lost for lack of memory: the client must not wait for it. */
+			peer_move(peer, PEER_CLOSED);
+			return;
+		}
+		send_pending(peer);
+		/* Room again? Then whole frames that have arrived meanwhile have their turn. */
+		bool was_paused = peer->paused;
+		check_limits(peer);
+		go_on = was_paused && !peer->paused && peer->state < PEER_CLOSING;
+		if (go_on) {
+			peer->frame_since_us = 0; /* it was we who did not read */
+			hand_on(peer);
+		}
+	}
+	bool last = peer->state == PEER_CLOSING ||
+		(peer->ended && !peer->paused && peer->in_flight_count == 0);
+	if (last && peer->state != PEER_CLOSED && peer_out_pending(peer) == 0) {
 		peer_move(peer, PEER_CLOSED);
 	}
 	watch(peer);
@@ -270,16 +287,6 @@ static void ready(void *ctx, unsigned what)
 		peer_flush(peer); /* answers that needed no writer, and the end */
 	}
 	peer->hooks->settle(peer->hooks->ctx);
-}
-
-void peer_resume(struct peer *peer)
-{
-	bool was_paused = peer->paused;
-	check_limits(peer);
-	if (was_paused && !peer->paused && peer->state < PEER_CLOSING) {
-		peer->frame_since_us = 0; /* it was we who did not read */
-		hand_on(peer);
-	}
 }
 
 bool peer_check_times(struct peer *peer, uint64_t now_us)

@@ -77,14 +77,14 @@ void peer_move(struct peer *peer, enum peer_state state);
 /* Bytes of answers that wait to be sent. */
 size_t peer_out_pending(const struct peer *peer);
 
-/* Sends what waits in `out` as far as the socket takes it, and adjusts what is watched. */
+/*
+ * Sends what waits in `out` as far as the socket takes it, hands on what has arrived if that makes
+ * room, and adjusts what is watched. To be called after anything was added or answered.
+ */
 void peer_flush(struct peer *peer);
 
 /* Says why, sends what it can and closes. */
 void peer_close(struct peer *peer, enum failure_code code, const char *message);
-
-/* After an answer, before peer_flush(): perhaps it may be read again, what has arrived first. */
-void peer_resume(struct peer *peer);
 
 /* Closes it if it has kept something waiting for too long. True if it must be looked at again. */
 bool peer_check_times(struct peer *peer, uint64_t now_us);

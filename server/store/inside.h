@@ -67,6 +67,13 @@ struct store {
 /* Creates or migrates the tables, reads epoch and commit number. 0, or -EINVAL with a sentence. */
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 
+/*
+ * Whether the schema lets others into our tables: a foreign key that points to one (its actions and
+ * triggers would run inside our own statements), a trigger or index on one, or a table of a client's
+ * that has a name like theirs.
+ */
+bool state_is_trespassed(struct store *store);
+
 /* Every setting that safety rests on is set, then read back. 0, or -EINVAL with a sentence. */
 int pragma_setup(struct store *store, const struct store_options *options,
 	char ret_error[STORE_ERROR_BYTES]);

@@ -96,6 +96,25 @@ static int state_read(struct store *store, int *ret_format)
 	return rc;
 }
 
+bool state_is_trespassed(struct store *store)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store,
+		"SELECT 1 FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
+		" WHERE s.type = 'table' AND f.\"table\" LIKE '~_lf~_%' ESCAPE '~' "
+		"UNION ALL "
+		"SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view')"
+		" AND name LIKE '~_lf~_%' ESCAPE '~'"
+		" AND name NOT IN ('_lf_state', '_lf_group', '_lf_session', '_lf_key') "
+		"UNION ALL "
+		"SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'index')"
+		" AND tbl_name LIKE '~_lf~_%' ESCAPE '~' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'",
+		&stmt);
+	bool trespassed = rc != SQLITE_OK || sqlite3_step(stmt) == SQLITE_ROW;
+	sqlite3_finalize(stmt);
+	return trespassed;
+}
+
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
 	bool exists = false;
@@ -117,6 +136,13 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 		snprintf(ret_error, STORE_ERROR_BYTES,
 			"%s was used by a newer litefunnel (format %d, this one knows %d): use that version",
 			store->path, format, STORE_FORMAT);
+		return -1;
+	}
+	if (state_is_trespassed(store)) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s: its schema refers to litefunnel's tables (_lf_…), or takes a name of "
+			"theirs: remove that first",
+			store->path);
 		return -1;
 	}
 	return 0;

@@ -254,6 +254,25 @@ static int check_guards(
 	return 0;
 }
 
+/*
+ * Constraints that SQLite's compiler foresees: it checks them before the first change, or keeps a
+ * journal for the statement. Anything else (a datatype mismatch, a malformed argument met in the
+ * middle of a loop) may come after changes that stay.
+ */
+static bool fails_cleanly(int sqlite)
+{
+	switch (sqlite) {
+	case SQLITE_CONSTRAINT_UNIQUE:
+	case SQLITE_CONSTRAINT_PRIMARYKEY:
+	case SQLITE_CONSTRAINT_ROWID:
+	case SQLITE_CONSTRAINT_NOTNULL:
+	case SQLITE_CONSTRAINT_CHECK:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static int run_statement(struct store *store, enum role role, const struct stmt *stmt,
 	const struct step *step, const struct step_sink *sink, struct step_result *result,
 	struct store_error *error)
@@ -273,6 +292,8 @@ static int run_statement(struct store *store, enum role role, const struct stmt 
 		if (rc == 0) {
 			authorizer_enter(&store->authorizer, role);
 			rc = run_rows(store, stmt, step, sink, result, error);
+			result->unclean =
+				rc != 0 && !stmt->readonly && !fails_cleanly(error->sqlite);
 		}
 		if (rc == 0 && stmt->dml) {
 			result->changes += sqlite3_changes64(store->handle);
@@ -297,6 +318,17 @@ static void note_effects(struct store *store, bool readonly, bool dml, bool ddl)
 	}
 }
 
+/* After a change of the schema: what the authorizer could not see. */
+static int check_own_tables(struct store *store, struct store_error *error)
+{
+	if (!state_is_trespassed(store)) {
+		return 0;
+	}
+	error->needed = ROLE_NONE;
+	return store_error_set(error, STORE_DENIED, SQLITE_AUTH,
+		"a schema that refers to litefunnel's own tables, or takes a name of theirs");
+}
+
 static int run_single(struct store *store, enum role role, const struct step *step,
 	const struct step_sink *sink, struct step_result *result, struct store_error *error)
 {
@@ -311,7 +343,7 @@ static int run_single(struct store *store, enum role role, const struct step *st
 	rc = run_statement(store, role, stmt, step, sink, result, error);
 	stmt_release(&store->cache, stmt);
 	note_effects(store, readonly, dml, ddl);
-	return rc;
+	return rc == 0 && ddl ? check_own_tables(store, error) : rc;
 }
 
 /* One statement of a script; its rows go nowhere. */
@@ -337,7 +369,7 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 		rc == SQLITE_DONE ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
 	sqlite3_reset(stmt);
 	note_effects(store, readonly, dml, ddl);
-	return failed;
+	return failed == 0 && ddl ? check_own_tables(store, error) : failed;
 }
 
 static int run_script(struct store *store, enum role role, const struct step *step,

@@ -164,6 +164,11 @@ struct step_result {
 	uint64_t rows;
 	bool truncated;
 	bool has_columns;
+	/*
+	 * After a failure: whether it may have left changes behind. SQLite undoes a statement that
+	 * fails by itself only where it foresaw the failure; total does not tell.
+	 */
+	bool unclean;
 };
 
 /* Runs one step in the open transaction. A condition leaves what it did to the caller to undo. */
