@@ -68,9 +68,10 @@ struct store {
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 
 /*
- * Whether the schema lets others into our tables: a foreign key that points to one (its actions and
- * triggers would run inside our own statements), a trigger or index on one, or a table of a client's
- * that has a name like theirs.
+ * Whether the schema holds what the authorizer cannot see and nobody may have: a foreign key that
+ * points to one of our tables (its actions and triggers would run inside our own statements), a
+ * trigger or index on one, a client's table with a name like theirs; an index on a shadow table of a
+ * virtual table (SQLite 3.40 can be made to recurse without end by one).
  */
 bool state_is_trespassed(struct store *store);
 

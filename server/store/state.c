@@ -108,7 +108,10 @@ bool state_is_trespassed(struct store *store)
 		" AND name NOT IN ('_lf_state', '_lf_group', '_lf_session', '_lf_key') "
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'index')"
-		" AND tbl_name LIKE '~_lf~_%' ESCAPE '~' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'",
+		" AND tbl_name LIKE '~_lf~_%' ESCAPE '~' AND name NOT LIKE 'sqlite~_%' ESCAPE '~' "
+		"UNION ALL "
+		"SELECT 1 FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+		" AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')",
 		&stmt);
 	bool trespassed = rc != SQLITE_OK || sqlite3_step(stmt) == SQLITE_ROW;
 	sqlite3_finalize(stmt);
@@ -140,8 +143,8 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 	}
 	if (state_is_trespassed(store)) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
-			"%s: its schema refers to litefunnel's tables (_lf_…), or takes a name of "
-			"theirs: remove that first",
+			"%s: its schema has an index on a shadow table, or refers to litefunnel's tables "
+			"(_lf_…), or takes a name of theirs: remove that first",
 			store->path);
 		return -1;
 	}

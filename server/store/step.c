@@ -326,7 +326,8 @@ static int check_own_tables(struct store *store, struct store_error *error)
 	}
 	error->needed = ROLE_NONE;
 	return store_error_set(error, STORE_DENIED, SQLITE_AUTH,
-		"a schema that refers to litefunnel's own tables, or takes a name of theirs");
+		"an index on a shadow table, or a schema that refers to litefunnel's own tables or "
+		"takes a name of theirs");
 }
 
 static int run_single(struct store *store, enum role role, const struct step *step,

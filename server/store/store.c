@@ -268,10 +268,10 @@ static int set_up(struct store *store, const struct store_options *options, char
 	authorizer_install(&store->authorizer, store->handle);
 	checkpoint_setup(store);
 	sqlite3_progress_handler(store->handle, PROGRESS_OPS, interrupt_if_late, store);
-	sqlite3_create_function(
-		store->handle, "changes", 0, SQLITE_UTF8, store, sql_changes, NULL, NULL);
-	sqlite3_create_function(store->handle, "total_changes", 0, SQLITE_UTF8, store,
-		sql_total_changes, NULL, NULL);
+	sqlite3_create_function(store->handle, "changes", 0, SQLITE_UTF8 | SQLITE_INNOCUOUS, store,
+		sql_changes, NULL, NULL);
+	sqlite3_create_function(store->handle, "total_changes", 0, SQLITE_UTF8 | SQLITE_INNOCUOUS,
+		store, sql_total_changes, NULL, NULL);
 	sqlite3_limit(store->handle, SQLITE_LIMIT_ATTACHED, 0);
 	sqlite3_busy_timeout(store->handle, 0);
 	store->explain_trusted = stmt_self_test();
