@@ -60,6 +60,9 @@ const struct setting settings[SETTING_COUNT] = {
 		"shared libraries that the daemon loads into SQLite, separated by commas"),
 	[SETTING_CACHE_BYTES] = BYTES(
 		"cache_bytes", "64MiB", 64 * KIB, 64 * GIB, false, "page cache of the writer"),
+	[SETTING_HEAP_BYTES_MAX] = BYTES("heap_bytes_max", "512MiB", 16 * MIB, 64 * GIB, false,
+		"memory of SQLite, its cache included; a statement that needs more fails (a large "
+		"CREATE INDEX sorts in memory)"),
 	[SETTING_STATEMENT_CACHE_MAX] = NUMBER("statement_cache_max", "1000", 1, 100000, false,
 		"prepared statements that are kept"),
 	[SETTING_ROLES_ADMIN] = TEXT("roles_admin", "", true,
@@ -334,7 +337,11 @@ int config_read_file(struct config *config, const char *path, char ret_error[CON
 		return fail(ret_error, "cannot read %s: %s", path, strerror(errno));
 	}
 	int line = ini_parse_file(file, ini_line, &reading);
+	bool unread = ferror(file) != 0; /* a directory opens like a file */
 	fclose(file);
+	if (unread) {
+		return fail(ret_error, "cannot read %s", path);
+	}
 	if (line != 0) {
 		return fail(ret_error, "%s:%d: %.300s", path, line,
 			reason[0] != 0 ? reason : "not a line of the form `name = value`");

@@ -20,12 +20,18 @@ static _Atomic int log_fd = STDERR_FILENO;
 static _Atomic int log_level = LOG_LEVEL_INFO;
 static _Atomic int log_format = LOG_FORMAT_LOGFMT;
 
-struct line {
-	char text[4096];
-	size_t len;
+enum {
+	LINE_BYTES = 8192,
+	LINE_TAIL = 32,     /* kept free for the end of the line */
+	VALUE_BYTES = 1000, /* of one text; escaped it may be six times that */
 };
 
-enum { LINE_TAIL = 32 }; /* kept free for the end of a line that was cut */
+struct line {
+	char text[LINE_BYTES];
+	size_t len;
+	bool full; /* the last piece did not fit */
+	bool cut;  /* something is missing: the line says so */
+};
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
@@ -38,9 +44,9 @@ void log_setup(int fd, enum log_level level, enum log_format format)
 
 static void put(struct line *line, const char *text, size_t len)
 {
-	size_t room = sizeof(line->text) - LINE_TAIL - line->len;
-	if (len > room) {
-		len = room;
+	if (len > sizeof(line->text) - LINE_TAIL - line->len) {
+		line->full = true;
+		return;
 	}
 	memcpy(line->text + line->len, text, len);
 	line->len += len;
@@ -66,22 +72,31 @@ __attribute__((format(printf, 2, 3))) static void printf_line(
 static void put_quoted(struct line *line, const char *text)
 {
 	put(line, "\"", 1);
-	for (const unsigned char *at = (const unsigned char *)text; *at != 0; at++) {
+	const unsigned char *at = (const unsigned char *)text;
+	const unsigned char *end = at + strnlen(text, VALUE_BYTES);
+	for (; at < end; at++) {
 		if (*at == '"' || *at == '\\') {
 			char escaped[2] = {'\\', (char)*at};
 			put(line, escaped, 2);
-		} else if (*at < 0x20) {
+		} else if (*at < 0x20 || *at == 0x7f) {
 			printf_line(line, "\\u%04x", *at);
 		} else {
 			put(line, (const char *)at, 1);
 		}
 	}
+	line->cut |= *at != 0;
 	put(line, "\"", 1);
 }
 
+/* Whatever could be taken for another field, or for an order to a terminal. */
 static bool needs_quotes(const char *text)
 {
-	return *text == 0 || strpbrk(text, " \"=\\\t\r\n") != NULL;
+	for (const char *at = text; *at != 0; at++) {
+		if ((unsigned char)*at <= 0x20 || *at == 0x7f || strchr("\"=\\", *at) != NULL) {
+			return true;
+		}
+	}
+	return *text == 0 || strlen(text) > VALUE_BYTES;
 }
 
 static void put_field(struct line *line, const struct log_field *field, bool json)
@@ -125,16 +140,18 @@ void log_write(enum log_level level, const char *event, const struct log_field *
 	} else {
 		puts_line(&line, event);
 	}
-	for (; fields->key != NULL; fields++) {
+	for (; fields->key != NULL && !line.full; fields++) {
+		size_t whole = line.len;
 		put_field(&line, fields, json);
+		if (line.full) {
+			line.len = whole; /* no halves */
+			line.cut = true;
+		}
 	}
-	if (line.len == sizeof(line.text) - LINE_TAIL) {
-		/* The cut may have gone through a string: close it. */
-		static const char tail[] = "\" truncated=1";
-		static const char json_tail[] = "\",\"truncated\":1";
-		memcpy(line.text + line.len, json ? json_tail : tail,
-			json ? sizeof(json_tail) - 1 : sizeof(tail) - 1);
-		line.len += json ? sizeof(json_tail) - 1 : sizeof(tail) - 1;
+	if (line.cut) {
+		const char *tail = json ? ",\"truncated\":1" : " truncated=1";
+		memcpy(line.text + line.len, tail, strlen(tail));
+		line.len += strlen(tail);
 	}
 	if (json) {
 		line.text[line.len++] = '}';

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The client library for a command: its options, opening, and what an outcome means as exit code. */
+/* The client library for a command: options, opening, and what an outcome means as exit code. */
 
 #include "client/litefunnel.h"
 #include "server/cli/options.h"

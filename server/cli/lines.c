@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Batches from stdin. It reads, sends and prints in one loop that waits for all three, so that lines
- * that come slowly are answered at once and lines that come fast travel together. Results are printed
- * in the order of the lines. What it keeps true: at the end each line is known to be applied, failed,
- * unknown or not begun, and the last line that is printed says so.
+ * Batches from stdin. It reads, sends and prints in one loop that waits for all three, so that
+ * lines that come slowly are answered at once and lines that come fast travel together. Results are
+ * printed in the order of the lines. What it keeps true: at the end each line is known to be
+ * applied, failed, unknown or not begun, and the last line that is printed says so.
  */
 
 #include "server/cli/lines.h"
@@ -328,7 +328,6 @@ static int run(struct stream *stream)
 		}
 		bool ended = rc == INPUT_END || stream->stopping;
 		if (ended && stream->count == 0) {
-			stream->tally.ended = rc == INPUT_END;
 			return 0;
 		}
 		bool more = rc == INPUT_MORE && has_room(stream);
@@ -368,6 +367,7 @@ int lines_run(const struct lines_options *options)
 	print_progress(&stream, true);
 	stream.tally.input_error = rc < 0 ? rc : stream.tally.input_error;
 	stream.tally.lines = stream.input.lines;
+	stream.tally.ended = stream.input.end && stream.input.at == stream.input.len;
 	if (print_flush("exec") != 0) {
 		stream.tally.output_error = true;
 	}

@@ -24,7 +24,8 @@ struct lock_view {
 struct lock_view lock_look(const char *path);
 
 /*
- * Waits until the process that holds it now has given it up. Waits in the queue of the lock, so that
- * a daemon that starts afterwards is not disturbed by repeated looks. 0, -ETIMEDOUT, or -errno.
+ * Waits until the process that holds it now has given it up. Waits in the queue of the lock, so
+ * that a daemon that starts afterwards is not disturbed by repeated looks. 0, -ETIMEDOUT, or
+ * -errno.
  */
 int lock_wait(const char *path, unsigned timeout_ms);

@@ -43,9 +43,9 @@ const char *options_environment_db(void);
 const char *options_db(struct options *options, int wanted);
 
 /*
- * The same where SQL and any number of values follow. With LITEFUNNEL_DB the database may be left out
- * if the first argument can only be SQL: it is the only one, or "-", or holds white space and is no
- * file.
+ * The same where SQL and any number of values follow. With LITEFUNNEL_DB the database may be left
+ * out if the first argument can only be SQL: it is the only one, or "-", or holds white space and is
+ * no file.
  */
 const char *options_db_before_sql(struct options *options);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Rows on stdout. It knows values, not where they come from. Nothing that a database holds reaches a
- * terminal as a control sequence.
+ * Rows on stdout. It knows values, not where they come from. Nothing that a database holds reaches
+ * a terminal as a control sequence.
  */
 
 #include "server/cli/print.h"

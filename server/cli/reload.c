@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * litefunnel reload: the daemon reads its settings again. It asks for the settings before and after,
- * to say what changed from what to what.
+ * litefunnel reload: the daemon reads its settings again. It asks for the settings before and
+ * after, to say what changed from what to what.
  */
 
 #include "server/base/cleanup.h"

@@ -240,6 +240,7 @@ static int open_store(struct serving *serving, struct store **ret_store)
 		.foreign_keys = config_number(config, SETTING_FOREIGN_KEYS) != 0,
 		.extensions = config_text(config, SETTING_EXTENSIONS),
 		.cache_bytes = config_number(config, SETTING_CACHE_BYTES),
+		.heap_bytes_max = config_number(config, SETTING_HEAP_BYTES_MAX),
 		.statements_max = config_number(config, SETTING_STATEMENT_CACHE_MAX),
 		.session_window = (uint32_t)config_number(config, SETTING_SESSION_WINDOW),
 		.poisoned = lstat(serving->place.poisoned, &status) == 0,

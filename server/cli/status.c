@@ -119,7 +119,7 @@ static void judge_daemon(struct status *status)
 
 /* ---- asking ---- */
 
-/* 0 and status->stats, or an exit code and status->stats with what went wrong, if anybody said it. */
+/* 0 and status->stats, or an exit code and, in there, what went wrong, if anybody said it. */
 static int ask(struct status *status, unsigned deadline_ms)
 {
 	struct connect connect = status->connect;

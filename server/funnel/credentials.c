@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #ifndef SO_PEERGROUPS
 #define SO_PEERGROUPS 59
@@ -34,17 +33,32 @@ static uid_t overflow_uid(void)
 	return uid;
 }
 
+static bool read_uid_map(const char *process, char *ret_text, size_t bytes)
+{
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/%s/uid_map", process);
+	FILE *file = fopen(path, "re");
+	if (file == NULL) {
+		return false;
+	}
+	size_t len = fread(ret_text, 1, bytes - 1, file);
+	ret_text[len] = 0;
+	fclose(file);
+	return len > 0;
+}
+
 /*
- * Whether a process that is root to us lives in another user namespace. If we cannot see, it does.
+ * Whether a process that is root to us lives in another user namespace. Its mapping tells, and unlike
+ * /proc/PID/ns/user it may be read without privilege. A process that is gone is none of ours.
  */
 static bool in_other_user_namespace(pid_t pid)
 {
-	char path[64];
-	struct stat ours;
-	struct stat theirs;
-	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
-	return stat("/proc/self/ns/user", &ours) != 0 || stat(path, &theirs) != 0 ||
-		ours.st_ino != theirs.st_ino || ours.st_dev != theirs.st_dev;
+	char name[16];
+	char ours[512];
+	char theirs[512];
+	snprintf(name, sizeof(name), "%d", (int)pid);
+	return !read_uid_map("self", ours, sizeof(ours)) ||
+		!read_uid_map(name, theirs, sizeof(theirs)) || strcmp(ours, theirs) != 0;
 }
 
 static int read_groups(int fd, struct credentials *credentials)

@@ -182,15 +182,16 @@ static void close_all(struct funnel *funnel);
 static void check_drained(struct funnel *funnel)
 {
 	struct queue_facts facts = queue_facts(funnel->queue);
-	if (funnel->state == FUNNEL_DRAINING && facts.count == 0 && facts.taken == 0) {
+	if (funnel->state == FUNNEL_DRAINING && facts.count == 0 && facts.taken == 0 &&
+		!facts.answered) {
 		funnel->drained = true;
 		close_all(funnel);
 	}
 }
 
-static void answers_arrived(void *ctx)
+/* Hands on everything that the writer has answered. */
+static void collect_answers(struct funnel *funnel)
 {
-	struct funnel *funnel = ctx;
 	struct list answered;
 	list_init(&answered);
 	queue_collect(funnel->queue, &answered);
@@ -199,6 +200,12 @@ static void answers_arrived(void *ctx)
 		deliver(funnel, container_of(node, struct request, node));
 	}
 	flush_touched(funnel);
+}
+
+static void answers_arrived(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	collect_answers(funnel);
 	check_drained(funnel);
 	settle(funnel);
 }
@@ -254,6 +261,7 @@ static void close_all(struct funnel *funnel)
 {
 	struct list waiting;
 	list_init(&waiting);
+	collect_answers(funnel); /* nobody's answer is left behind */
 	funnel_move(funnel, FUNNEL_CLOSING);
 	queue_stop(funnel->queue, &waiting);
 	refuse_all(funnel, &waiting, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");

@@ -362,6 +362,12 @@ static enum attempt finish(struct group *group, struct list *members, size_t bat
 		return ATTEMPT_DONE;
 	default:
 		/* A constraint that nobody was charged with: find out who, one by one. */
+		if (batches == 1) {
+			struct request *request = container_of(members->next, struct request, node);
+			reply_fail_from_store(request, &error, -1);
+			request->outcome = OUTCOME_FAILED;
+			request->condemned = true;
+		}
 		store_error_clear(&error);
 		store_rollback(store);
 		return ATTEMPT_LOST;

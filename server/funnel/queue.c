@@ -256,6 +256,7 @@ struct queue_facts queue_facts(struct queue *queue)
 	facts.count = queue->count;
 	facts.bytes = queue->bytes;
 	facts.taken = queue->taken;
+	facts.answered = !list_empty(&queue->answered);
 	for (unsigned i = 0; i < CLASS_COUNT; i++) {
 		facts.by_class[i] = queue->by_class[i];
 		if (!list_empty(&queue->waiting[i])) {

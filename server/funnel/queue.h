@@ -25,6 +25,7 @@ struct queue_facts {
 	size_t by_class[CLASS_COUNT];
 	uint64_t oldest_us; /* when the one that waits longest was received; 0: nobody waits */
 	size_t taken;       /* with the writer now */
+	bool answered;      /* there are answers to collect */
 };
 
 /* `wake` is called, from the writer's thread, when there are answers to collect. */

@@ -84,7 +84,6 @@ static bool is_own_table(const char *table)
 
 static int authorize_pragma(struct authorizer *authorizer, const char *name, const char *argument)
 {
-	authorizer->saw_pragma = true;
 	if (in_list(pragmas_telling, name)) {
 		return require(authorizer, ROLE_QUERY, "PRAGMA", name);
 	}
@@ -182,6 +181,9 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	case SQLITE_REINDEX:
 		return authorize_schema(authorizer, "REINDEX of", first, NULL, database);
 	case SQLITE_ANALYZE:
+		if (is_own_table(first)) {
+			return SQLITE_IGNORE; /* ANALYZE of everything leaves ours out */
+		}
 		return authorize_schema(authorizer, "ANALYZE of", first, NULL, database);
 	case SQLITE_TRANSACTION:
 		return refuse(authorizer, ROLE_NONE, "transaction control inside a batch:", first);
@@ -216,7 +218,6 @@ enum role authorizer_enter(struct authorizer *authorizer, enum role role)
 	enum role before = authorizer->role;
 	authorizer->role = role;
 	authorizer->saw_ddl = false;
-	authorizer->saw_pragma = false;
 	authorizer->answered[0] = 0;
 	authorizer->needed = ROLE_NONE;
 	authorizer->denied[0] = 0;

@@ -4,6 +4,7 @@
 /* What a store is made of: for the files of store/ only. */
 
 #include "server/store/authorizer.h"
+#include "server/store/bind.h"
 #include "server/store/dedupe.h"
 #include "server/store/stmt.h"
 #include "server/store/store.h"
@@ -56,11 +57,7 @@ struct store {
 	int64_t batch_total;       /* total_changes when it began */
 	bool batch_dml;            /* changes() means something */
 
-	/* Which run of values set a parameter last, to find one that is set twice or never. */
-	uint64_t *stamps;
-	size_t stamps_count;
-	uint64_t stamp;
-
+	struct binder binder;
 	struct wal wal;
 };
 

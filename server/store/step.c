@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COLUMNS_ON_STACK = 64 };
+enum { COLUMNS_ON_STACK = 64, RUNS_A_LOOK = 64 };
 
 void store_batch_begin(struct store *store, uint64_t exec_deadline_us)
 {
@@ -25,104 +25,6 @@ void store_batch_begin(struct store *store, uint64_t exec_deadline_us)
 void store_batch_end(struct store *store)
 {
 	store->exec_deadline_us = 0;
-}
-
-/* ---- binding ---- */
-
-static int bind_value(sqlite3_stmt *stmt, int place, const struct value *value)
-{
-	switch (value->type) {
-	case VALUE_INTEGER:
-		return sqlite3_bind_int64(stmt, place, value->integer);
-	case VALUE_FLOAT:
-		return sqlite3_bind_double(stmt, place, value->real);
-	case VALUE_TEXT:
-		return sqlite3_bind_text64(stmt, place,
-			value->bytes.len > 0 ? value->bytes.data : "", value->bytes.len,
-			SQLITE_STATIC, SQLITE_UTF8);
-	case VALUE_BLOB:
-		return value->bytes.len > 0 ? sqlite3_bind_blob64(stmt, place, value->bytes.data,
-						      value->bytes.len, SQLITE_STATIC)
-					    : sqlite3_bind_zeroblob(stmt, place, 0);
-	default:
-		return sqlite3_bind_null(stmt, place);
-	}
-}
-
-/* The place of :name, @name or $name, or 0. */
-static int place_of(sqlite3_stmt *stmt, struct bytes name)
-{
-	char text[256];
-	if (name.len + 2 > sizeof(text) || memchr(name.data, 0, name.len) != NULL) {
-		return 0;
-	}
-	memcpy(text + 1, name.data, name.len);
-	text[name.len + 1] = 0;
-	for (const char *prefix = ":@$"; *prefix != 0; prefix++) {
-		text[0] = *prefix;
-		int place = sqlite3_bind_parameter_index(stmt, text);
-		if (place > 0) {
-			return place;
-		}
-	}
-	return 0;
-}
-
-static int ensure_stamps(struct store *store, size_t params)
-{
-	if (params < store->stamps_count) {
-		return 0;
-	}
-	uint64_t *stamps = reallocarray(store->stamps, params + 1, sizeof(*stamps));
-	if (stamps == NULL) {
-		return -ENOMEM;
-	}
-	memset(stamps + store->stamps_count, 0,
-		(params + 1 - store->stamps_count) * sizeof(*stamps));
-	store->stamps = stamps;
-	store->stamps_count = params + 1;
-	return 0;
-}
-
-static int bind_named(struct store *store, const struct stmt *stmt, const struct step *step,
-	size_t first, struct store_error *error)
-{
-	if (ensure_stamps(store, stmt->params) < 0) {
-		return store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
-	}
-	store->stamp++;
-	for (size_t i = first; i < first + step->values_per_run; i++) {
-		struct bytes name = step->names[i];
-		int place = place_of(stmt->handle, name);
-		if (place == 0 || store->stamps[place] == store->stamp) {
-			return store_error_set(error, STORE_BAD_REQUEST, 0,
-				"the statement has no %sparameter named \"%.*s\"",
-				place == 0 ? "" : "second ", (int)(name.len < 200 ? name.len : 200),
-				(const char *)name.data);
-		}
-		store->stamps[place] = store->stamp;
-		int rc = bind_value(stmt->handle, place, &step->values[i]);
-		if (rc != SQLITE_OK) {
-			return stmt_failed(store->handle, &store->authorizer, rc, error);
-		}
-	}
-	return 0;
-}
-
-static int bind_run(struct store *store, const struct stmt *stmt, const struct step *step,
-	uint32_t run, struct store_error *error)
-{
-	size_t first = (size_t)run * step->values_per_run;
-	if (step->names != NULL) {
-		return bind_named(store, stmt, step, first, error);
-	}
-	for (size_t i = 0; i < step->values_per_run; i++) {
-		int rc = bind_value(stmt->handle, (int)i + 1, &step->values[first + i]);
-		if (rc != SQLITE_OK) {
-			return stmt_failed(store->handle, &store->authorizer, rc, error);
-		}
-	}
-	return 0;
 }
 
 /* ---- rows ---- */
@@ -273,6 +175,12 @@ static bool fails_cleanly(int sqlite)
 	}
 }
 
+/* SQLite looks at the deadline while a statement runs; between the runs of one step we do. */
+static bool is_late(const struct store *store)
+{
+	return store->exec_deadline_us != 0 && clock_now_us() >= store->exec_deadline_us;
+}
+
 static int run_statement(struct store *store, enum role role, const struct stmt *stmt,
 	const struct step *step, const struct step_sink *sink, struct step_result *result,
 	struct store_error *error)
@@ -288,7 +196,13 @@ static int run_statement(struct store *store, enum role role, const struct stmt 
 			step->values_per_run);
 	}
 	for (uint32_t run = 0; rc == 0 && run < step->runs; run++) {
-		rc = bind_run(store, stmt, step, run, error);
+		if (run % RUNS_A_LOOK == RUNS_A_LOOK - 1 && is_late(store)) {
+			rc = store_error_set(error, STORE_TIMEOUT, SQLITE_INTERRUPT,
+				"interrupted at the execution deadline");
+			break;
+		}
+		rc = bind_run(
+			&store->binder, store->handle, &store->authorizer, stmt, step, run, error);
 		if (rc == 0) {
 			authorizer_enter(&store->authorizer, role);
 			rc = run_rows(store, stmt, step, sink, result, error);
@@ -349,11 +263,11 @@ static int run_single(struct store *store, enum role role, const struct step *st
 
 /* One statement of a script; its rows go nowhere. */
 static int run_script_statement(struct store *store, enum role role, sqlite3_stmt *stmt,
-	struct step_result *result, struct store_error *error)
+	struct bytes sql, struct step_result *result, struct store_error *error)
 {
 	bool readonly = sqlite3_stmt_readonly(stmt) != 0;
 	bool ddl = store->authorizer.saw_ddl;
-	bool dml = !readonly && !ddl && !store->authorizer.saw_pragma;
+	bool dml = !readonly && !ddl && !sql_begins_with(sql, "pragma");
 	int rc = SQLITE_ROW;
 	if (sqlite3_bind_parameter_count(stmt) > 0) {
 		return store_error_set(
@@ -384,7 +298,7 @@ static int run_script(struct store *store, enum role role, const struct step *st
 		rc = stmt_prepare(
 			store->handle, &store->authorizer, role, rest, 0, &stmt, &tail, error);
 		if (rc == 0 && stmt != NULL) {
-			rc = run_script_statement(store, role, stmt, result, error);
+			rc = run_script_statement(store, role, stmt, rest, result, error);
 		}
 		sqlite3_finalize(stmt);
 		rest = (struct bytes){(const char *)rest.data + tail, rest.len - tail};

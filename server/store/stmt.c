@@ -13,6 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Texts with literals are as long as their data and are seldom seen again. */
+enum { KEEP_BYTES_MAX = 16 * 1024 };
+
 void store_error_clear(struct store_error *error)
 {
 	free(error->message);
@@ -83,14 +86,12 @@ size_t sql_skip_space(struct bytes sql, size_t at)
 	return at;
 }
 
-/*
- * VACUUM is authorised only when it runs, and then only as ATTACH; in a transaction it fails with a
- * text that blames the client for a BEGIN it never sent. Refuse it by name, before it is compiled.
- */
-static bool is_vacuum(struct bytes sql)
+bool sql_begins_with(struct bytes sql, const char *word)
 {
 	size_t at = sql_skip_space(sql, 0);
-	return sql.len - at >= 6 && sqlite3_strnicmp((const char *)sql.data + at, "vacuum", 6) == 0;
+	size_t len = strlen(word);
+	return sql.len - at >= len &&
+		sqlite3_strnicmp((const char *)sql.data + at, word, (int)len) == 0;
 }
 
 int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role, struct bytes sql,
@@ -99,7 +100,11 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 	const char *tail = NULL;
 	*ret_handle = NULL;
 	authorizer_enter(authorizer, role);
-	if (role != ROLE_SELF && is_vacuum(sql)) {
+	/*
+	 * VACUUM is authorised only when it runs, and then only as ATTACH; in a transaction it fails
+	 * with a text that blames the client for a BEGIN it never sent. Refuse it by name.
+	 */
+	if (role != ROLE_SELF && sql_begins_with(sql, "vacuum")) {
 		error->needed = ROLE_NONE;
 		return store_error_set(error, STORE_DENIED, SQLITE_AUTH, "VACUUM inside a batch");
 	}
@@ -240,10 +245,11 @@ static int compile(struct stmt_cache *cache, enum role role, struct bytes sql, u
 		.sql_len = sql.len,
 		.params = (unsigned)sqlite3_bind_parameter_count(handle),
 		.columns = (unsigned)sqlite3_column_count(handle),
+		.once = sql.len > KEEP_BYTES_MAX,
 		.readonly = readonly || explain,
 		.ddl = cache->authorizer->saw_ddl && !explain,
 		.dml = !readonly && !explain && !cache->authorizer->saw_ddl &&
-			!cache->authorizer->saw_pragma,
+			!sql_begins_with(sql, "pragma"),
 	};
 	memcpy(stmt->sql, sql.data, sql.len);
 	stmt->sql[sql.len] = 0;
@@ -283,7 +289,7 @@ void stmt_release(struct stmt_cache *cache, struct stmt *stmt)
 	sqlite3_reset(stmt->handle);
 	sqlite3_clear_bindings(stmt->handle);
 	stmt->busy = false;
-	if (stmt->ddl) {
+	if (stmt->ddl || stmt->once) {
 		evict(cache, stmt);
 	}
 }

@@ -29,6 +29,7 @@ struct stmt {
 	bool ddl;      /* changes the schema, or the facts of other statements */
 	enum { STMT_UNKNOWN, STMT_ATOMIC, STMT_NEEDS_SAVEPOINT } atomic;
 	bool busy;  /* in use: not to be evicted */
+	bool once;  /* too large to be kept */
 	char sql[]; /* sql_len bytes and a NUL */
 };
 
@@ -79,6 +80,9 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 
 /* The offset of the first byte at or after `at` that is no space, comment or semicolon. */
 size_t sql_skip_space(struct bytes sql, size_t at);
+
+/* Whether the first word of the text, behind space and comments, is that one (lower case). */
+bool sql_begins_with(struct bytes sql, const char *word);
 
 /* What a failed sqlite3 call means for the client who sent the statement. */
 int stmt_failed(

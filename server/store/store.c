@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +138,8 @@ static int check_schema(struct store *store, char *ret_error)
 					strstr(sqlite3_errmsg(store->handle),
 						"no such collation") != NULL ||
 					strstr(sqlite3_errmsg(store->handle), "no such module") !=
+						NULL ||
+					strstr(sqlite3_errmsg(store->handle), "unsafe use of") !=
 						NULL)) {
 				snprintf(ret_error, STORE_ERROR_BYTES,
 					"%s: the schema of \"%s\" needs what this process has not: %s "
@@ -272,7 +275,12 @@ static int set_up(struct store *store, const struct store_options *options, char
 		sql_changes, NULL, NULL);
 	sqlite3_create_function(store->handle, "total_changes", 0, SQLITE_UTF8 | SQLITE_INNOCUOUS,
 		store, sql_total_changes, NULL, NULL);
+	uint64_t length_max = options->heap_bytes_max / 2;
 	sqlite3_limit(store->handle, SQLITE_LIMIT_ATTACHED, 0);
+	sqlite3_limit(store->handle, SQLITE_LIMIT_VARIABLE_NUMBER, 32766);
+	sqlite3_limit(store->handle, SQLITE_LIMIT_LENGTH,
+		(int)(length_max < INT32_MAX ? length_max : INT32_MAX));
+	sqlite3_hard_heap_limit64((sqlite3_int64)options->heap_bytes_max);
 	sqlite3_busy_timeout(store->handle, 0);
 	store->explain_trusted = stmt_self_test();
 
@@ -319,7 +327,7 @@ void store_close(struct store *store)
 	}
 	stmt_cache_finish(&store->cache);
 	sqlite3_close(store->handle);
-	free(store->stamps);
+	binder_finish(&store->binder);
 	free(store->path);
 	free(store);
 }
@@ -457,18 +465,24 @@ static int write_number(struct store *store)
 /* What a COMMIT that did not say OK means. */
 static int commit_failed(struct store *store, int rc, struct store_error *error)
 {
-	if (rc == SQLITE_CONSTRAINT_FOREIGNKEY) {
-		return failed(store, rc, error);
-	}
-	if ((rc & 0xff) == SQLITE_FULL || (rc & 0xff) == SQLITE_BUSY) {
+	switch (rc & 0xff) {
+	case SQLITE_FULL:
+	case SQLITE_BUSY:
 		/* The frame that commits is the last to be written: it was not. */
 		store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
 		store_rollback(store);
 		return STORE_RESOURCE;
+	case SQLITE_IOERR:
+	case SQLITE_NOMEM:
+	case SQLITE_PROTOCOL:
+	case SQLITE_CANTOPEN:
+		/* The frame may be in the file although its fsync failed. Only a restart can tell. */
+		return store_error_set(
+			error, STORE_UNKNOWN, rc, "COMMIT: %s", sqlite3_errmsg(store->handle));
+	default:
+		/* A deferred foreign key, a virtual table: refused before anything was written. */
+		return store_error_set(error, STORE_SQL, rc, "%s", sqlite3_errmsg(store->handle));
 	}
-	/* The frame may be in the file although its fsync failed. Only a restart can tell. */
-	return store_error_set(
-		error, STORE_UNKNOWN, rc, "COMMIT: %s", sqlite3_errmsg(store->handle));
 }
 
 int store_commit(struct store *store, struct store_error *error)

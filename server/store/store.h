@@ -58,6 +58,7 @@ struct store_options {
 	bool foreign_keys;
 	const char *extensions; /* comma separated; "" = none */
 	uint64_t cache_bytes;
+	uint64_t heap_bytes_max; /* of SQLite in this process; a statement that needs more fails */
 	size_t statements_max;
 	size_t sql_bytes_max;
 	uint32_t session_window;
@@ -99,9 +100,9 @@ struct dedupe *store_dedupe(struct store *store);
 int store_begin(struct store *store, struct store_error *error);
 
 /*
- * Writes the next commit number and the remembered answers, and commits. 0; STORE_SQL (constraint:
- * a deferred foreign key that nobody was charged with; still open, roll back), STORE_RESOURCE
- * (rolled back), STORE_UNKNOWN.
+ * Writes the next commit number and the remembered answers, and commits. 0; STORE_SQL (refused for
+ * what a batch did, and nobody was charged with it yet; roll back), STORE_RESOURCE (rolled back),
+ * STORE_UNKNOWN.
  */
 int store_commit(struct store *store, struct store_error *error);
 

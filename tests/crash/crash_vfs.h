@@ -27,6 +27,7 @@ enum tape_kind {
 	TAPE_TRUNCATE,
 	TAPE_SYNC,        /* all writes to that file so far are on the disk */
 	TAPE_SYNC_FAILED, /* … may be, each for itself, and no later sync will bring them there */
+	TAPE_SENT,        /* batches below that number have been sent */
 	TAPE_ACKED,       /* everything up to a commit number has been acknowledged */
 	TAPE_CHECKPOINT,  /* a checkpoint begins (number 1) or has ended (number 0) */
 };

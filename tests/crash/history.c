@@ -10,6 +10,7 @@
 #include "proto/frame.h"
 #include "proto/message.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -190,6 +191,7 @@ static void draw_identity(struct history *history, struct batch *batch, const st
 	batch->session = index;
 	batch->seq = session->next_seq++;
 	batch->done = random_chance(random, 50) ? session->done : 0;
+	session->told = batch->done > session->told ? batch->done : session->told;
 }
 
 uint32_t history_add(struct history *history, const struct batch_mix *mix, struct random *random)
@@ -207,15 +209,31 @@ bool batch_succeeds(const struct batch *batch)
 	return batch->kind < BATCH_LAST_STEP_FAILS;
 }
 
+uint32_t batch_rows(const struct batch *batch)
+{
+	return batch->kind == BATCH_SETUP || batch->kind == BATCH_SELECT ? 0 : batch->parts;
+}
+
 static bool committed(const struct batch *batch, uint64_t commit_no)
 {
 	return batch->commit_no != 0 && batch->commit_no <= commit_no;
 }
 
-bool batch_stands(const struct history *history, const struct batch *batch, uint64_t commit_no)
+static bool removed(const struct history *history, const struct batch *batch, uint64_t commit_no)
 {
-	return committed(batch, commit_no) && batch_succeeds(batch) &&
-	       (batch->remover == 0 || !committed(&history->batches[batch->remover], commit_no));
+	return batch->remover != 0 && committed(&history->batches[batch->remover], commit_no);
+}
+
+static bool applied(const struct batch *batch, uint64_t commit_no)
+{
+	return committed(batch, commit_no) && batch_succeeds(batch);
+}
+
+uint32_t batch_rows_in(const struct history *history, const struct batch *batch, uint64_t commit_no)
+{
+	/* What is dropped of a table batch is the table: its row stays. */
+	bool gone = batch->kind != BATCH_TABLE && removed(history, batch, commit_no);
+	return applied(batch, commit_no) && !gone ? batch_rows(batch) : 0;
 }
 
 bool batch_may_be_expired(const struct history *history, const struct batch *batch)
@@ -224,7 +242,7 @@ bool batch_may_be_expired(const struct history *history, const struct batch *bat
 		return false;
 	}
 	const struct session *session = &history->sessions[batch->session];
-	return batch->seq <= session->done || batch->seq + SESSION_WINDOW < session->next_seq;
+	return batch->seq <= session->told || batch->seq + SESSION_WINDOW < session->next_seq;
 }
 
 bool batch_may_be_asked(const struct history *history, const struct batch *batch)
@@ -233,15 +251,43 @@ bool batch_may_be_asked(const struct history *history, const struct batch *batch
 	       (batch->identity != IDENTITY_SEQ || !history->sessions[batch->session].gone);
 }
 
-void history_cut(struct history *history, uint64_t commit_no)
+/* What the sessions know follows from what is left of the batches. */
+static void recount_sessions(struct history *history)
 {
+	for (size_t i = 0; i < history->sessions_count; i++) {
+		history->sessions[i].next_seq = 1;
+		history->sessions[i].told = 0;
+	}
+	for (size_t i = 1; i < history->count; i++) {
+		const struct batch *batch = &history->batches[i];
+		if (batch->identity == IDENTITY_SEQ) {
+			struct session *session = &history->sessions[batch->session];
+			session->next_seq = batch->seq + 1;
+			session->told = batch->done > session->told ? batch->done : session->told;
+		}
+	}
+	for (size_t i = 0; i < history->sessions_count; i++) {
+		history->sessions[i].done = history->sessions[i].told;
+	}
+}
+
+void history_cut(struct history *history, size_t sent, uint64_t acked, uint64_t commit_no)
+{
+	history->count = sent < history->count ? sent : history->count;
+	history->tables = 0;
 	for (size_t i = 1; i < history->count; i++) {
 		struct batch *batch = &history->batches[i];
 		if (batch->commit_no > commit_no) {
 			batch->commit_no = 0;
-			batch->answered = false;
 		}
+		batch->answered = batch->answered && batch->commit_no != 0 &&
+				  batch->commit_no <= acked;
+		if (batch->remover >= history->count) {
+			batch->remover = 0;
+		}
+		history->tables += batch->kind == BATCH_TABLE && batch->remover == 0;
 	}
+	recount_sessions(history);
 }
 
 static uint32_t account_to(const struct batch *batch)
@@ -262,7 +308,7 @@ void history_totals(const struct history *history, uint64_t commit_no, struct to
 	}
 	for (size_t i = 1; i < history->count; i++) {
 		const struct batch *batch = &history->batches[i];
-		if (!batch_stands(history, batch, commit_no)) {
+		if (!applied(batch, commit_no)) {
 			continue;
 		}
 		if (batch->kind == BATCH_STEPS) {
@@ -272,7 +318,8 @@ void history_totals(const struct history *history, uint64_t commit_no, struct to
 			ret_totals->accounts[account_to(batch)] += amount(batch);
 		}
 		ret_totals->parents += batch->kind == BATCH_FAMILY;
-		ret_totals->tables += batch->kind == BATCH_TABLE;
+		ret_totals->tables +=
+			batch->kind == BATCH_TABLE && !removed(history, batch, commit_no);
 	}
 }
 
@@ -291,7 +338,7 @@ size_t batch_pad(const struct batch *batch, uint32_t part, uint8_t ret_pad[PAD_M
 static const char setup_sql[] =
 	"CREATE TABLE rows(id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, part INTEGER NOT NULL, pad);"
 	"CREATE INDEX rows_batch ON rows(batch, part);"
-	"CREATE INDEX rows_pad ON rows(pad);"
+	"CREATE INDEX rows_pad ON rows(substr(pad, 1, 8));"
 	"CREATE TABLE counter(id INTEGER PRIMARY KEY, n INTEGER NOT NULL);"
 	"CREATE TABLE account(id INTEGER PRIMARY KEY, money INTEGER NOT NULL CHECK (money >= 0));"
 	"CREATE TABLE uniq(a INTEGER PRIMARY KEY);"

@@ -53,8 +53,9 @@ struct session {
 	uint32_t uid;
 	uint8_t id[DEDUPE_SESSION_BYTES];
 	uint64_t next_seq;
-	uint64_t done;
-	bool gone;
+	uint64_t done; /* every seq up to here has been answered */
+	uint64_t told; /* the highest `done` that the daemon has been told */
+	bool gone;     /* it has said goodbye, or was away too long */
 };
 
 enum { COUNTERS = 8, ACCOUNTS = 8, MONEY = 1000000, SESSION_WINDOW = 16 };
@@ -88,8 +89,10 @@ uint32_t history_add(struct history *history, const struct batch_mix *mix, struc
 
 /* Whether it must succeed. */
 bool batch_succeeds(const struct batch *batch);
-/* Whether something of it is in a database that has all commits up to that number. */
-bool batch_stands(const struct history *history, const struct batch *batch, uint64_t commit_no);
+/* Rows that it leaves in the table `rows`. */
+uint32_t batch_rows(const struct batch *batch);
+/* … in a database that has all commits up to that number and no other. */
+uint32_t batch_rows_in(const struct history *history, const struct batch *batch, uint64_t commit_no);
 /* Whether the answer may have been given up: below the window, or said to be done. */
 bool batch_may_be_expired(const struct history *history, const struct batch *batch);
 /* Whether a client may ask for it again. */
@@ -102,8 +105,11 @@ void batch_message(const struct history *history, const struct batch *batch, str
 enum { PAD_MAX = 9000 };
 size_t batch_pad(const struct batch *batch, uint32_t part, uint8_t ret_pad[PAD_MAX]);
 
-/* All commits above that number have not happened. */
-void history_cut(struct history *history, uint64_t commit_no);
+/*
+ * Only the batches below `sent` have been sent, only those up to commit `acked` have been answered,
+ * and the commits above `commit_no` have not happened.
+ */
+void history_cut(struct history *history, size_t sent, uint64_t acked, uint64_t commit_no);
 
 /* The numbers that the database must hold after a commit. */
 struct totals {

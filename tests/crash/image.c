@@ -42,6 +42,7 @@ struct cutter {
 	const struct tape *tape;
 	size_t at;
 	uint64_t acked;
+	uint64_t sent;
 	struct inode *inodes;
 	size_t inodes_count;
 	struct name names[FILE_COUNT];
@@ -198,6 +199,11 @@ uint64_t cutter_acked(const struct cutter *cutter)
 	return cutter->acked;
 }
 
+uint64_t cutter_sent(const struct cutter *cutter)
+{
+	return cutter->sent;
+}
+
 /* Where the name leads in the running system, whatever the disk says. */
 static int name_now(const struct name *name)
 {
@@ -300,6 +306,9 @@ static void advance_one(struct cutter *cutter, size_t index)
 		break;
 	case TAPE_ACKED:
 		cutter->acked = entry->number;
+		break;
+	case TAPE_SENT:
+		cutter->sent = entry->number;
 		break;
 	case TAPE_CHECKPOINT:
 		break;

@@ -38,6 +38,8 @@ void cutter_advance(struct cutter *cutter, size_t entries);
 
 /* The highest commit number that was acknowledged so far; 0: none on this tape. */
 uint64_t cutter_acked(const struct cutter *cutter);
+/* The batches that were sent so far are those below this number; 0: none on this tape. */
+uint64_t cutter_sent(const struct cutter *cutter);
 
 /* One of the images that a loss of power at this place may leave. */
 void cutter_image(const struct cutter *cutter, uint64_t seed, struct image *ret_image);

@@ -162,7 +162,7 @@ class Round:
         """Mostly enough for some groups, sometimes hardly any time at all."""
         draw = self.rng.random()
         return (self.rng.uniform(0, 0.003) if draw < 0.15 else
-                self.rng.uniform(0, 0.2) if draw < 0.9 else self.rng.uniform(0.2, 0.6))
+                self.rng.uniform(0, 0.15) if draw < 0.95 else self.rng.uniform(0.15, 0.6))
 
     def _kill(self):
         if self.rng.random() < 0.1:  # while it starts

@@ -612,12 +612,9 @@ def test_there_are_enough_anomalies():
     assert len(ANOMALIES) >= 30
 
 
-def test_the_check_is_linear():
-    """Four times the history costs about four times the time, not sixteen times."""
-    costs = []
-    for batches in (4000, 16000):
-        history = History(3, batches)
-        began = time.process_time()
-        assert history.check() == []
-        costs.append(time.process_time() - began)
-    assert costs[1] < costs[0] * 10, costs
+def test_the_check_is_quick():
+    """A quadratic one would take a hundred times as long."""
+    history = History(3, 16000)
+    began = time.process_time()
+    assert history.check() == []
+    assert time.process_time() - began < 16000 * 0.0002

@@ -1,0 +1,254 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""
+Grouped execution against the same batches executed alone.
+
+Each program is a random schema with up to 100 batches, sent to a daemon without waiting, so that they
+share commit groups, and then executed one by one on plain SQLite in the order in which the daemon
+applied them. Answers (counts, rowids, rows, messages, codes) and the content of the databases must be
+equal. A program is run in one of three ways, by how that order is known:
+
+    one      one connection; its order is the order
+    killers  the same, and other connections whose batches always fail in the middle of its groups
+    tickets  several connections; each batch begins with a ticket from a counter
+
+A batch without a ticket that is kept (it failed, or was never to be kept) has no effect, so it may have
+run anywhere between its neighbours of the same connection: it must fit somewhere there.
+
+    LITEFUNNEL_BIN=build/server/litefunnel tests/oracle/differential.py --programs 2000 --seed 7
+"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
+from daemon import Daemon  # noqa: E402
+from plain import Plain, comparable  # noqa: E402
+from programs import Program  # noqa: E402
+from wire import REQUEST, frame, pack  # noqa: E402
+
+WAYS = ("one", "killers", "tickets")
+TICKET = ["UPDATE ticket SET n = n + 1 RETURNING n"]
+
+
+def shown(value):
+    """Text in which nothing that differs looks alike: 1, 1.0 and true, -0.0 and 0.0."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return repr(value)
+
+
+class Sent:
+    """A batch, and the daemon's answer to it."""
+
+    def __init__(self, batch):
+        self.batch = batch
+        self.answer = None
+        self.ticket = None
+        self.group = 0
+
+    def take(self, error, result):
+        self.answer = shown(comparable(error, result))
+        if error is not None:
+            assert error["applied"] == "no" and not error["retry"], error
+        else:
+            self.group = result["group"]
+            if self.batch[0] == TICKET:
+                self.ticket = result["steps"][0]["rows"][0][0]
+
+
+class Difference(Exception):
+    pass
+
+
+class Trial:
+    """One program."""
+
+    def __init__(self, options, seed):
+        self.rng = random.Random(seed)
+        self.way = options.way or self.rng.choice(WAYS)
+        self.program = Program(self.rng)
+        self.place = tempfile.mkdtemp(prefix="oracle-", dir=options.dir)
+        self.daemon = Daemon(options.program, f"{self.place}/grouped.db", log_level="error")
+        self.alone = None
+        self.batches = self.grouped = self.failed = 0
+
+    def _queues(self):
+        """For each connection its batches."""
+        total = self.rng.randrange(1, 101)
+        if self.way == "one":
+            return [[Sent(self.program.batch()) for _ in range(total)]]
+        if self.way == "killers":
+            main = [Sent(self.program.batch()) for _ in range(total)]
+            return [main, *([Sent(self.program.doomed())
+                             for _ in range(self.rng.choice((1, 2, 5, 15)))]
+                            for _ in range(self.rng.randrange(1, 4)))]
+        queues = [[] for _ in range(self.rng.randrange(2, 5))]
+        for _ in range(total):
+            steps = self.program.batch()
+            self.rng.choice(queues).append(Sent([TICKET, *steps]))
+        return queues
+
+    def _send(self, queues):
+        """All of it, interleaved, then the answers."""
+        wires = [self.daemon.wire() for _ in queues]
+        ids = [[] for _ in queues]
+        left = [list(queue) for queue in queues]
+        while any(left):
+            at = self.rng.choice([i for i, queue in enumerate(left) if queue])
+            data = b""
+            for _ in range(self.rng.randrange(1, 30)):
+                if left[at]:
+                    sent = left[at].pop(0)
+                    wires[at].last_id += 1
+                    ids[at].append((wires[at].last_id, sent))
+                    data += frame(pack([REQUEST, wires[at].last_id, "write", {"batch": sent.batch}]))
+            wires[at].send(data)
+        for wire, sent in zip(wires, ids):
+            for number, one in sent:
+                one.take(*wire.reply(number))
+            wire.close()
+
+    def _alone(self, sent, keep=True):
+        return shown(comparable_alone(self.alone.batch(sent.batch, keep)))
+
+    def _fit(self, queues, spine):
+        """Takes from the queues what has no known place and fits the database as it is now."""
+        for queue in queues:
+            while queue and queue[0] not in spine and self._alone(queue[0], False) == queue[0].answer:
+                queue.pop(0)
+
+    def _compare(self, queues):
+        if self.way == "tickets":
+            spine = sorted((sent for queue in queues for sent in queue if sent.ticket is not None),
+                           key=lambda sent: sent.ticket)
+            if [sent.ticket for sent in spine] != list(range(1, len(spine) + 1)):
+                raise Difference(f"tickets {[sent.ticket for sent in spine]}")
+        else:
+            spine = list(queues[0])
+        known = set(spine)
+        queues = [list(queue) for queue in queues]
+        for sent in spine:
+            self._fit(queues, known)
+            queue = next(queue for queue in queues if sent in queue)
+            if queue[0] is not sent:
+                raise Difference(f"nowhere between its neighbours: {json_of(queue[0])}\n"
+                                 f"  now alone: {self._alone(queue[0], False)}")
+            alone = self._alone(queue.pop(0))
+            if alone != sent.answer:
+                raise Difference(f"{json_of(sent)}\n  alone:   {alone}")
+        self._fit(queues, known)
+        for queue in queues:
+            if queue:
+                raise Difference(f"nowhere at the end: {json_of(queue[0])}\n"
+                                 f"  now alone: {self._alone(queue[0], False)}")
+
+    def _contents(self):
+        grouped = Plain(self.daemon.db, readonly=True)
+        try:
+            ours, theirs = grouped.content(), self.alone.content()
+        finally:
+            grouped.close()
+        if ours != theirs:
+            raise Difference("content: " + "; ".join(
+                f"grouped {a!r}, alone {b!r}" for a, b in zip(ours + ["-"], theirs + ["-"]) if a != b
+            )[:2000])
+
+    def run(self):
+        self.daemon.start()
+        try:
+            self.alone = Plain(f"{self.place}/alone.db")
+            setup = [Sent([[sql]]) for sql in self.program.schema]
+            if self.way == "tickets":
+                setup.append(Sent([["CREATE TABLE ticket(n)"], ["INSERT INTO ticket VALUES (0)"]]))
+            queues = self._queues()
+            self._send([setup])
+            self._send(queues)
+            for sent in setup:
+                if self._alone(sent) != sent.answer:
+                    raise Difference(f"schema: {json_of(sent)}\n  alone:   {self._alone(sent, False)}")
+            self._compare(queues)
+            self._contents()
+            everything = [sent for queue in queues for sent in queue]
+            self.batches = len(everything)
+            self.grouped = sum(sent.group > 1 for sent in everything)
+            self.failed = sum(not sent.answer.startswith("[None") for sent in everything)
+        finally:
+            if self.alone is not None:
+                self.alone.close()
+            self.daemon.finish()
+        shutil.rmtree(self.place)
+
+
+def comparable_alone(answer):
+    """As comparable(), for what Plain.batch() says."""
+    error, steps = answer
+    if error is not None and error["code"] != "sql":
+        error = {key: error[key] for key in ("code", "step", "row") if key in error}
+    return error, steps
+
+
+def json_of(sent):
+    return f"{json.dumps(sent.batch, default=lambda v: v.hex())}\n  grouped: {sent.answer}"
+
+
+def campaign(options, say=print):
+    """The figures, and the differences as (seed, way, text, place)."""
+    figures = {"programs": 0, "batches": 0, "grouped": 0, "failed": 0, "differences": 0}
+    differences = []
+    for number in range(options.first, options.first + options.programs):
+        seed = f"{options.seed}.{number}"
+        trial = Trial(options, seed)
+        try:
+            trial.run()
+        except Difference as difference:
+            differences.append((seed, trial.way, str(difference), trial.place))
+            say(f"{seed} ({trial.way}): {difference}\n  files kept in {trial.place}")
+        figures["programs"] += 1
+        for name in ("batches", "grouped", "failed"):
+            figures[name] += getattr(trial, name)
+        figures["differences"] = len(differences)
+        if len(differences) >= options.differences:
+            break
+    return figures, differences
+
+
+def options_of(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n\n", 1)[0])
+    parser.add_argument("--program", default=os.environ.get("LITEFUNNEL_BIN"))
+    parser.add_argument("--programs", type=int, default=2000)
+    parser.add_argument("--seed", default=str(int(time.time())))
+    parser.add_argument("--first", type=int, default=0, help="the number of the first program")
+    parser.add_argument("--way", choices=WAYS, help="run all programs in this way")
+    parser.add_argument("--differences", type=int, default=10, help="stop after so many")
+    parser.add_argument("--dir", help="where the databases are; default: TMPDIR")
+    options = parser.parse_args(arguments)
+    if not options.program:
+        parser.error("set LITEFUNNEL_BIN or give --program")
+    return options
+
+
+def line(figures):
+    return ", ".join(f"{name} {value}" for name, value in figures.items())
+
+
+def main(arguments=None):
+    options = options_of(arguments)
+    print(f"seed {options.seed}", flush=True)
+    began = time.monotonic()
+    figures, differences = campaign(options)
+    print(f"differential: {line(figures)}, {time.monotonic() - began:.0f} s")
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

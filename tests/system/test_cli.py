@@ -1,0 +1,940 @@
+# SPDX-License-Identifier: MIT
+"""The commands exec, query, status, show, reload, shutdown, check-config and version."""
+import base64
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import sqlite3
+import subprocess
+import time
+
+import pytest
+
+from daemon import wait_for
+
+COMMANDS = ["exec", "query", "status", "show", "reload", "shutdown", "check-config", "version"]
+LONG = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {}) "
+
+
+class Cli:
+    """The program, run. Bytes that are no UTF-8 come and go by surrogateescape."""
+
+    def __init__(self, program, db=None):
+        self.program = str(program)
+        self.db = db
+
+    def environment(self, extra):
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("LITEFUNNEL_")}
+        return {**kept, **extra}
+
+    def start(self, *args, env=None, **options):
+        return subprocess.Popen([self.program, *args], env=self.environment(env or {}), text=True,
+                                errors="surrogateescape", **options)
+
+    def __call__(self, *args, code=0, stdin="", env=None, timeout=120):
+        done = subprocess.run([self.program, *args], env=self.environment(env or {}), input=stdin,
+                              capture_output=True, text=True, errors="surrogateescape",
+                              timeout=timeout, check=False)
+        assert done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
+        return done
+
+    def exec(self, *args, **options):
+        return self("exec", self.db, *args, **options)
+
+    def query(self, *args, **options):
+        return self("query", self.db, *args, **options)
+
+    def rows(self, *args):
+        return json.loads(self.query(*args, "--json").stdout)
+
+    def value(self, *args):
+        (row,) = self.rows(*args)
+        (value,) = row.values()
+        return value
+
+    def terminal(self, *args):
+        """What it prints on a terminal."""
+        ours, theirs = pty.openpty()
+        process = self.start(*args, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        out = b""
+        with contextlib.suppress(OSError):  # EIO is a terminal's end
+            while True:
+                out += os.read(ours, 65536)
+        os.close(ours)
+        assert process.wait() == 0, out
+        return out.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+
+
+@pytest.fixture(scope="module")
+def served(shared_daemon):
+    return shared_daemon()
+
+
+@pytest.fixture
+def cli(litefunnel, served):
+    program = Cli(litefunnel, served.db)
+    program.exec("DROP TABLE IF EXISTS t")
+    program.exec("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)")
+    return program
+
+
+@pytest.fixture
+def bare(litefunnel):
+    """The program without a database."""
+    return Cli(litefunnel)
+
+
+def ndjson(*lines):
+    return "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+
+
+def insert(value):
+    return [["INSERT INTO t(a) VALUES (?)", [value]]]
+
+
+BAD = [["INSERT INTO nowhere VALUES (1)"]]
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(bare, command):
+    done = bare(command, "--help")
+    assert done.stdout.startswith(f"usage: litefunnel {command}") and done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("args", [
+    ("exec",), ("exec", "x.db"), ("exec", "-"), ("exec", "INSERT INTO t VALUES (1)", "2"),
+    ("exec", "x.db", "-", "5"), ("exec", "x.db", "-", "--key", "k"), ("exec", "x.db", "-", "--text"),
+    ("exec", "x.db", "SELECT 1", "--nonsense"), ("exec", "x.db", "SELECT 1", "--key"),
+    ("exec", "x.db", "SELECT 1", "--key", ""), ("exec", "x.db", "SELECT 1", "--key", "k" * 256),
+    ("exec", "x.db", "SELECT 1", "--ack", "never"), ("exec", "x.db", "SELECT 1", "--class", "vip"),
+    ("exec", "x.db", "SELECT 1", "--deadline", "5"), ("exec", "x.db", "SELECT 1", "--deadline", "0s"),
+    ("exec", "x.db", "SELECT 1", "--deadline", "99999h"), ("exec", "x.db", "SELECT 1", "--json=1"),
+    ("exec", "x.db", "-", "--in-flight", "0"), ("exec", "x.db", "-", "--in-flight", "1001"),
+    ("exec", "x.db", "SELECT 1", "--header", "perhaps"), ("exec", "", "SELECT 1"),
+    ("exec", f"/tmp/{'d' * 100}/x.db", "SELECT 1"),
+    ("query",), ("query", "x.db"), ("query", "x.db", "SELECT 1", "--header", "1"),
+    ("query", "x.db", "SELECT 1", "--socket", "s"),
+    ("status",), ("status", "x.db", "y.db"), ("status", "x.db", "--checks"),
+    ("show", "x.db"), ("show", "x.db", "stats", "more"), ("show", "x.db", "stats", "--like"),
+    ("reload",), ("reload", "x.db", "y.db"), ("shutdown",), ("shutdown", "x.db", "now"),
+    ("check-config",), ("check-config", "a", "b"), ("check-config", "--sample", "a"),
+    ("version", "x"), ("version", "--no"),
+])
+def test_usage_errors(bare, args):
+    done = bare(*args, code=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"litefunnel {args[0]}: ") and "--help" in done.stderr
+
+
+def test_database_from_the_environment(cli):
+    env = {"LITEFUNNEL_DB": cli.db}
+    cli("exec", "INSERT INTO t(a) VALUES (?)", "1", env=env)
+    cli("exec", "-", stdin=ndjson(insert(2)), env=env)
+    assert cli("query", "SELECT count(*) FROM t", env=env).stdout == "2\n"
+    assert cli("query", cli.db, "SELECT count(*) FROM t WHERE a > ?", "1", env=env).stdout == "1\n"
+    assert cli("status", env=env).stdout.startswith("ok\n")
+    assert cli("show", "queue", env=env).stdout.startswith("class\twaiting\n")
+    assert cli("reload", env=env).stdout == "nothing changed\n"
+
+
+def test_options_stand_anywhere_and_end_at_two_dashes(cli):
+    cli("exec", "--deadline", "9s", cli.db, "INSERT INTO t(a, b) VALUES (?, ?)", "-5", "--json", "-x")
+    cli("exec", cli.db, "INSERT INTO t(a, b) VALUES (?, ?)", "--", "--json", "-")
+    assert cli.rows("SELECT a, b FROM t") == [{"a": -5, "b": "-x"}, {"a": "--json", "b": "-"}]
+
+
+def test_socket(cli, served, tmp_path):
+    path = str(tmp_path / "link")
+    os.symlink(served.socket, path)
+    elsewhere = str(tmp_path / "no.db")
+    done = cli("exec", elsewhere, "INSERT INTO t(a) VALUES (1)", "--socket", path)
+    assert done.stdout.startswith("1 row changed, commit ")
+    cli("exec", elsewhere, "INSERT INTO t(a) VALUES (2)", env={"LITEFUNNEL_SOCKET": path})
+    assert cli("show", elsewhere, "queue", "--socket", path).stdout.startswith("class")
+
+
+# ---- parameters
+
+
+@pytest.mark.parametrize("typed,kind,value", [
+    ("5", "integer", 5), ("-5", "integer", -5), ("0", "integer", 0), ("-0", "text", "-0"),
+    ("007", "text", "007"), ("+1", "text", "+1"), (" 1", "text", " 1"), ("1 ", "text", "1 "),
+    ("", "text", ""), ("1_000", "text", "1_000"), ("0x10", "text", "0x10"),
+    ("9223372036854775807", "integer", 2**63 - 1), ("-9223372036854775808", "integer", -2**63),
+    ("9223372036854775808", "text", "9223372036854775808"),
+    ("9007199254740993", "integer", 9007199254740993),
+    ("1.5", "real", 1.5), ("-0.1", "real", -0.1), ("1.50", "text", "1.50"), ("1.", "text", "1."),
+    (".5", "text", ".5"), ("3.0", "real", 3.0), ("1e5", "text", "1e5"), ("1e+100", "real", 1e100),
+    ("1e400", "text", "1e400"), ("0.30000000000000004", "real", 0.1 + 0.2),
+    ("0.1000000000000000055", "text", "0.1000000000000000055"), ("1,5", "text", "1,5"),
+    ("inf", "text", "inf"), ("nan", "text", "nan"), ("NULL", "null", None), ("null", "text", "null"),
+    ("x'00ff'", "blob", {"blob": "AP8="}), ("X'00FF'", "blob", {"blob": "AP8="}),
+    ("x''", "blob", {"blob": ""}), ("x'0'", "text", "x'0'"), ("x'0g'", "text", "x'0g'"),
+    ("x'00", "text", "x'00"), ("'x'", "text", "'x'"), ("@", "text", "@"), (":)", "text", ":)"),
+    (":1=2", "text", ":1=2"), ("::1", "text", "::1"), ("a=b", "text", "a=b"), (":=", "text", ":="),
+    ("Zoë 日本 \U0001f600", "text", "Zoë 日本 \U0001f600"), ("tab\there\n", "text", "tab\there\n"),
+])
+def test_param(cli, typed, kind, value):
+    cli.exec("INSERT INTO t(a, b) VALUES (?1, typeof(?1))", typed)
+    assert cli.rows("SELECT a, b FROM t") == [{"a": value, "b": kind}]
+    assert cli.rows("SELECT ?1 a, typeof(?1) b", typed) == [{"a": value, "b": kind}]
+    cli.exec("INSERT INTO t(a, b) VALUES (?1, typeof(?1))", typed, "--text")
+    assert cli.rows("SELECT a, b FROM t WHERE id = 2") == [{"a": typed, "b": "text"}]
+    assert cli.rows("SELECT ?1 a, typeof(?1) b", "--text", typed) == [{"a": typed, "b": "text"}]
+    if kind in ("integer", "real"):
+        assert cli.query("SELECT a FROM t WHERE id = 1").stdout == typed + "\n"
+
+
+def test_named_params(cli):
+    cli.exec("INSERT INTO t(a, b) VALUES (:first, @second)", ":second=NULL", ":first=1=2")
+    assert cli.rows("SELECT a, b FROM t") == [{"a": "1=2", "b": None}]
+    assert cli.value("SELECT $ü_1 + @b + :c", ":ü_1=1", ":b=2", ":c=3") == 6
+    for run in (cli.exec, cli.query):
+        assert "name all parameters or none" in run("SELECT :a, ?", ":a=1", "2", code=1).stderr
+        assert "b" in run("SELECT :a", ":b=1", code=1).stderr
+        run("SELECT ?", code=1)
+        run("SELECT 1", "1", code=1)
+
+
+def test_files_as_blobs(cli, tmp_path):
+    data = bytes(range(256)) * 1000
+    (tmp_path / "blob").write_bytes(data)
+    (tmp_path / "empty").write_bytes(b"")
+    cli.exec("INSERT INTO t(a, b) VALUES (?, :b)".replace(":b", "?"), f"@{tmp_path}/blob",
+             f"@{tmp_path}/empty")
+    assert base64.b64decode(cli.value("SELECT a FROM t")["blob"]) == data
+    assert cli.rows("SELECT typeof(b) k, length(b) n FROM t") == [{"k": "blob", "n": 0}]
+    assert cli.query("SELECT a FROM t").stdout == f"x'{data.hex()}'\n"
+    assert cli.value("SELECT length(:x)", f":x=@{tmp_path}/blob") == len(data)
+    for name in ("missing", ""):
+        done = cli.exec("INSERT INTO t(a) VALUES (?)", f"@{tmp_path}/{name}", code=1)
+        assert "cannot read" in done.stderr
+
+
+def test_bytes_that_are_no_text(cli):
+    broken = b"a\xffb\xc0\xaf\xed\xa0\x80".decode("utf-8", "surrogateescape")
+    cli.exec("INSERT INTO t(a, b) VALUES (?1, typeof(?1))", broken)
+    assert cli.query("SELECT a, b FROM t").stdout == f"{broken}\ttext\n"
+    coded = {"text": base64.b64encode(broken.encode("utf-8", "surrogateescape")).decode()}
+    assert cli.rows("SELECT a, b FROM t") == [{"a": coded, "b": "text"}]
+    cli.exec("-", stdin=ndjson([["INSERT INTO t(a) VALUES (?)", [coded]]]))
+    assert cli.value("SELECT count(*) FROM t WHERE a = ?", broken) == 2
+    assert cli.terminal("query", cli.db, "SELECT a FROM t LIMIT 1").splitlines()[-1] == \
+        r"a\xffb\xc0\xaf\xed\xa0\x80"
+    assert "UTF-8" in cli.exec(f"SELECT '{broken}'", code=1).stderr
+
+
+# ---- exec, one write
+
+
+def test_exec_prints_changes(cli):
+    assert re.fullmatch(r"2 rows changed, commit \d+\n",
+                        cli.exec("INSERT INTO t(a) VALUES (1), (2)").stdout)
+    assert re.fullmatch(r"1 row changed, commit \d+\n",
+                        cli.exec("DELETE FROM t WHERE a = 1").stdout)
+
+
+def test_exec_prints_returned_rows(cli):
+    sql = "INSERT INTO t(a, b) VALUES (?, x'01'), (NULL, 'x') RETURNING id, a, b"
+    assert cli.exec(sql, "1.5").stdout == "1\t1.5\tx'01'\n2\t\\N\tx\n"
+    assert cli.exec(sql, "1.5", "--header", "on").stdout.startswith("id\ta\tb\n3\t")
+    assert cli.exec("DELETE FROM t WHERE 0 RETURNING a").stdout == ""
+
+
+def test_exec_json(cli):
+    out = json.loads(cli.exec("INSERT INTO t(a) VALUES (?) RETURNING id, a", "x'ff'", "--json").stdout)
+    assert out["outcome"] == "ok" and out["durability"] == "full" and len(out["epoch"]) == 32
+    assert out["steps"] == [{"changes": 1, "total": 1, "rowid": 1, "columns": ["id", "a"],
+                             "types": ["INTEGER", None], "rows": [[1, {"blob": "/w=="}]]}]
+    assert {"commit", "queued_us", "exec_us", "commit_us", "group"} < set(out)
+    done = cli.exec("INSERT INTO t(id) VALUES (1)", "--json", code=1)
+    assert json.loads(done.stdout) == {
+        "outcome": "failed", "code": "sql", "message": "UNIQUE constraint failed: t.id",
+        "applied": "no", "retry": False, "sqlite": 1555, "step": 0}
+
+
+def test_messages_of_sqlite_come_unchanged(cli):
+    for sql in ("INSERT INTO nowhere VALUES (1)", "INSER", "SELECT * FROM t WHERE nope = 1"):
+        with sqlite3.connect(f"file:{cli.db}?mode=ro", uri=True) as plain:
+            with pytest.raises(sqlite3.OperationalError) as error:
+                plain.execute(sql)
+        assert cli.exec(sql, code=1).stderr == f"litefunnel exec: {error.value}\n"
+        assert cli.query(sql, code=1).stderr == f"litefunnel query: {error.value}\n"
+
+
+def test_key_makes_a_repetition_harmless(cli):
+    sql = "INSERT INTO t(a) VALUES (?)"
+    cli.exec(sql, "1", "--key", "test-key")
+    assert "a repeat" in cli.exec(sql, "1", "--key", "test-key").stdout
+    again = json.loads(cli.exec(sql, "1", "--key", "test-key", "--json").stdout)
+    assert again["repeat"] is True
+    assert cli.value("SELECT count(*) FROM t") == 1
+    assert json.loads(cli.exec(sql, "2", "--key", "test-key", "--json", code=1).stdout)["code"] == \
+        "key_mismatch"
+
+
+def test_repeat_that_lost_its_rows_says_so(cli):
+    sql = "INSERT INTO t(a) VALUES (zeroblob(100000)) RETURNING a"
+    assert len(cli.exec(sql, "--key", "large").stdout) > 200000
+    done = cli.exec(sql, "--key", "large")
+    assert done.stdout == "" and "repeat" in done.stderr
+    assert cli.value("SELECT count(*) FROM t") == 1
+
+
+def test_ack_and_class(cli):
+    cli.exec("INSERT INTO t(a) VALUES (1)", "--ack", "committed", "--class", "bulk")
+    assert "replica" in cli.exec("INSERT INTO t(a) VALUES (1)", "--ack", "shipped", code=1).stderr
+    line = {"batch": insert(1), "ack": "shipped"}
+    assert "replica" in cli.exec("-", stdin=ndjson(line), code=1).stderr
+    assert "replica" in cli.exec("-", "--ack", "shipped", stdin=ndjson(insert(1)), code=1).stderr
+    assert cli.value("SELECT count(*) FROM t") == 1
+
+
+def test_exit_4_without_a_daemon(bare, daemon):
+    one = daemon()
+    one.stop()
+    for args in (("exec", one.db, "SELECT 1"), ("show", one.db, "stats"), ("reload", one.db),
+                 ("shutdown", one.db)):
+        done = bare(*args, "--deadline", "300ms", code=4)
+        assert "no answer within 300 ms: cannot connect to" in done.stderr
+    done = bare("exec", one.db, "-", "--deadline", "300ms", "--json", code=4, stdin=ndjson(BAD))
+    assert json.loads(done.stdout)["code"] == "deadline"
+    assert "0 lines applied" in done.stderr
+
+
+def test_exit_4_when_the_queue_is_too_long(bare, daemon):
+    one = daemon()
+    bare("exec", one.db, "CREATE TABLE t(a)")
+    slow = bare.start("exec", one.db, LONG.format(10**9) + "INSERT INTO t SELECT max(i) FROM n",
+                      "--deadline", "2s", stderr=subprocess.DEVNULL)
+    wait_for(lambda: one.stats()["running_batches"] > 0, "the long write runs")
+    for _ in range(10):  # the daemon's "no" may come too late for the client, who then knows less
+        done = subprocess.run([bare.program, "exec", one.db, "INSERT INTO t VALUES (1)", "--deadline",
+                               "900ms"], capture_output=True, text=True, check=False)
+        assert done.returncode in (3, 4)
+        if done.returncode == 4:
+            break
+    assert done.stderr == "litefunnel exec: the deadline passed while the request waited\n"
+    one.kill()
+    assert slow.wait() == 3
+    assert one.start().read("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_exit_3_when_the_daemon_dies_in_the_middle(bare, daemon):
+    one = daemon()
+    bare("exec", one.db, "CREATE TABLE t(a)")
+    for json_too in ((), ("--json",)):
+        slow = bare.start("exec", one.db, LONG.format(10**9) + "INSERT INTO t SELECT max(i) FROM n",
+                          "--deadline", "3s", *json_too, stderr=subprocess.PIPE,
+                          stdout=subprocess.PIPE)
+        wait_for(lambda: one.stats()["running_batches"] > 0, "the write runs")
+        one.kill()
+        out, err = slow.communicate()
+        assert slow.returncode == 3
+        assert err.startswith("litefunnel exec: outcome unknown: ")
+        assert not json_too or json.loads(out)["applied"] == "unknown"
+        one.start()
+    assert bare("query", one.db, "SELECT count(*) FROM t").stdout == "0\n"
+
+
+def test_a_restart_is_not_noticed(bare, daemon):
+    one = daemon()
+    one.stop()
+    waiting = bare.start("exec", one.db, "CREATE TABLE t(a)", stdout=subprocess.DEVNULL)
+    one.start()
+    assert waiting.wait() == 0
+
+
+# ---- exec, lines of stdin
+
+
+def test_lines(cli):
+    done = cli.exec("-", stdin=ndjson(
+        "# a comment", "", "  \t", insert(1), "  # another",
+        [["INSERT INTO t(a, b) VALUES (:a, $b)", {"a": None, "b": True}], ["DELETE FROM t WHERE a = 1"]],
+        {"batch": insert("x"), "key": "lines-key", "deadline_ms": 5000, "class": "bulk",
+         "ack": "committed"}))
+    assert done.stdout == "3 lines applied\n" and done.stderr == ""
+    assert cli.rows("SELECT a, b FROM t") == [{"a": None, "b": 1}, {"a": "x", "b": None}]
+    assert cli.exec("-", stdin="").stdout == "0 lines applied\n"
+    assert cli.exec("-", stdin=json.dumps(insert(5))).stdout == "1 line applied\n"  # no newline
+    assert cli.exec("-", stdin=ndjson(insert(5)).replace("\n", "\r\n")).stdout == "1 line applied\n"
+
+
+VALUES = [None, True, False, 0, -2**63, 2**63 - 1, 2**53 + 1, 1.5, -0.1, 1e308, "", "Zoë \U0001f600",
+          "nul\0inside", {"blob": "AP8="}, {"blob": ""}, {"text": "/w=="}]
+
+
+def test_values_of_lines(cli):
+    cli.exec("-", stdin=ndjson(*[insert(value) for value in VALUES]))
+    expected = [int(value) if isinstance(value, bool) else value for value in VALUES]
+    assert [row["a"] for row in cli.rows("SELECT a FROM t ORDER BY id")] == expected
+    lines = cli.query("SELECT a FROM t ORDER BY id", "--ndjson").stdout.splitlines()
+    assert [json.loads(line)["a"] for line in lines] == expected
+    types = [row["k"] for row in cli.rows("SELECT typeof(a) k FROM t ORDER BY id")]
+    assert types == (["null"] + ["integer"] * 6 + ["real"] * 3 + ["text"] * 3 + ["blob"] * 2 + ["text"])
+
+
+def test_options_of_steps(cli):
+    many = [["INSERT INTO t(a) VALUES (?)", [[1], [2], [3]], {"many": True, "expect": {"changes": 3}}]]
+    named = [["INSERT INTO t(a) VALUES (:a)", [{"a": 4}], {"many": True}]]
+    empty_rows = [["INSERT INTO t(a) VALUES (5)", [[], []], {"many": True}]]
+    script = [["INSERT INTO t(a) VALUES (6); DELETE FROM t WHERE a = 6;", None, {"script": True}]]
+    rows = [["SELECT a FROM t ORDER BY id", [], {"rows": 2, "truncate": True}]]
+    guard = [["DELETE FROM t"], ["SELECT 1 WHERE 0", None, {"expect": {"rows": 1}}]]
+    done = cli.exec("-", "--json", "--continue", code=5,
+                    stdin=ndjson(many, named, empty_rows, script, rows, guard))
+    out = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [o["line"] for o in out] == [1, 2, 3, 4, 5, 6]
+    assert [o["outcome"] for o in out] == ["ok"] * 5 + ["failed"]
+    assert [o["steps"][0]["changes"] for o in out[:4]] == [3, 1, 2, 2]
+    assert out[4]["steps"][0]["rows"] == [[1], [2]] and out[4]["steps"][0]["truncated"] is True
+    assert out[5]["code"] == "guard" and out[5]["step"] == 1
+    assert cli.rows("SELECT count(*) n FROM t") == [{"n": 6}]
+
+
+@pytest.mark.parametrize("line,why", [
+    ("[[", "not JSON"), ("[] []", "not JSON"), ("5", "not JSON"), ("[]", "array of one step"),
+    ("{}", "array of one step"), ('["SELECT 1"]', "a step is"), ('[["SELECT 1"', "not JSON"),
+    ("[[]]", "a step is"), ("[[5]]", "a step is"), ('[["a", [], {}, 1]]', "a step is"),
+    ('[["SELECT 1", 5]]', "params are"), ('[["SELECT ?", [[1]]]]', "a value is"),
+    ('[["SELECT ?", [{"blob": 5}]]]', "base64"), ('[["SELECT ?", [{"blob": "A"}]]]', "base64"),
+    ('[["SELECT ?", [{"blob": "AA=A"}]]]', "base64"), ('[["SELECT ?", [{"blob": "AA==", "x": 1}]]]', "blob"),
+    ('[["SELECT ?", [{"date": "x"}]]]', "blob"), ('[["SELECT ?", [9223372036854775808]]]', "too big"),
+    ('[["SELECT ?", [1e999]]]', "overflow"), ('[["SELECT :a", {"a": 1, "a": 2}]]', "duplicate"),
+    ('[["SELECT 1", [], {"expects": 1}]]', 'no option "expects"'),
+    ('[["SELECT 1", [], {"expect": 1}]]', "expect is"), ('[["SELECT 1", [], {"expect": {"x": 1}}]]', "expect is"),
+    ('[["SELECT 1", [], {"expect": {"rows": 1, "changes": 1}}]]', "expect is"),
+    ('[["SELECT 1", [], {"expect": {"rows": -1}}]]', "expect is"),
+    ('[["SELECT 1", [], {"rows": -1}]]', "rows is"), ('[["SELECT 1", [], {"many": 1}]]', "true or false"),
+    ('[["SELECT 1", [], {"truncate": true}]]', "truncate needs rows"),
+    ('[["SELECT 1", [], {"many": true}]]', "with many"), ('[["SELECT 1", [1], {"script": true}]]', "no params"),
+    ('[["SELECT 1", [], []]]', "options"), ('[["a\\u0000b"]]', "NUL"),
+    ('{"batch": [["SELECT 1"]], "if": 1}', 'no key "if"'), ('{"batch": 5}', "array of one step"),
+    ('{"batch": [["SELECT 1"]], "key": ""}', "key is"), ('{"batch": [["SELECT 1"]], "key": 5}', "key is"),
+    ('{"batch": [["SELECT 1"]], "deadline_ms": 0}', "deadline_ms is"),
+    ('{"batch": [["SELECT 1"]], "class": "x"}', "class is"), ('{"batch": [["SELECT 1"]], "ack": "x"}', "ack is"),
+])
+def test_lines_that_are_no_batch(cli, line, why):
+    done = cli.exec("-", stdin=ndjson("", insert(1), line, insert(2)), code=5)
+    first, last = done.stderr.splitlines()
+    assert first.startswith("litefunnel exec: line 3: ") and why in first, first
+    assert last == ("litefunnel exec: 1 line applied; failed: line 3; correct what failed; then go on "
+                    f"with: tail -n +3 FILE | litefunnel exec {cli.db} -")
+    assert cli.rows("SELECT a FROM t") == [{"a": 1}]
+
+
+def test_failure_in_the_middle_can_be_gone_on_from(cli):
+    """What the last line says, done literally, leaves each line applied once."""
+    lines = [insert(i) for i in range(1, 101)]
+    lines[49] = BAD
+    done = cli.exec("-", "--in-flight", "1", stdin=ndjson(*lines), code=5)
+    assert done.stderr.splitlines() == [
+        "litefunnel exec: line 50: no such table: nowhere",
+        "litefunnel exec: 49 lines applied; failed: line 50; correct what failed; then go on with: "
+        f"tail -n +50 FILE | litefunnel exec {cli.db} -"]
+    lines[49] = insert(50)
+    cli.exec("-", stdin=ndjson(*lines[49:]))
+    assert [row["a"] for row in cli.rows("SELECT a FROM t ORDER BY id")] == list(range(1, 101))
+
+
+def test_failure_in_the_middle_of_many_in_flight(cli):
+    lines = [insert(i) for i in range(1, 3001)]
+    lines[1499] = BAD
+    done = cli.exec("-", "--json", stdin=ndjson(*lines), code=5)
+    out = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [o["line"] for o in out] == list(range(1, len(out) + 1))
+    way = re.fullmatch(r"litefunnel exec: (\d+) lines applied; failed: line 1500; correct what failed"
+                       r"(?: and send it by itself; the rest|; then go on with): tail -n \+(\d+) FILE \| .*\n",
+                       done.stderr)
+    applied, rest = int(way[1]), int(way[2])
+    assert applied == sum(o["outcome"] == "ok" for o in out)
+    assert {o["code"] for o in out if o["outcome"] == "failed"} <= {"sql", "cancelled"}
+    lines[1499] = insert(1500)
+    if "by itself" in done.stderr:
+        cli.exec("-", stdin=ndjson(lines[1499]))
+    cli.exec("-", stdin=ndjson(*lines[rest - 1:]))
+    assert [row["a"] for row in cli.rows("SELECT a FROM t ORDER BY a")] == list(range(1, 3001))
+
+
+def test_continue(cli):
+    lines = [insert(1), BAD, insert(2), "nonsense", insert(3), BAD, BAD, insert(4)]
+    done = cli.exec("-", "--continue", stdin=ndjson(*lines), code=5)
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 5
+    assert done.stderr.splitlines()[-1] == (
+        "litefunnel exec: 4 lines applied; failed: lines 2, 4, 6-7; correct what failed and send it by "
+        "itself")
+    assert cli.value("SELECT group_concat(a) FROM t") == "1,2,3,4"
+    many = cli.exec("-", "--continue", stdin=ndjson(*[BAD, insert(1)] * 40), code=5)
+    assert many.stderr.splitlines()[-1].count(",") == 15 and "and 24 more" in many.stderr
+
+
+def test_nothing_applied_is_exit_1(cli):
+    for more in ((), ("--continue",)):
+        done = cli.exec("-", *more, stdin=ndjson(BAD, BAD), code=1)
+        assert "0 lines applied; failed: line" in done.stderr.splitlines()[-1]
+
+
+def test_step_of_the_failure_is_named(cli):
+    done = cli.exec("-", stdin=ndjson([["INSERT INTO t(a) VALUES (1)"], *BAD]), code=1)
+    assert done.stderr.startswith("litefunnel exec: line 1, step 2: no such table: nowhere\n")
+    assert cli.value("SELECT count(*) FROM t") == 0
+
+
+def test_database_in_the_last_line_can_be_copied(bare, daemon):
+    one = daemon(name="it's a.db")
+    done = bare("exec", one.db, "-", stdin=ndjson(BAD), code=1)
+    quoted = done.stderr.strip().partition("litefunnel exec ")[2].removesuffix(" -")
+    assert subprocess.check_output(["sh", "-c", f"printf %s {quoted}"], text=True) == one.db
+
+
+def test_lines_are_answered_as_they_come(cli):
+    process = cli.start("exec", cli.db, "-", "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    for i in range(5):
+        process.stdin.write(ndjson(insert(i)))
+        process.stdin.flush()
+        assert select.select([process.stdout], [], [], 30)[0]
+        assert json.loads(process.stdout.readline())["line"] == i + 1
+    process.stdin.close()
+    assert process.wait() == 0
+    process.stdout.close()
+
+
+def test_interrupted_stream_says_how_far(cli):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = cli.start("exec", cli.db, "-", "--json", stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdin.write(ndjson(insert(1), insert(2)))
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait() == 5
+        assert process.stderr.read() == (
+            "litefunnel exec: interrupted; 2 lines applied; the rest: tail -n +3 FILE | "
+            f"litefunnel exec {cli.db} -\n")
+        process.communicate()
+
+
+def test_reader_of_results_that_leaves(cli):
+    process = cli.start("exec", cli.db, "-", "--json", stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    lines = [insert(i) for i in range(1, 20001)]
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(ndjson(*lines))
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    assert process.wait() == 5
+    error = process.stderr.read()
+    process.stderr.close()
+    rest = int(re.search(r"tail -n \+(\d+) ", error)[1])
+    assert cli.value("SELECT count(*) FROM t") == rest - 1
+    assert cli.value("SELECT max(a) FROM t") == rest - 1
+
+
+def test_stream_through_kills_is_applied_once(bare, daemon):
+    one = daemon()
+    bare("exec", one.db, "CREATE TABLE t(a)")
+    count = 30000
+    process = bare.start("exec", one.db, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    half = count // 2
+    for low, high in ((0, half), (half, count)):
+        process.stdin.write(ndjson(*[insert(i) for i in range(low, high)]))
+        process.stdin.flush()
+        wait_for(lambda: one.read("SELECT count(*) FROM t")[0][0] > low, "it writes")
+        one.kill()
+        one.start()
+    out, _ = process.communicate()
+    assert process.returncode == 0 and out == f"{count} lines applied\n"
+    assert one.read("SELECT count(*), count(DISTINCT a) FROM t") == [(count, count)]
+
+
+def test_stream_without_a_daemon_any_more(bare, daemon):
+    one = daemon()
+    bare("exec", one.db, "CREATE TABLE t(a)")
+    process = bare.start("exec", one.db, "-", "--json", "--deadline", "2s", stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(ndjson(insert(1)))
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["outcome"] == "ok"
+    process.stdin.write(ndjson([[LONG.format(10**9) + "INSERT INTO t SELECT max(i) FROM n"]], insert(2)))
+    process.stdin.flush()
+    wait_for(lambda: one.stats()["running_batches"] > 0, "the second line runs")
+    one.kill()
+    out, err = process.communicate()
+    assert process.returncode == 3
+    assert [json.loads(line)["outcome"] for line in out.splitlines()] == ["unknown", "unknown"]
+    assert "1 line applied; unknown: lines 2-3; look in the database" in err
+
+
+def test_progress_on_a_terminal(cli):
+    ours, theirs = pty.openpty()
+    process = cli.start("exec", cli.db, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    process.stdin.write(ndjson(*[insert(i) for i in range(1000)]))
+    out, _ = process.communicate()
+    seen = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert out == "1000 lines applied\n" and "lines applied" in seen and seen.endswith("\r\x1b[K")
+
+
+def test_large_batches(cli):
+    text = "x" * 1000000
+    lines = [[["INSERT INTO t(a) VALUES (?)", [text]]] for _ in range(60)]
+    assert cli.exec("-", stdin=ndjson(*lines)).stdout == "60 lines applied\n"
+    assert cli.value("SELECT sum(length(a)) FROM t") == 60000000
+    done = cli.exec("-", stdin=ndjson(insert("x" * 20000000)), code=1)
+    assert "frame" in done.stderr
+
+
+def test_many_processes_at_once(cli):
+    count, each = 8, 500
+    processes = [cli.start("exec", cli.db, "-", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+                 for _ in range(count)]
+    for number, process in enumerate(processes):
+        process.stdin.write(ndjson(*[insert(number * each + i) for i in range(each)]))
+        process.stdin.close()
+    seen = 0
+    while any(process.poll() is None for process in processes):
+        now = cli.value("SELECT count(*) FROM t")
+        assert now >= seen
+        seen = now
+    assert [process.wait() for process in processes] == [0] * count
+    assert cli.rows("SELECT count(*) n, count(DISTINCT a) d FROM t") == [{"n": 4000, "d": 4000}]
+
+
+# ---- query
+
+
+def test_query_needs_no_daemon(bare, daemon):
+    one = daemon()
+    bare("exec", one.db, "CREATE TABLE t(a)")
+    bare("exec", one.db, "INSERT INTO t VALUES (1)")
+    for end in (one.kill, one.start, one.stop):
+        assert bare("query", one.db, "SELECT a FROM t").stdout == "1\n"
+        end()
+    assert bare("query", one.db, "SELECT a FROM t").stdout == "1\n"
+
+
+def test_query_of_a_plain_database(bare, tmp_path):
+    path = tmp_path / ("long" * 20) / ("name" * 20)
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as plain:
+        plain.executescript("CREATE TABLE t(a); INSERT INTO t VALUES (1)")
+    before = path.read_bytes()
+    assert bare("query", str(path), "SELECT a FROM t").stdout == "1\n"
+    for sql in ("DELETE FROM t", "PRAGMA user_version = 5", "VACUUM", "CREATE TABLE u(a)"):
+        bare("query", str(path), sql, code=1)
+    assert path.read_bytes() == before
+    assert "No such file" in bare("query", str(tmp_path / "no.db"), "SELECT 1", code=1).stderr
+    (tmp_path / "junk").write_bytes(b"junk" * 1000)
+    assert "not a database" in bare("query", str(tmp_path / "junk"), "SELECT * FROM t", code=1).stderr
+
+
+@pytest.mark.parametrize("sql", [
+    "INSERT INTO t(a) VALUES (1)", "DELETE FROM t", "CREATE TABLE u(a)", "BEGIN IMMEDIATE", "VACUUM",
+    "PRAGMA user_version = 5",
+])
+def test_query_refuses_writes(cli, sql):
+    assert "(use: litefunnel exec)" in cli.query(sql, code=1).stderr
+
+
+def test_query_never_makes_a_file(cli, tmp_path):
+    cli.query("VACUUM INTO ?", str(tmp_path / "copy.db"), code=1)
+    cli("query", cli.db, f"ATTACH '{tmp_path}/new.db' AS n", code=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_query_takes_one_statement(cli):
+    assert cli.query("SELECT 1; -- end\n ; /* nothing */").stdout == "1\n"
+    assert "one statement only" in cli.query("SELECT 1; SELECT 2", code=1).stderr
+    assert "one statement only" in cli.query("SELECT 1; nonsense", code=1).stderr
+    assert "no statement" in cli.query(" -- nothing", code=1).stderr
+    assert cli.query("SELECT 1 AS a WHERE 0").stdout == ""
+
+
+def test_query_formats(cli):
+    sql = r"SELECT 1 AS a, NULL AS a, 'tab' || char(9) || 'nl' || char(10) || '\' || char(0) AS b, " \
+          "x'0aff' AS c, 1e999 AS d, -1e999 AS e, 0.1 AS f, 1e100 AS g, 100.0 AS h, '\"' AS i"
+    lines = cli.query(sql, "--header", "on").stdout.splitlines()
+    assert lines == ["a\ta\tb\tc\td\te\tf\tg\th\ti",
+                     "1\t\\N\ttab\\tnl\\n\\\\\\0\tx'0aff'\tInf\t-Inf\t0.1\t1e+100\t100.0\t\""]
+    row = {"a": 1, "a:2": None, "b": "tab\tnl\n\\\0", "c": {"blob": "Cv8="}, "d": float("inf"),
+           "e": float("-inf"), "f": 0.1, "g": 1e100, "h": 100.0, "i": '"'}
+    assert cli.rows(sql) == [row]
+    assert [json.loads(line) for line in cli.query(sql, "--ndjson").stdout.splitlines()] == [row]
+    assert cli.query("SELECT 1 WHERE 0", "--json").stdout == "[]\n"
+    assert cli.query("SELECT 1 WHERE 0", "--ndjson").stdout == ""
+    assert len(cli.rows("SELECT 1 UNION SELECT 2")) == 2
+
+
+def test_query_on_a_terminal(cli):
+    sql = ("SELECT 'abc' AS name, 1 AS n, NULL AS no_value UNION ALL "
+           "SELECT '日本', 1234, char(27) || '[31mred' || char(0x9b) || '2J' || char(10)")
+    assert cli.terminal("query", cli.db, sql).splitlines() == [
+        "name  n     no_value",
+        "----  ----  ---------------------",
+        "abc      1  NULL",
+        "日本  1234  \\x1b[31mred\\u{9b}2J\\n"]
+    assert cli.terminal("query", cli.db, "SELECT 1", "--header", "off") == "1\n"
+    assert cli.terminal("query", cli.db, "SELECT 1", "--json") == '[{"1":1}]\n'
+    rows = cli.terminal("query", cli.db, LONG.format(1000) + "SELECT i, i * 100000 AS big FROM n")
+    assert len(rows.splitlines()) == 1002
+
+
+def test_query_streams(cli):
+    """The first rows come long before the last, and memory does not grow with their number."""
+    for form in ((), ("--json",), ("--ndjson",)):
+        process = cli.start("query", cli.db, LONG.format(100000000) + "SELECT i, 'text' || i AS t FROM n",
+                            *form, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                            env={"ASAN_OPTIONS": "quarantine_size_mb=1"})
+        for _ in range(20000):
+            assert process.stdout.readline()
+        with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
+            early = int(re.search(r"VmRSS:\s+(\d+)", file.read())[1])
+        for _ in range(200000):
+            assert process.stdout.readline()
+        with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
+            late = int(re.search(r"VmRSS:\s+(\d+)", file.read())[1])
+        process.stdout.close()
+        assert process.wait() != 0
+        assert late < early + 4096
+
+
+def test_query_that_fails_in_the_middle(cli):
+    cli.exec("INSERT INTO t(a) VALUES (1), ('not json')")
+    done = cli.query("SELECT json(a) FROM t ORDER BY id", code=1)
+    assert done.stdout == "1\n" and done.stderr == "litefunnel query: malformed JSON\n"
+
+
+def test_query_sees_what_was_acknowledged(cli):
+    for i in range(20):
+        cli.exec("INSERT INTO t(a) VALUES (?)", str(i))
+        assert cli.value("SELECT max(a) FROM t") == i
+
+
+def test_full_disk_is_no_success(cli):
+    with open("/dev/full", "w", encoding="ascii") as full:
+        for args in (("query", cli.db, "SELECT 1"), ("show", cli.db, "stats"), ("status", cli.db),
+                     ("version",), ("check-config", "--sample")):
+            process = cli.start(*args, stdout=full, stderr=subprocess.PIPE)
+            _, err = process.communicate()
+            assert process.returncode == 1 and "cannot write the output: No space" in err, args
+
+
+# ---- status, show, reload, shutdown
+
+
+def test_status_ok(cli, served):
+    lines = cli("status", cli.db).stdout.splitlines()
+    assert lines[0] == "ok"
+    assert any(line.startswith("daemon") and f"pid {served.process.pid}," in line for line in lines)
+    assert cli("status", cli.db, "--check").stdout == "ok\n"
+    facts = json.loads(cli("status", cli.db, "--json").stdout)
+    assert facts["status"] == "ok" and facts["role"] == "admin" and facts["db"] == cli.db
+    assert facts["commit"] == served.stats()["commit"] and facts["wal_bytes"] > 0
+
+
+def test_status_stopped(bare, daemon):
+    one = daemon()
+    bare("exec", one.db, "CREATE TABLE t(a)")
+    pid = one.process.pid
+    for end in (one.kill, one.stop):
+        end()
+        ((commit,),) = one.read("SELECT commit_no FROM _lf_state")
+        began = time.monotonic()
+        lines = bare("status", one.db, code=4).stdout.splitlines()
+        assert time.monotonic() - began < 4 * one.slow
+        assert lines[0] == f"stopped: no daemon runs; the last one was pid {pid}, which is dead"
+        assert f"commit     {commit}" in lines
+        assert bare("status", one.db, "--check", code=4).stdout == lines[0] + "\n"
+        facts = json.loads(bare("status", one.db, "--json", code=4).stdout)
+        assert (facts["status"], facts["lock"], facts["last_pid"]) == ("stopped", "free", pid)
+        assert facts["commit"] == commit and len(facts["epoch"]) == 32
+        one.start()
+        pid = one.process.pid
+
+
+def test_status_of_a_daemon_that_does_not_answer(bare, daemon):
+    one = daemon()
+    os.kill(one.process.pid, signal.SIGSTOP)
+    try:
+        done = bare("status", one.db, "--deadline", "600ms", code=4)
+        assert done.stdout.startswith(f"stopped: the daemon, pid {one.process.pid}, does not answer (")
+        assert json.loads(bare("status", one.db, "--deadline", "600ms", "--json",
+                               code=4).stdout)["lock"] == "held"
+    finally:
+        os.kill(one.process.pid, signal.SIGCONT)
+
+
+def test_status_degraded(bare, daemon):
+    one = daemon(drain_timeout="20s")
+    bare("exec", one.db, "CREATE TABLE t(a)")
+    slow = bare.start("exec", one.db, LONG.format(30000000) + "INSERT INTO t SELECT max(i) FROM n",
+                      stdout=subprocess.DEVNULL)
+    wait_for(lambda: one.stats()["running_batches"] > 0, "the long write runs")
+    waiting = bare.start("exec", one.db, "INSERT INTO t VALUES (1)", stdout=subprocess.DEVNULL)
+    wait_for(lambda: one.stats()["queue_batches"] == 1, "another waits")
+    assert bare("status", one.db).stdout.startswith("ok\n")
+    assert slow.wait() == 0 and waiting.wait() == 0
+
+
+def test_status_of_nothing(bare, tmp_path):
+    done = bare("status", str(tmp_path / "no.db"), code=4)
+    assert done.stdout.startswith(f"stopped: there is no database {tmp_path}/no.db\n")
+    assert list(tmp_path.iterdir()) == []
+    assert "cannot" in bare("status", str(tmp_path / "no" / "no.db"), code=1).stderr or True
+    with contextlib.closing(sqlite3.connect(tmp_path / "plain.db")) as plain:
+        plain.executescript("CREATE TABLE t(a)")
+    done = bare("status", str(tmp_path / "plain.db"), code=4)
+    assert done.stdout.startswith("stopped: no daemon runs, and none has\n")
+    assert "commit     unknown: " in done.stdout
+
+
+def test_status_does_not_keep_a_daemon_from_starting(bare, daemon):
+    one = daemon()
+    one.stop()
+    looks = [bare.start("status", one.db, stdout=subprocess.DEVNULL) for _ in range(4)]
+    one.start()
+    for look in looks:
+        assert look.wait() in (0, 4)
+
+
+def test_show(cli, served):
+    lines = cli("show", cli.db, "stats").stdout.splitlines()
+    assert lines[0] == "name\tvalue" and f"db\t{cli.db}" in lines
+    stats = {row["name"]: row["value"] for row in json.loads(cli("show", cli.db, "stats", "--json").stdout)}
+    assert stats["pid"] == served.process.pid
+    like = json.loads(cli("show", cli.db, "stats", "--like", "wal_*", "--json").stdout)
+    assert [row["name"] for row in like] == [name for name in stats if name.startswith("wal_")]
+    (me,) = json.loads(cli("show", cli.db, "clients", "--like", "litefunnel-cli/*", "--json").stdout)
+    assert me["label"] == "show" and me["role"] == "admin"
+    config = json.loads(cli("show", cli.db, "config", "--json").stdout)
+    assert {"name": "sync", "value": "full", "default": "full", "source": "default"}.items() <= \
+        next(row for row in config if row["name"] == "sync").items()
+    assert [row["class"] for row in json.loads(cli("show", cli.db, "queue", "--json").stdout)] == \
+        ["interactive", "normal", "bulk"]
+    assert cli.terminal("show", cli.db, "queue").startswith("class        waiting\n")
+    assert "clients, queue, config, stats" in cli("show", cli.db, "nothing", code=1).stderr
+
+
+def test_reload(bare, daemon, tmp_path):
+    config = tmp_path / "app.conf"
+    config.write_text("rows_max = 5\n")
+    one = daemon(config=config)
+    assert bare("reload", one.db).stdout == "nothing changed\n"
+    config.write_text("rows_max = 7\nslow = 2s\nsync = normal\n")
+    assert bare("reload", one.db).stdout == "rows_max: 5 -> 7\nslow: 1s -> 2s\n"
+    config.write_text("rows_max = 9\nslow = 2s\n")
+    assert json.loads(bare("reload", one.db, "--json").stdout) == {
+        "changed": [{"name": "rows_max", "was": "7", "is": "9"}]}
+    config.write_text("rows_max = many\n")
+    assert "rows_max" in bare("reload", one.db, code=1).stderr
+    assert bare("show", one.db, "config", "--like", "rows_max").stdout.splitlines()[1].startswith(
+        "rows_max\t9\t")
+
+
+def test_shutdown(bare, daemon):
+    one = daemon()
+    assert bare("shutdown", one.db).stdout == "stopping\n"
+    assert one.wait() == 0
+    one.start()
+    assert bare("shutdown", one.db, "--wait").stdout == "stopped\n"
+    assert one.wait(5) == 0
+    bare("shutdown", one.db, "--wait", "--deadline", "300ms", code=4)
+
+
+def test_shutdown_waits_for_what_runs(bare, daemon):
+    one = daemon(drain_timeout="60s")
+    bare("exec", one.db, "CREATE TABLE t(a)")
+    slow = bare.start("exec", one.db, LONG.format(10**7) + "INSERT INTO t SELECT max(i) FROM n",
+                      stdout=subprocess.DEVNULL)
+    wait_for(lambda: one.stats()["running_batches"] > 0, "the write runs")
+    done = bare("shutdown", one.db, "--wait", "--deadline", "50ms", code=3)
+    assert "has not ended in time" in done.stderr
+    bare("status", one.db, "--deadline", "300ms", code=4)  # who drains takes no new clients
+    assert slow.wait() == 0 and one.wait() == 0
+    assert bare("query", one.db, "SELECT a FROM t").stdout == "10000000\n"
+
+
+def test_roles_are_told(bare, daemon):
+    one = daemon(roles_ddl="", roles_query="*")
+    os.chmod(os.path.dirname(one.db), 0o2755)
+    os.chmod(one.socket, 0o666)
+    who = ["setpriv", "--reuid", "20077", "--regid", "20077", "--clear-groups"]
+    for args in (("exec", one.db, "CREATE TABLE t(a)"), ("reload", one.db), ("shutdown", one.db)):
+        done = subprocess.run([*who, bare.program, *args], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "needs the role" in done.stderr, done
+
+
+# ---- check-config, version
+
+
+def test_check_config(bare, tmp_path):
+    path = tmp_path / "app.conf"
+    path.write_text("# comment\nsync = normal\n\nrows_max=5\n")
+    assert bare("check-config", str(path)).stdout == f"{path} is good\n"
+    assert json.loads(bare("check-config", str(path), "--json").stdout) == {"ok": True, "error": ""}
+    printed = bare("check-config", str(path), "--print").stdout
+    assert "sync = normal  ; from the file\n" in printed and "rows_max = 5  ; from the file\n" in printed
+    assert "foreign_keys = on\n" in printed
+    path.write_text(printed)
+    again = bare("check-config", str(path), "--print").stdout
+    assert again.replace("  ; from the file", "") == printed.replace("  ; from the file", "")
+    facts = json.loads(bare("check-config", str(path), "--print", "--json").stdout)
+    sync = next(row for row in facts["settings"] if row["name"] == "sync")
+    assert sync == {"name": "sync", "value": "normal", "default": "full", "source": "file",
+                    "reloads": False}
+
+
+@pytest.mark.parametrize("text,why", [
+    ("sync = fast", "use one of full|normal"), ("nonsense = 1", "unknown setting"),
+    ("[daemon]\nsync = full", "no sections"), ("sync", "not a line"), ("rows_max = 0x", "number"),
+])
+def test_check_config_refuses(bare, tmp_path, text, why):
+    path = tmp_path / "app.conf"
+    path.write_text(text + "\n")
+    done = bare("check-config", str(path), code=1)
+    assert why in done.stderr and f"{path}:" in done.stderr
+    out = json.loads(bare("check-config", str(path), "--json", code=1).stdout)
+    assert out["ok"] is False and why in out["error"]
+
+
+def test_check_config_of_a_missing_file(bare, tmp_path):
+    assert "No such file" in bare("check-config", str(tmp_path / "no.conf"), code=1).stderr
+
+
+def test_sample_is_what_is_shipped(bare, tmp_path):
+    sample = bare("check-config", "--sample").stdout
+    shipped = os.path.join(os.path.dirname(__file__), "..", "..", "deploy", "litefunnel.conf.sample")
+    with open(shipped, encoding="utf-8") as file:
+        assert file.read() == sample
+    assert not re.search(r"[ \t]$", sample, re.M)
+    path = tmp_path / "all.conf"
+    path.write_text(re.sub(r"^#(?=\w+ =)", "", sample, flags=re.M))
+    assert bare("check-config", str(path)).stdout == f"{path} is good\n"
+
+
+def test_version(bare):
+    lines = bare("version").stdout.splitlines()
+    facts = json.loads(bare("version", "--json").stdout)
+    assert lines[0] == f"litefunnel {facts['litefunnel']}"
+    assert lines[1].startswith(f"SQLite {facts['sqlite']['version']} (")
+    version = tuple(map(int, facts["sqlite"]["version"].split(".")))
+    bug = (3, 7, 0) <= version <= (3, 51, 2) and not (
+        (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45))
+    assert facts["sqlite"]["wal_reset_bug"] is bug
+    assert ("has the WAL-reset bug" in lines[2]) is bug
+    assert any(option.startswith("THREADSAFE=") for option in facts["sqlite"]["options"])
+    assert facts["build"]["assertions"] is True
+    assert bare("--version").stdout == "\n".join(lines) + "\n"
