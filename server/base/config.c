@@ -313,12 +313,39 @@ void config_finish(struct config *config)
 
 struct reading {
 	struct config *config;
-	char *error;
+	FILE *file;
+	char *error; /* of the first line that is wrong, "" if none is */
+	int lines;
+	int long_line; /* the number of the line that did not fit, 0: none */
 };
+
+/*
+ * As fgets(), for inih, which would take the rest of a line that does not fit for the next line, and
+ * an indented line for the value of the one before.
+ */
+static char *read_line(char *text, int bytes, void *stream)
+{
+	struct reading *reading = stream;
+	if (fgets(text, bytes, reading->file) == NULL) {
+		return NULL;
+	}
+	size_t len = strlen(text);
+	reading->lines++;
+	if ((len == 0 || text[len - 1] != '\n') && !feof(reading->file)) {
+		reading->long_line = reading->lines;
+		return NULL;
+	}
+	size_t indent = strspn(text, " \t");
+	memmove(text, text + indent, len - indent + 1);
+	return text;
+}
 
 static int ini_line(void *ctx, const char *section, const char *name, const char *value)
 {
 	struct reading *reading = ctx;
+	if (reading->error[0] != 0) {
+		return 0; /* inih goes on, but tells the number of the first */
+	}
 	if (section[0] != 0) {
 		fail(reading->error, "section [%s]: a litefunnel config file has no sections",
 			section);
@@ -331,16 +358,23 @@ static int ini_line(void *ctx, const char *section, const char *name, const char
 int config_read_file(struct config *config, const char *path, char ret_error[CONFIG_ERROR_BYTES])
 {
 	char reason[CONFIG_ERROR_BYTES] = "";
-	struct reading reading = {config, reason};
-	FILE *file = fopen(path, "re");
-	if (file == NULL) {
+	struct reading reading = {.config = config, .error = reason};
+	reading.file = fopen(path, "re");
+	if (reading.file == NULL) {
 		return fail(ret_error, "cannot read %s: %s", path, strerror(errno));
 	}
-	int line = ini_parse_file(file, ini_line, &reading);
-	bool unread = ferror(file) != 0; /* a directory opens like a file */
-	fclose(file);
-	if (unread) {
-		return fail(ret_error, "cannot read %s", path);
+	errno = 0;
+	int line = ini_parse_stream(read_line, &reading, ini_line, &reading);
+	int unread = ferror(reading.file) ? errno : 0;
+	fclose(reading.file);
+	if (unread != 0) {
+		return fail(ret_error, "cannot read %s: %s", path, strerror(unread));
+	}
+	if (line == 0 && reading.long_line != 0) {
+		return fail(ret_error,
+			"%s:%d: the line is too long, or holds a NUL (for a long value: the variable "
+			"LITEFUNNEL_<NAME>_FILE)",
+			path, reading.long_line);
 	}
 	if (line != 0) {
 		return fail(ret_error, "%s:%d: %.300s", path, line,

@@ -271,6 +271,7 @@ static int serve(struct serving *serving)
 		.db = serving->place.db,
 		.socket = serving->place.socket,
 		.listen_fd = serving->listen_fd,
+		.listen_inherited = !serving->bound,
 		.show = show_table,
 		.reload = read_settings,
 		.notify = notify,
@@ -301,6 +302,17 @@ static void fill_standard_descriptors(void)
 	if (fd >= 0) {
 		close(fd);
 	}
+}
+
+/* Until the funnel listens to them: a SIGTERM in between must still become a clean stop. */
+static void block_signals(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
 static void set_up_process(const struct config *config)
@@ -339,6 +351,7 @@ int cli_serve(int argc, char **argv)
 	char error[CONFIG_ERROR_BYTES] = "out of memory";
 	const char *db = NULL;
 	fill_standard_descriptors();
+	block_signals();
 	umask(0027);
 	int code = parse_options(&serving, argc, argv, &db);
 	if (code < 0 &&

@@ -36,7 +36,7 @@
 #include <unistd.h>
 
 enum {
-	TICK_US = 100 * 1000,
+	TICK_US = 20 * 1000,                /* how late a deadline may be noticed */
 	CLOSING_US = 1000 * 1000,           /* for the last bytes to be taken */
 	JOIN_MS = 2000,                     /* for a batch that runs when there is no more time */
 	OUTPUT_HARD_MAX = 64 * 1024 * 1024, /* unread answers at which a connection is given up */
@@ -279,7 +279,12 @@ void funnel_drain(struct funnel *funnel)
 	}
 	funnel_move(funnel, FUNNEL_DRAINING);
 	funnel->options->notify(funnel->options->ctx, "stopping");
-	listener_pause(funnel->listener);
+	if (funnel->options->listen_inherited) {
+		listener_pause(funnel->listener); /* who comes now waits for the next daemon */
+	} else {
+		listener_free(funnel->listener); /* … or is refused at once, and tries again */
+		funnel->listener = NULL;
+	}
 	queue_close(funnel->queue);
 	uint64_t limit_us = config_number(funnel->options->config, SETTING_DRAIN_TIMEOUT) * 1000;
 	loop_timer_start(funnel->limit, limit_us);
@@ -473,6 +478,7 @@ int funnel_run(const struct funnel_options *options)
 		if (options->alive_us > 0) {
 			loop_timer_start(funnel.alive, options->alive_us);
 		}
+		loop_unblock_signals(funnel.loop);
 		rc = loop_run(funnel.loop);
 	}
 	int ended = end_writer(&funnel);

@@ -20,7 +20,8 @@ struct funnel_options {
 	struct config *config; /* changed by `reload` */
 	const char *db;        /* paths, for answers and the log */
 	const char *socket;
-	int listen_fd; /* the funnel's */
+	int listen_fd;         /* the funnel's */
+	bool listen_inherited; /* the socket lives on without this process */
 
 	/*
 	 * Answers `show`: packs a result map {columns, rows} into `out`. False: no such table; then

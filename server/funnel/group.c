@@ -138,7 +138,7 @@ static int run_steps(struct group *group, struct request *request, struct packin
 	for (size_t i = 0; i < request->steps_count; i++) {
 		struct step step = request->steps[i];
 		struct step_result result;
-		if (step.rows_max == UINT32_MAX) {
+		if (step.rows_max > group->limits->rows_max) {
 			step.rows_max = group->limits->rows_max;
 		}
 		packing_begin_step(packing);
@@ -233,7 +233,10 @@ static enum run run_batch(struct group *group, struct request *request)
 
 	packing_init(&packing, &request->payload, group->limits->result_bytes_max);
 	store_batch_begin(store, 0);
-	if (savepoint && store_savepoint(store, &error) != 0) {
+	if (!store_in_transaction(store)) {
+		/* Looking something up has cost the transaction: nothing may run outside of one. */
+		fail_for_now(request, "out of memory");
+	} else if (savepoint && store_savepoint(store, &error) != 0) {
 		fail_from_store(request, &error, -1);
 	} else {
 		store_batch_begin(store, clock_now_us() + group->limits->exec_timeout_us);
@@ -282,7 +285,7 @@ static enum run run_member(struct group *group, struct request *request)
 	}
 	if (request->condemned) {
 		remember_failure(group, request);
-		return RUN_DONE;
+		return store_in_transaction(group->store) ? RUN_DONE : RUN_LOST;
 	}
 	begin_again(request);
 	if (request->kind == REQUEST_BYE) {
@@ -295,6 +298,9 @@ static enum run run_member(struct group *group, struct request *request)
 		run_describe(group, request);
 	} else {
 		run = run_batch(group, request);
+	}
+	if (run == RUN_DONE && !store_in_transaction(group->store)) {
+		run = RUN_LOST; /* one of our own statements has met a full disk, or too little memory */
 	}
 	request->exec_us = clock_now_us() - began_us;
 	group->result.exec_us += request->exec_us;
@@ -321,9 +327,14 @@ static void fail_open_members(struct group *group, struct list *members, struct 
 			continue; /* what it asks for was committed long ago */
 		}
 		if (request->outcome != OUTCOME_FAILED || !request->failure.retry) {
+			bool asked = request->outcome != OUTCOME_OPEN;
 			buffer_clear(&request->payload);
 			reply_fail_from_store(request, error, -1);
 			request->outcome = OUTCOME_FAILED;
+			if (!asked && request->identity.kind != IDENTITY_NONE) {
+				/* It may be a repeat of what was applied: nobody has looked. */
+				request->failure.applied = APPLIED_UNKNOWN;
+			}
 		}
 	}
 	store_error_clear(error);

@@ -64,11 +64,17 @@ static int give_to_group(const char *path, const char *group, char *ret_error, s
 	if (group[0] == 0) {
 		return 0;
 	}
-	if (getgrnam_r(group, &entry, space, sizeof(space), &found) != 0 || found == NULL) {
-		errno = ENOENT;
-		return fail(ret_error, bytes, path, "socket_group names no group of this system");
+	char *end = NULL;
+	gid_t gid = (gid_t)strtoul(group, &end, 10);
+	if (*end != 0) {
+		if (getgrnam_r(group, &entry, space, sizeof(space), &found) != 0 || found == NULL) {
+			errno = ENOENT;
+			return fail(ret_error, bytes, path,
+				"socket_group names no group of this system");
+		}
+		gid = entry.gr_gid;
 	}
-	return lchown(path, (uid_t)-1, entry.gr_gid) == 0
+	return lchown(path, (uid_t)-1, gid) == 0
 		? 0
 		: fail(ret_error, bytes, path, "cannot be given to socket_group");
 }

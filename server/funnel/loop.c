@@ -9,6 +9,8 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/time.h>
@@ -35,6 +37,7 @@ struct callback {
 	struct event *event;
 	loop_fn *fn;
 	void *ctx;
+	int number; /* of a signal */
 };
 
 struct loop {
@@ -216,13 +219,23 @@ int loop_on_signal(struct loop *loop, int number, loop_fn *fn, void *ctx)
 	}
 	struct callback *callback = &loop->signals[loop->signals_count];
 	*callback = (struct callback){
-		evsignal_new(loop->base, number, signal_arrived, callback), fn, ctx};
+		evsignal_new(loop->base, number, signal_arrived, callback), fn, ctx, number};
 	if (callback->event == NULL || event_add(callback->event, NULL) < 0) {
 		callback_finish(callback);
 		return -ENOMEM;
 	}
 	loop->signals_count++;
 	return 0;
+}
+
+void loop_unblock_signals(struct loop *loop)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	for (unsigned i = 0; i < loop->signals_count; i++) {
+		sigaddset(&set, loop->signals[i].number);
+	}
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
 static void woken(evutil_socket_t fd, short what, void *ctx)
@@ -238,7 +251,8 @@ static void woken(evutil_socket_t fd, short what, void *ctx)
 int loop_on_wake(struct loop *loop, loop_fn *fn, void *ctx)
 {
 	loop->wake = (struct callback){
-		event_new(loop->base, loop->wake_fd, EV_READ | EV_PERSIST, woken, loop), fn, ctx};
+		event_new(loop->base, loop->wake_fd, EV_READ | EV_PERSIST, woken, loop), fn, ctx,
+		0};
 	return loop->wake.event != NULL && event_add(loop->wake.event, NULL) == 0 ? 0 : -ENOMEM;
 }
 

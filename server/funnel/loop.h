@@ -44,6 +44,9 @@ void loop_timer_free(struct loop_timer *timer); /* accepts NULL */
 /* Calls fn in the loop for each arrival of that signal. Lives as long as the loop. */
 int loop_on_signal(struct loop *loop, int number, loop_fn *fn, void *ctx);
 
+/* Lets the signals of loop_on_signal(), which were blocked until now, arrive. */
+void loop_unblock_signals(struct loop *loop);
+
 /* What loop_wake() calls in the loop; calls that come close together may become one. */
 int loop_on_wake(struct loop *loop, loop_fn *fn, void *ctx);
 void loop_wake(struct loop *loop);

@@ -121,14 +121,31 @@ static int authorize_schema(struct authorizer *authorizer, const char *what, con
 	return require(authorizer, ROLE_DDL, what, name);
 }
 
-static int authorize_rows(
-	struct authorizer *authorizer, const char *what, const char *table, const char *database)
+static bool is_schema_table(const char *table)
 {
+	static const char *const names[] = {
+		"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema", NULL};
+	return in_list(names, table);
+}
+
+static int authorize_rows(struct authorizer *authorizer, int action, const char *what,
+	const char *table, const char *database)
+{
+	bool temp = database != NULL && sqlite3_stricmp(database, "temp") == 0;
 	if (is_own_table(table)) {
 		return refuse(authorizer, ROLE_NONE, "writing litefunnel's own table", table);
 	}
-	if (database != NULL && sqlite3_stricmp(database, "temp") == 0 &&
-		sqlite3_strnicmp(table, "sqlite_", 7) != 0) {
+	if (is_schema_table(table)) {
+		/*
+		 * SQLite's own bookkeeping: a client cannot write there directly, and what it is for
+		 * was asked about before. Only a row that is added to the TEMP schema gives away a
+		 * `CREATE TRIGGER temp.x`, which is reported as one in main.
+		 */
+		return temp && action == SQLITE_INSERT
+			? refuse(authorizer, ROLE_NONE, "a TEMP object", NULL)
+			: SQLITE_OK;
+	}
+	if (temp) {
 		return refuse(authorizer, ROLE_NONE, "a TEMP object", table);
 	}
 	return require(authorizer, ROLE_WRITE, what, table);
@@ -157,11 +174,11 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 			? refuse(authorizer, ROLE_NONE, "the function", second)
 			: require(authorizer, ROLE_QUERY, "the function", second);
 	case SQLITE_INSERT:
-		return authorize_rows(authorizer, "INSERT into", first, database);
+		return authorize_rows(authorizer, action, "INSERT into", first, database);
 	case SQLITE_UPDATE:
-		return authorize_rows(authorizer, "UPDATE of", first, database);
+		return authorize_rows(authorizer, action, "UPDATE of", first, database);
 	case SQLITE_DELETE:
-		return authorize_rows(authorizer, "DELETE from", first, database);
+		return authorize_rows(authorizer, action, "DELETE from", first, database);
 	case SQLITE_PRAGMA:
 		return authorize_pragma(authorizer, first, second);
 	case SQLITE_CREATE_TABLE:

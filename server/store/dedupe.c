@@ -16,6 +16,7 @@
 #include <string.h>
 
 #define SWEEP_INTERVAL_US (60ull * 1000 * 1000)
+#define SWEEP_FULL_US     (1000ull * 1000) /* … when there is no room */
 
 int dedupe_new(struct store *store, uint32_t session_window, struct dedupe **ret_dedupe)
 {
@@ -48,6 +49,7 @@ void dedupe_free(struct dedupe *dedupe)
 	free(dedupe->pending);
 	free(dedupe->moves);
 	free(dedupe->doomed);
+	free(dedupe->forgets);
 	pthread_mutex_destroy(&dedupe->lock);
 	free(dedupe);
 }
@@ -86,6 +88,31 @@ struct dedupe_stats dedupe_stats(struct dedupe *dedupe)
 	};
 	pthread_mutex_unlock(&dedupe->lock);
 	return stats;
+}
+
+/* ---- making room ---- */
+
+/* Sessions that nobody has used for their time to live leave the index; their rows are doomed. */
+static void expire_sessions(struct dedupe *dedupe)
+{
+	pthread_mutex_lock(&dedupe->lock);
+	uint64_t now_us = clock_now_us(); /* under the lock: no session can be younger than this */
+	list_for_each_safe(node, &dedupe->sessions.recent) {
+		struct session *session = container_of(node, struct session, recent);
+		if (now_us - session->last_used_us < dedupe->limits.session_ttl_us) {
+			break;
+		}
+		if (session->pending > 0 || session->forgotten ||
+			array_grow((void **)&dedupe->doomed, &dedupe->doomed_cap,
+				dedupe->doomed_count, sizeof(*dedupe->doomed)) < 0) {
+			continue;
+		}
+		struct doomed *doomed = &dedupe->doomed[dedupe->doomed_count++];
+		doomed->uid = session->uid;
+		memcpy(doomed->id, session->id, DEDUPE_SESSION_BYTES);
+		session_remove(&dedupe->sessions, session);
+	}
+	pthread_mutex_unlock(&dedupe->lock);
 }
 
 /* ---- asking ---- */
@@ -128,7 +155,7 @@ static int check_seq(
 					: (int)verdict;
 }
 
-int dedupe_check(
+static int check(
 	struct dedupe *dedupe, const struct identity *identity, struct dedupe_reply *ret_reply)
 {
 	*ret_reply = (struct dedupe_reply){0};
@@ -140,6 +167,24 @@ int dedupe_check(
 	default:
 		return DEDUPE_NEW;
 	}
+}
+
+int dedupe_check(
+	struct dedupe *dedupe, const struct identity *identity, struct dedupe_reply *ret_reply)
+{
+	int verdict = check(dedupe, identity, ret_reply);
+	uint64_t now_us = clock_now_us();
+	if (verdict == DEDUPE_FULL && now_us >= dedupe->next_full_sweep_us) {
+		/* Whoever is refused commits nothing, so no commit would ever make room. */
+		bool more = false;
+		dedupe->next_full_sweep_us = now_us + SWEEP_FULL_US;
+		authorizer_enter(&dedupe->store->authorizer, ROLE_SELF);
+		expire_sessions(dedupe);
+		verdict = tables_sweep_keys(dedupe, now_us, &more) == SQLITE_OK
+			? check(dedupe, identity, ret_reply)
+			: -EIO;
+	}
+	return verdict;
 }
 
 /* ---- remembering ---- */
@@ -156,12 +201,15 @@ static int remember_seq(
 	pthread_mutex_lock(&dedupe->lock);
 	int rc = -ENOMEM;
 	struct session *session = session_find(&dedupe->sessions, identity->uid, identity->session);
-	if (session == NULL) {
+	bool added = session == NULL;
+	if (added) {
 		session = session_add(&dedupe->sessions, identity->uid, identity->session);
 	}
 	if (session != NULL) {
+		session->born = added ? entry.commit_no : session->born;
+		session->forgotten = false; /* a bye before it in this transaction is overtaken */
 		dedupe->pending[dedupe->pending_count] =
-			(struct pending){session, identity->seq, session->max_seq};
+			(struct pending){session, identity->seq, session->max_seq, added};
 		rc = entry_insert(&dedupe->sessions, session, &entry);
 	}
 	if (rc == 0) {
@@ -189,39 +237,11 @@ int dedupe_remember(struct dedupe *dedupe, const struct identity *identity, stru
 
 bool dedupe_has_pending(const struct dedupe *dedupe)
 {
-	return dedupe->pending_count > 0 || dedupe->keys_added > 0;
+	return dedupe->pending_count > 0 || dedupe->keys_added > 0 || dedupe->keys_dropped > 0 ||
+		dedupe->forgets_count > 0 || dedupe->doomed_count > 0;
 }
 
 /* ---- the end of a transaction ---- */
-
-/* The session leaves the index, now or with the transaction; its rows are doomed. */
-static int doom(struct dedupe *dedupe, const struct session *session)
-{
-	if (array_grow((void **)&dedupe->doomed, &dedupe->doomed_cap, dedupe->doomed_count,
-		    sizeof(*dedupe->doomed)) < 0) {
-		return -ENOMEM;
-	}
-	struct doomed *doomed = &dedupe->doomed[dedupe->doomed_count++];
-	doomed->uid = session->uid;
-	memcpy(doomed->id, session->id, DEDUPE_SESSION_BYTES);
-	return 0;
-}
-
-/* Sessions that nobody has used for their time to live. */
-static void expire_sessions(struct dedupe *dedupe, uint64_t now_us)
-{
-	pthread_mutex_lock(&dedupe->lock);
-	list_for_each_safe(node, &dedupe->sessions.recent) {
-		struct session *session = container_of(node, struct session, recent);
-		if (now_us - session->last_used_us < dedupe->limits.session_ttl_us) {
-			break;
-		}
-		if (session->pending == 0 && doom(dedupe, session) == 0) {
-			session_remove(&dedupe->sessions, session);
-		}
-	}
-	pthread_mutex_unlock(&dedupe->lock);
-}
 
 int dedupe_write(struct dedupe *dedupe, uint64_t commit_no)
 {
@@ -233,39 +253,30 @@ int dedupe_write(struct dedupe *dedupe, uint64_t commit_no)
 		rc = tables_write_group(dedupe, commit_no);
 	}
 	if (rc == SQLITE_OK && now_us >= dedupe->next_sweep_us) {
-		/* Before the trim, whose list of moves names sessions. */
-		expire_sessions(dedupe, now_us);
-		rc = tables_sweep_keys(dedupe, now_us);
-		dedupe->next_sweep_us = now_us + SWEEP_INTERVAL_US;
+		bool more = false;
+		expire_sessions(dedupe); /* before the trim, whose list of moves names sessions */
+		rc = tables_sweep_keys(dedupe, now_us, &more);
+		dedupe->next_sweep_us = more ? now_us : now_us + SWEEP_INTERVAL_US;
 	}
 	if (rc == SQLITE_OK && tables_trim_is_due(dedupe)) {
 		rc = tables_trim(dedupe);
 	}
-	if (rc == SQLITE_OK && dedupe->doomed_count > 0) {
-		rc = tables_delete_doomed(dedupe);
-	}
-	return rc;
+	return rc == SQLITE_OK ? tables_bury(dedupe, commit_no) : rc;
 }
 
 /* What the end of a transaction leaves to do either way. */
 static void transaction_over(struct dedupe *dedupe)
 {
-	for (size_t i = 0; i < dedupe->doomed_count; i++) {
-		struct session *session = session_find(
-			&dedupe->sessions, dedupe->doomed[i].uid, dedupe->doomed[i].id);
-		if (session != NULL && session->forgotten) {
-			session_remove(&dedupe->sessions, session);
-		}
-	}
 	if (dedupe->record != NULL) {
 		sqlite3_str_reset(dedupe->record);
 	}
 	dedupe->pending_count = 0;
 	dedupe->moves_count = 0;
+	dedupe->forgets_count = 0;
 	dedupe->trimmed_rows = 0;
 	dedupe->keys_added = 0;
 	dedupe->keys_dropped = 0;
-	dedupe->dooms_deleted = false;
+	dedupe->buried = false;
 }
 
 void dedupe_committed(struct dedupe *dedupe)
@@ -287,22 +298,32 @@ void dedupe_committed(struct dedupe *dedupe)
 		session_drop_below(
 			&dedupe->sessions, session, session_floor(&dedupe->sessions, session));
 	}
-	bool deleted = dedupe->dooms_deleted;
-	transaction_over(dedupe);
-	if (deleted) {
+	for (size_t i = 0; i < dedupe->forgets_count; i++) {
+		if (dedupe->forgets[i]->forgotten) {
+			session_remove(&dedupe->sessions, dedupe->forgets[i]);
+		}
+	}
+	if (dedupe->buried) {
 		dedupe->doomed_count = 0;
 	}
+	transaction_over(dedupe);
 	pthread_mutex_unlock(&dedupe->lock);
 }
 
 void dedupe_rolled_back(struct dedupe *dedupe)
 {
 	pthread_mutex_lock(&dedupe->lock);
+	for (size_t i = 0; i < dedupe->forgets_count; i++) {
+		dedupe->forgets[i]->forgotten = false; /* the bye will come again, or has failed */
+	}
 	for (size_t i = dedupe->pending_count; i-- > 0;) {
 		struct pending *pending = &dedupe->pending[i];
 		entry_remove(&dedupe->sessions, pending->session, pending->seq);
 		pending->session->pending = 0;
 		pending->session->max_seq = pending->max_seq_before;
+		if (pending->added) {
+			session_remove(&dedupe->sessions, pending->session);
+		}
 	}
 	transaction_over(dedupe);
 	pthread_mutex_unlock(&dedupe->lock);
@@ -313,9 +334,19 @@ int dedupe_forget(struct dedupe *dedupe, uint32_t uid, const uint8_t *session)
 	pthread_mutex_lock(&dedupe->lock);
 	int rc = 0;
 	struct session *found = session_find(&dedupe->sessions, uid, session);
-	if (found != NULL && !found->forgotten) {
-		rc = doom(dedupe, found);
-		found->forgotten = rc == 0;
+	bool listed = false;
+	for (size_t i = 0; i < dedupe->forgets_count; i++) {
+		listed |= dedupe->forgets[i] == found;
+	}
+	if (found != NULL && listed) {
+		found->forgotten = true;
+	} else if (found != NULL) {
+		rc = array_grow((void **)&dedupe->forgets, &dedupe->forgets_cap,
+			dedupe->forgets_count, sizeof(struct session *));
+		if (rc == 0) {
+			dedupe->forgets[dedupe->forgets_count++] = found;
+			found->forgotten = true;
+		}
 	}
 	pthread_mutex_unlock(&dedupe->lock);
 	return rc;

@@ -82,7 +82,7 @@ int dedupe_write(struct dedupe *dedupe, uint64_t commit_no);
 void dedupe_committed(struct dedupe *dedupe);
 void dedupe_rolled_back(struct dedupe *dedupe);
 
-/* The client has said goodbye to its session: takes effect with the end of the transaction. */
+/* The client has said goodbye to its session: takes effect with the commit. */
 int dedupe_forget(struct dedupe *dedupe, uint32_t uid, const uint8_t *session);
 
 /* What hello tells: whether the session is known, and its highest seq. Any thread. */

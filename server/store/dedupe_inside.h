@@ -13,6 +13,7 @@ struct pending {
 	struct session *session;
 	uint64_t seq;
 	uint64_t max_seq_before;
+	bool added; /* the session with it */
 };
 
 /* An answer that the running trim has copied to _lf_session. */
@@ -21,6 +22,7 @@ struct move {
 	uint64_t seq;
 };
 
+/* A session that is gone from the index but still has rows. */
 struct doomed {
 	uint32_t uid;
 	uint8_t id[DEDUPE_SESSION_BYTES];
@@ -36,6 +38,7 @@ enum sql {
 	SQL_SESSION_READ,
 	SQL_SESSION_CUT,
 	SQL_SESSION_DROP,
+	SQL_SESSION_UNBURY,
 	SQL_KEY_READ,
 	SQL_KEY_INSERT,
 	SQL_KEY_OLDEST,
@@ -57,6 +60,7 @@ struct dedupe {
 	uint64_t started_us;
 	uint64_t start_commit_no; /* keys from before were born, for our purpose, at the start */
 	uint64_t next_sweep_us;
+	uint64_t next_full_sweep_us;
 	size_t group_rows;
 	uint64_t trim_stamp;
 
@@ -71,9 +75,11 @@ struct dedupe {
 	uint64_t trimmed_rows;
 	uint64_t keys_added;
 	uint64_t keys_dropped;
-	bool dooms_deleted;
+	struct session **forgets; /* sessions whose clients said bye */
+	size_t forgets_count;
+	size_t forgets_cap;
+	bool buried;
 
-	/* Sessions that are gone from the index but still have rows. */
 	struct doomed *doomed;
 	size_t doomed_count;
 	size_t doomed_cap;
@@ -98,11 +104,14 @@ int tables_write_group(struct dedupe *dedupe, uint64_t commit_no);
 bool tables_trim_is_due(const struct dedupe *dedupe);
 int tables_trim(struct dedupe *dedupe);
 
-/* Rows of sessions that are gone. */
-int tables_delete_doomed(struct dedupe *dedupe);
+/*
+ * Removes what the tables hold of sessions that are gone. Their records in _lf_group stay until the
+ * trim reaches them; a row in _lf_session says until which commit they are dead, for the next start.
+ */
+int tables_bury(struct dedupe *dedupe, uint64_t commit_no);
 
-/* Keys that have outlived their time to live. */
-int tables_sweep_keys(struct dedupe *dedupe, uint64_t now_us);
+/* Keys that have outlived their time to live; *ret_more: perhaps not all of them. */
+int tables_sweep_keys(struct dedupe *dedupe, uint64_t now_us, bool *ret_more);
 
 /* Reads one answer: DEDUPE_REPEAT, -EIO or -ENOMEM. */
 int tables_read(struct dedupe *dedupe, const struct identity *identity, const struct entry *entry,

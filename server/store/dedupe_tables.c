@@ -27,7 +27,10 @@ static const char *const sql_texts[SQL_COUNT] = {
 	[SQL_GROUP_READ] = "SELECT substr(replies, ?2 + 1, ?3) FROM _lf_group WHERE commit_no = ?1",
 	[SQL_GROUP_OLDEST] = "SELECT commit_no, replies FROM _lf_group ORDER BY commit_no LIMIT ?1",
 	[SQL_GROUP_DELETE] = "DELETE FROM _lf_group WHERE commit_no <= ?1",
-	/* seq 0 is the session itself: commit_no holds max_seq, hash is NULL */
+	/*
+	 * seq 0 is the session itself: commit_no holds max_seq, hash is NULL; or, with done -1, its
+	 * grave: what it had up to that commit number is dead.
+	 */
 	[SQL_SESSION_PUT] =
 		"INSERT OR REPLACE INTO _lf_session(uid, session, seq, done, commit_no, "
 		"hash, reply) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -35,6 +38,8 @@ static const char *const sql_texts[SQL_COUNT] = {
 		"SELECT reply FROM _lf_session WHERE uid = ?1 AND session = ?2 AND seq = ?3",
 	[SQL_SESSION_CUT] =
 		"DELETE FROM _lf_session WHERE uid = ?1 AND session = ?2 AND seq BETWEEN 1 AND ?3",
+	[SQL_SESSION_UNBURY] =
+		"DELETE FROM _lf_session WHERE seq = 0 AND done = -1 AND commit_no <= ?1",
 	[SQL_SESSION_DROP] = "DELETE FROM _lf_session WHERE uid = ?1 AND session = ?2",
 	[SQL_KEY_READ] = "SELECT hash, commit_no, reply FROM _lf_key WHERE uid = ?1 AND key = ?2",
 	[SQL_KEY_INSERT] = "INSERT INTO _lf_key(uid, key, hash, commit_no, born_s, reply) "
@@ -162,6 +167,9 @@ static int load_entry(struct dedupe *dedupe, uint32_t uid, const uint8_t *id, ui
 	if (session == NULL) {
 		return -ENOMEM;
 	}
+	if (entry->commit_no < session->born) {
+		return 0; /* of a life that ended */
+	}
 	session->done = done > session->done ? done : session->done;
 	session->max_seq = entry->seq > session->max_seq ? entry->seq : session->max_seq;
 	session->has_rows |= entry->moved;
@@ -176,8 +184,9 @@ static int load_groups(struct dedupe *dedupe)
 {
 	sqlite3_stmt *stmt = dedupe->stmts[SQL_GROUP_OLDEST];
 	int rc = 0;
+	int step = SQLITE_DONE;
 	sqlite3_bind_int64(stmt, 1, INT64_MAX);
-	while (rc == 0 && sqlite3_step(stmt) == SQLITE_ROW) {
+	while (rc == 0 && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
 		uint64_t commit_no = (uint64_t)sqlite3_column_int64(stmt, 0);
 		struct bytes row = column_bytes(stmt, 1);
 		struct record record;
@@ -196,19 +205,41 @@ static int load_groups(struct dedupe *dedupe)
 		}
 	}
 	sqlite3_reset(stmt);
-	return rc;
+	/* A row that cannot be read is not the end: an answer behind it would be forgotten. */
+	return rc == 0 && step != SQLITE_DONE ? -EINVAL : rc;
+}
+
+/* The row of the session itself: its highest seq, or its grave. */
+static int load_header(
+	struct dedupe *dedupe, uint32_t uid, const uint8_t *id, int64_t done, uint64_t number)
+{
+	struct session *session = session_find(&dedupe->sessions, uid, id);
+	if (session == NULL) {
+		session = session_add(&dedupe->sessions, uid, id);
+	}
+	if (session == NULL) {
+		return -ENOMEM;
+	}
+	session->has_rows = true;
+	if (done < 0) {
+		session->born = number + 1;
+	} else {
+		session->done = (uint64_t)done > session->done ? (uint64_t)done : session->done;
+		session->max_seq = number > session->max_seq ? number : session->max_seq;
+	}
+	return 0;
 }
 
 static int load_sessions(struct dedupe *dedupe)
 {
 	sqlite3_stmt *stmt = NULL;
-	int rc = own_prepare(dedupe->store,
-			 "SELECT uid, session, seq, done, commit_no, hash FROM _lf_session",
-			 &stmt) == SQLITE_OK
-		? 0
-		: -EINVAL;
-	while (rc == 0 && sqlite3_step(stmt) == SQLITE_ROW) {
+	int step = own_prepare(dedupe->store,
+		"SELECT uid, session, seq, done, commit_no, hash FROM _lf_session", &stmt);
+	int rc = step == SQLITE_OK ? 0 : -EINVAL;
+	while (rc == 0 && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
+		uint32_t uid = (uint32_t)sqlite3_column_int64(stmt, 0);
 		struct bytes id = column_bytes(stmt, 1);
+		int64_t done = sqlite3_column_int64(stmt, 3);
 		struct bytes hash = column_bytes(stmt, 5);
 		struct entry entry = {.seq = (uint64_t)sqlite3_column_int64(stmt, 2),
 			.commit_no = (uint64_t)sqlite3_column_int64(stmt, 4),
@@ -216,43 +247,44 @@ static int load_sessions(struct dedupe *dedupe)
 		bool header = entry.seq == 0;
 		if (id.len != DEDUPE_SESSION_BYTES || (!header && hash.len != sizeof(entry.hash))) {
 			rc = -EINVAL;
-			break;
-		}
-		if (!header) {
+		} else if (header) {
+			rc = load_header(dedupe, uid, id.data, done, entry.commit_no);
+		} else {
 			memcpy(entry.hash, hash.data, sizeof(entry.hash));
-		}
-		rc = load_entry(dedupe, (uint32_t)sqlite3_column_int64(stmt, 0), id.data,
-			(uint64_t)sqlite3_column_int64(stmt, 3), &entry);
-		struct session *session = session_find(
-			&dedupe->sessions, (uint32_t)sqlite3_column_int64(stmt, 0), id.data);
-		if (header && session != NULL && entry.commit_no > session->max_seq) {
-			session->max_seq = entry.commit_no;
+			rc = load_entry(dedupe, uid, id.data, (uint64_t)done, &entry);
 		}
 	}
 	sqlite3_finalize(stmt);
-	return rc;
+	return rc == 0 && step != SQLITE_DONE ? -EINVAL : rc;
+}
+
+static int load_keys_count(struct dedupe *dedupe)
+{
+	sqlite3_stmt *stmt = NULL;
+	bool counted =
+		own_prepare(dedupe->store, "SELECT count(*) FROM _lf_key", &stmt) == SQLITE_OK &&
+		sqlite3_step(stmt) == SQLITE_ROW;
+	if (counted) {
+		dedupe->keys = (uint64_t)sqlite3_column_int64(stmt, 0);
+	}
+	sqlite3_finalize(stmt);
+	return counted ? 0 : -EINVAL;
 }
 
 int tables_load(struct dedupe *dedupe)
 {
 	int rc = load_sessions(dedupe);
-	if (rc == 0) {
-		rc = load_groups(dedupe);
-	}
-	list_for_each(node, &dedupe->sessions.recent) {
+	rc = rc == 0 ? load_groups(dedupe) : rc;
+	list_for_each_safe(node, &dedupe->sessions.recent) {
 		struct session *session = container_of(node, struct session, recent);
 		session_drop_below(
 			&dedupe->sessions, session, session_floor(&dedupe->sessions, session));
+		if (session->born > 0 && session->max_seq == 0) {
+			session_remove(&dedupe->sessions, session); /* a grave and nothing since */
+		}
 	}
-	sqlite3_stmt *stmt = NULL;
-	if (rc == 0 &&
-		own_prepare(dedupe->store, "SELECT count(*) FROM _lf_key", &stmt) == SQLITE_OK &&
-		sqlite3_step(stmt) == SQLITE_ROW) {
-		dedupe->keys = (uint64_t)sqlite3_column_int64(stmt, 0);
-	}
-	sqlite3_finalize(stmt);
 	dedupe->start_commit_no = dedupe->store->commit_no;
-	return rc;
+	return rc == 0 ? load_keys_count(dedupe) : rc;
 }
 
 /* ---- reading ---- */
@@ -303,6 +335,11 @@ int tables_read(struct dedupe *dedupe, const struct identity *identity, const st
 	return read_payload(stmt, 0, ret_reply);
 }
 
+static bool room_for_key(const struct dedupe *dedupe)
+{
+	return dedupe->keys + dedupe->keys_added - dedupe->keys_dropped < dedupe->limits.keys_max;
+}
+
 int tables_read_key(
 	struct dedupe *dedupe, const struct identity *identity, struct dedupe_reply *ret_reply)
 {
@@ -319,8 +356,7 @@ int tables_read_key(
 		ret_reply->commit_no = (uint64_t)sqlite3_column_int64(stmt, 1);
 		rc = same ? take_payload(column_bytes(stmt, 2), ret_reply) : DEDUPE_MISMATCH;
 	} else if (step == SQLITE_DONE) {
-		rc = dedupe->keys + dedupe->keys_added < dedupe->limits.keys_max ? DEDUPE_NEW
-										 : DEDUPE_FULL;
+		rc = room_for_key(dedupe) ? DEDUPE_NEW : DEDUPE_FULL;
 	}
 	sqlite3_reset(stmt);
 	if (rc == DEDUPE_REPEAT) {
@@ -404,7 +440,7 @@ static int write_session(struct dedupe *dedupe, struct session *session)
 static int move_record(struct dedupe *dedupe, const struct record *record, uint64_t commit_no)
 {
 	struct session *session = session_find(&dedupe->sessions, record->uid, record->session);
-	if (session == NULL) {
+	if (session == NULL || commit_no < session->born) {
 		return SQLITE_OK;
 	}
 	int rc = write_session(dedupe, session);
@@ -455,26 +491,54 @@ int tables_trim(struct dedupe *dedupe)
 		sqlite3_bind_int64(dedupe->stmts[SQL_GROUP_DELETE], 1, (sqlite3_int64)last);
 		rc = own_run(dedupe->store, dedupe->stmts[SQL_GROUP_DELETE]);
 	}
+	if (rc == SQLITE_OK) {
+		/* Graves whose dead have all gone now. */
+		sqlite3_bind_int64(dedupe->stmts[SQL_SESSION_UNBURY], 1, (sqlite3_int64)last);
+		rc = own_run(dedupe->store, dedupe->stmts[SQL_SESSION_UNBURY]);
+	}
 	return rc;
 }
 
-int tables_delete_doomed(struct dedupe *dedupe)
+/* One session's rows go; its grave says up to which commit its records are dead. */
+static int bury(struct dedupe *dedupe, uint32_t uid, const uint8_t *id, uint64_t commit_no)
 {
-	sqlite3_stmt *stmt = dedupe->stmts[SQL_SESSION_DROP];
+	sqlite3_stmt *drop = dedupe->stmts[SQL_SESSION_DROP];
+	sqlite3_bind_int64(drop, 1, uid);
+	sqlite3_bind_blob(drop, 2, id, DEDUPE_SESSION_BYTES, SQLITE_STATIC);
+	int rc = own_run(dedupe->store, drop);
+	if (rc == SQLITE_OK) {
+		sqlite3_stmt *put = dedupe->stmts[SQL_SESSION_PUT];
+		sqlite3_bind_int64(put, 1, uid);
+		sqlite3_bind_blob(put, 2, id, DEDUPE_SESSION_BYTES, SQLITE_STATIC);
+		sqlite3_bind_int64(put, 3, 0);
+		sqlite3_bind_int64(put, 4, -1);
+		sqlite3_bind_int64(put, 5, (sqlite3_int64)commit_no);
+		rc = own_run(dedupe->store, put);
+		sqlite3_clear_bindings(put);
+	}
+	return rc;
+}
+
+int tables_bury(struct dedupe *dedupe, uint64_t commit_no)
+{
 	int rc = SQLITE_OK;
 	for (size_t i = 0; rc == SQLITE_OK && i < dedupe->doomed_count; i++) {
-		sqlite3_bind_int64(stmt, 1, dedupe->doomed[i].uid);
-		sqlite3_bind_blob(
-			stmt, 2, dedupe->doomed[i].id, DEDUPE_SESSION_BYTES, SQLITE_STATIC);
-		rc = own_run(dedupe->store, stmt);
+		rc = bury(dedupe, dedupe->doomed[i].uid, dedupe->doomed[i].id, commit_no);
 	}
-	dedupe->dooms_deleted = rc == SQLITE_OK;
+	for (size_t i = 0; rc == SQLITE_OK && i < dedupe->forgets_count; i++) {
+		const struct session *session = dedupe->forgets[i];
+		if (session->forgotten) {
+			rc = bury(dedupe, session->uid, session->id, commit_no);
+		}
+	}
+	dedupe->buried = rc == SQLITE_OK;
 	return rc;
 }
 
 /* Keys that have outlived their time to live. Ids ascend with age, so the oldest stand first. */
-int tables_sweep_keys(struct dedupe *dedupe, uint64_t now_us)
+int tables_sweep_keys(struct dedupe *dedupe, uint64_t now_us, bool *ret_more)
 {
+	*ret_more = false;
 	uint64_t uptime_us = now_us - dedupe->started_us;
 	if (uptime_us < dedupe->limits.key_ttl_us) {
 		return SQLITE_OK; /* none can be older than this run */
@@ -499,6 +563,7 @@ int tables_sweep_keys(struct dedupe *dedupe, uint64_t now_us)
 	}
 	sqlite3_bind_int64(dedupe->stmts[SQL_KEY_DELETE], 1, last);
 	int rc = own_run(dedupe->store, dedupe->stmts[SQL_KEY_DELETE]);
-	dedupe->keys_dropped = rc == SQLITE_OK ? dropped : 0;
+	dedupe->keys_dropped += rc == SQLITE_OK ? dropped : 0;
+	*ret_more = dropped == KEYS_SWEEP;
 	return rc;
 }

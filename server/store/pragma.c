@@ -69,7 +69,11 @@ static int configure(struct store *store, char *ret_error)
 		int value;
 	} switches[] = {
 		{SQLITE_DBCONFIG_DEFENSIVE, 1},
-		{SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
+		/*
+		 * Off, FTS5 could not be used in triggers, as everybody does. What it guards against,
+		 * functions in a schema, goes through the authorizer like all else.
+		 */
+		{SQLITE_DBCONFIG_TRUSTED_SCHEMA, 1},
 		{SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0},
 		{SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, 0},
 		{SQLITE_DBCONFIG_WRITABLE_SCHEMA, 0},
@@ -143,7 +147,7 @@ bool pragma_holds(struct store *store)
 		{"PRAGMA synchronous", store->sync_full ? "2" : "1"},
 		{"PRAGMA wal_autocheckpoint", "0"},
 		{"PRAGMA foreign_keys", store->foreign_keys ? "1" : "0"},
-		{"PRAGMA trusted_schema", "0"},
+		{"PRAGMA trusted_schema", "1"},
 		{"PRAGMA writable_schema", "0"},
 	};
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {

@@ -41,7 +41,8 @@ struct session {
 	uint64_t trim_stamp; /* the trim that has already written its header row */
 	uint32_t pending;    /* answers of the running transaction: it must not go away now */
 	bool has_rows;       /* in _lf_session */
-	bool forgotten;
+	bool forgotten;      /* its client said bye in the running transaction */
+	uint64_t born;       /* records of an earlier commit are of another life of the same id */
 };
 
 enum { SESSIONS_BUCKETS = 4096 };

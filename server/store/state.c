@@ -108,7 +108,8 @@ bool state_is_trespassed(struct store *store)
 		" AND name NOT IN ('_lf_state', '_lf_group', '_lf_session', '_lf_key') "
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'index')"
-		" AND tbl_name LIKE '~_lf~_%' ESCAPE '~' AND name NOT LIKE 'sqlite~_%' ESCAPE '~' "
+		" AND tbl_name LIKE '~_lf~_%' ESCAPE '~' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+		" AND name <> '_lf_session_grave' "
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
 		" AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')",

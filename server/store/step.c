@@ -253,7 +253,7 @@ static int run_single(struct store *store, enum role role, const struct step *st
 		return rc;
 	}
 	bool readonly = stmt->readonly;
-	bool dml = stmt->dml;
+	bool dml = stmt->dml && step->runs > 0;
 	bool ddl = stmt->ddl;
 	rc = run_statement(store, role, stmt, step, sink, result, error);
 	stmt_release(&store->cache, stmt);
@@ -267,7 +267,7 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 {
 	bool readonly = sqlite3_stmt_readonly(stmt) != 0;
 	bool ddl = store->authorizer.saw_ddl;
-	bool dml = !readonly && !ddl && !sql_begins_with(sql, "pragma");
+	bool dml = !readonly && sql_is_dml(sql);
 	int rc = SQLITE_ROW;
 	if (sqlite3_bind_parameter_count(stmt) > 0) {
 		return store_error_set(

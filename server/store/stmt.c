@@ -94,6 +94,21 @@ bool sql_begins_with(struct bytes sql, const char *word)
 		sqlite3_strnicmp((const char *)sql.data + at, word, (int)len) == 0;
 }
 
+bool sql_is_dml(struct bytes sql)
+{
+	/*
+	 * By name: the authorizer is not asked about a DDL statement that does nothing (IF EXISTS),
+	 * and is asked about PRAGMAs that a virtual table runs while it is connected.
+	 */
+	static const char *const words[] = {"insert", "update", "delete", "replace", "with"};
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		if (sql_begins_with(sql, words[i])) {
+			return true;
+		}
+	}
+	return false;
+}
+
 int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role, struct bytes sql,
 	unsigned flags, sqlite3_stmt **ret_handle, size_t *ret_tail, struct store_error *error)
 {
@@ -248,8 +263,7 @@ static int compile(struct stmt_cache *cache, enum role role, struct bytes sql, u
 		.once = sql.len > KEEP_BYTES_MAX,
 		.readonly = readonly || explain,
 		.ddl = cache->authorizer->saw_ddl && !explain,
-		.dml = !readonly && !explain && !cache->authorizer->saw_ddl &&
-			!sql_begins_with(sql, "pragma"),
+		.dml = !readonly && !explain && sql_is_dml(sql),
 	};
 	memcpy(stmt->sql, sql.data, sql.len);
 	stmt->sql[sql.len] = 0;

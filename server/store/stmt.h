@@ -84,6 +84,9 @@ size_t sql_skip_space(struct bytes sql, size_t at);
 /* Whether the first word of the text, behind space and comments, is that one (lower case). */
 bool sql_begins_with(struct bytes sql, const char *word);
 
+/* Whether it is a statement that counts changes, if it writes at all. */
+bool sql_is_dml(struct bytes sql);
+
 /* What a failed sqlite3 call means for the client who sent the statement. */
 int stmt_failed(
 	sqlite3 *handle, const struct authorizer *authorizer, int rc, struct store_error *error);

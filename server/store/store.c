@@ -253,6 +253,17 @@ static int open_handle(struct store *store, const struct store_options *options,
 	return 0;
 }
 
+static int load_memory(struct store *store, char *ret_error)
+{
+	int rc = dedupe_load(store->dedupe);
+	if (rc == -EINVAL) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s: the remembered answers cannot be read, so a repeat could run twice: %s",
+			store->path, sqlite3_errmsg(store->handle));
+	}
+	return rc;
+}
+
 static int set_up(struct store *store, const struct store_options *options, char *ret_error)
 {
 	store->path = strdup(options->path);
@@ -275,12 +286,14 @@ static int set_up(struct store *store, const struct store_options *options, char
 		sql_changes, NULL, NULL);
 	sqlite3_create_function(store->handle, "total_changes", 0, SQLITE_UTF8 | SQLITE_INNOCUOUS,
 		store, sql_total_changes, NULL, NULL);
-	uint64_t length_max = options->heap_bytes_max / 2;
 	sqlite3_limit(store->handle, SQLITE_LIMIT_ATTACHED, 0);
 	sqlite3_limit(store->handle, SQLITE_LIMIT_VARIABLE_NUMBER, 32766);
-	sqlite3_limit(store->handle, SQLITE_LIMIT_LENGTH,
-		(int)(length_max < INT32_MAX ? length_max : INT32_MAX));
-	sqlite3_hard_heap_limit64((sqlite3_int64)options->heap_bytes_max);
+	if (options->heap_bytes_max > 0) {
+		uint64_t length_max = options->heap_bytes_max / 2;
+		sqlite3_limit(store->handle, SQLITE_LIMIT_LENGTH,
+			(int)(length_max < INT32_MAX ? length_max : INT32_MAX));
+		sqlite3_hard_heap_limit64((sqlite3_int64)options->heap_bytes_max);
+	}
 	sqlite3_busy_timeout(store->handle, 0);
 	store->explain_trusted = stmt_self_test();
 
@@ -291,7 +304,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 	rc = rc == 0 ? check_schema(store, ret_error) : rc;
 	rc = rc == 0 ? prepare_own(store, ret_error) : rc;
 	rc = rc == 0 ? dedupe_new(store, options->session_window, &store->dedupe) : rc;
-	rc = rc == 0 ? dedupe_load(store->dedupe) : rc;
+	rc = rc == 0 ? load_memory(store, ret_error) : rc;
 	rc = rc == 0 ? first_commit(store, ret_error) : rc;
 	if (rc == 0 && (rc = sync_wal(store)) != 0) {
 		snprintf(ret_error, STORE_ERROR_BYTES, "%s-wal: %s", store->path, strerror(-rc));

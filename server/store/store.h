@@ -58,7 +58,7 @@ struct store_options {
 	bool foreign_keys;
 	const char *extensions; /* comma separated; "" = none */
 	uint64_t cache_bytes;
-	uint64_t heap_bytes_max; /* of SQLite in this process; a statement that needs more fails */
+	uint64_t heap_bytes_max; /* of SQLite; a statement that needs more fails. 0: no limit */
 	size_t statements_max;
 	size_t sql_bytes_max;
 	uint32_t session_window;

@@ -9,7 +9,7 @@ steps, COMMIT, and ROLLBACK after any error. No savepoint, no cache, nothing is 
 import ctypes
 import re
 
-OK, ROW, DONE = 0, 100, 101
+OK, SCHEMA, ROW, DONE = 0, 17, 100, 101
 INTEGER, FLOAT, TEXT, BLOB = 1, 2, 3, 4
 TRANSIENT = ctypes.c_void_p(-1)
 DBCONFIG_DEFENSIVE, DBCONFIG_TRUSTED_SCHEMA, DBSTATUS_DEFERRED_FKS = 1010, 1017, 10
@@ -92,8 +92,11 @@ class Plain:
         buffer = ctypes.create_string_buffer(data)
         start = ctypes.addressof(buffer)
         stmt, tail = _P(), _P()
-        code = lib.sqlite3_prepare_v2(self.db, start, len(data), ctypes.byref(stmt),
-                                      ctypes.byref(tail))
+        for _ in range(2):
+            code = lib.sqlite3_prepare_v2(self.db, start, len(data), ctypes.byref(stmt),
+                                          ctypes.byref(tail))
+            if code != SCHEMA:  # it forgot a schema that was rolled back
+                break
         if code != OK:
             raise self._error(code)
         return stmt if stmt.value else None, text_of(data[tail.value - start:])
@@ -277,7 +280,7 @@ class Plain:
                 shown += [f"{name}: {row!r}" for row in self.rows(f"SELECT {rowid}* FROM {quoted}")]
             except Failed as failed:
                 shown.append(f"{name}: {failed}")
-        return [*shown, *(f"{pragma}: {self.rows(f'PRAGMA {pragma}')}" for pragma in (
+        return [*shown, *(f"{pragma}: {sorted(self.rows(f'PRAGMA {pragma}'), key=repr)}" for pragma in (
             "user_version", "application_id", "integrity_check", "foreign_key_check"))]
 
 

@@ -306,7 +306,7 @@ class Program:
         if draw < 0.75:
             return "SELECT changes(), total_changes(), last_insert_rowid()"
         if draw < 0.85:
-            return self.one("PRAGMA foreign_key_check", f"PRAGMA table_info({table.name})",
+            return self.one(f"PRAGMA foreign_key_check({table.name})", f"PRAGMA table_info({table.name})",
                             "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE '\\_lf%' "
                             "ESCAPE '\\' AND name NOT LIKE 'sqlite_autoindex\\__lf%' ESCAPE '\\'",
                             "PRAGMA user_version", "SELECT * FROM log ORDER BY n DESC LIMIT 5")

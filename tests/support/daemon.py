@@ -21,7 +21,7 @@ import time
 from wire import Wire
 
 READERS = 20100  # the group that may reach the files of a place
-CLONE_NEWUSER = 0x10000000
+CLONE_NEWUSER, PR_SET_DUMPABLE = 0x10000000, 4
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -105,7 +105,9 @@ class Daemon:
     def start(self, timeout=60.0):
         """Returns when the daemon says that it accepts."""
         self.launch()
-        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+        waiting = select.poll()
+        waiting.register(self.process.stdout, select.POLLIN)
+        ready = waiting.poll(timeout * 1000)
         line = self.process.stdout.readline() if ready else "(nothing in time)"
         assert line.startswith("ready"), f"not ready but {line!r}:\n{self.log()}"
         return self
@@ -290,6 +292,7 @@ class _Connected(socket.socket):
 
 def _enter_userns(uid_map):
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else our own uid_map is not ours to write
     if libc.unshare(CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     if uid_map:

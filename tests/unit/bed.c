@@ -42,6 +42,7 @@ void bed_make_dir(struct bed *bed)
 		.foreign_keys = true,
 		.extensions = "",
 		.cache_bytes = 1 << 20,
+		.heap_bytes_max = 256 << 20,
 		.statements_max = 100,
 		.sql_bytes_max = 1000000,
 		.session_window = 1024,

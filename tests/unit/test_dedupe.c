@@ -719,6 +719,21 @@ static void test_an_answer_outlives_many_trims(void **state)
 
 /* ---- forgetting ---- */
 
+/* The bye of a session, in a transaction that commits something. */
+static void bye(struct bed *bed, char session)
+{
+	static uint64_t seq;
+	struct identity identity = seq_of(session, 1, 0);
+	bed_begin(bed->store);
+	assert_int_equal(
+		dedupe_forget(store_dedupe(bed->store), UID, identity.session), 0);
+	assert_int_equal(dedupe_forget(store_dedupe(bed->store), UID, identity.session),
+		0); /* twice does no harm */
+	seq++;
+	assert_int_equal(run(bed, seq_of('z', seq, seq - 1)), DEDUPE_NEW);
+	bed_commit(bed->store);
+}
+
 static void test_bye_forgets_the_session(void **state)
 {
 	struct bed *bed = *state;
@@ -729,37 +744,85 @@ static void test_bye_forgets_the_session(void **state)
 	assert_int_equal(dedupe_forget(dedupe, UID, id), 0); /* of what is not known: nothing */
 	assert_int_equal(commit(bed, seq_of('a', 1, 0)), DEDUPE_NEW);
 	assert_int_equal(commit(bed, seq_of('b', 1, 0)), DEDUPE_NEW);
-	bed_begin(bed->store);
-	assert_int_equal(dedupe_forget(dedupe, UID, id), 0);
-	assert_int_equal(dedupe_forget(dedupe, UID, id), 0); /* twice */
-	store_rollback(bed->store);
+	bye(bed, 'a');
 	assert_false(dedupe_peek(dedupe, UID, id, &max_seq));
-	assert_int_equal(dedupe_stats(dedupe).sessions, 1);
-	assert_int_equal(dedupe_stats(dedupe).replies, 1);
+	assert_int_equal(dedupe_stats(dedupe).sessions, 2);
 	assert_int_equal(peek(bed, seq_of('b', 1, 0)), DEDUPE_REPEAT);
 	assert_int_equal(commit(bed, seq_of('b', 2, 0)), DEDUPE_NEW);
-	assert_int_equal(dedupe_stats(dedupe).sessions, 1);
+	assert_int_equal(dedupe_stats(dedupe).sessions, 2);
+}
+
+/* The group runs again after a rollback: until then a repeat must still be known as one. */
+static void test_a_rollback_takes_back_a_bye(void **state)
+{
+	struct bed *bed = *state;
+	struct identity identity = seq_of('a', 1, 0);
+	assert_int_equal(commit(bed, identity), DEDUPE_NEW);
+	for (int round = 0; round < 2; round++) {
+		bed_begin(bed->store);
+		assert_int_equal(ask(bed, identity, NULL), DEDUPE_REPEAT);
+		assert_int_equal(run(bed, seq_of('b', 1, 0)), DEDUPE_NEW);
+		assert_int_equal(
+			dedupe_forget(store_dedupe(bed->store), UID, identity.session), 0);
+		store_rollback(bed->store);
+		assert_int_equal(peek(bed, identity), DEDUPE_REPEAT);
+	}
+	fill(bed, 3);
+	assert_int_equal(peek(bed, identity), DEDUPE_REPEAT);
+	restart(bed);
+	assert_int_equal(peek(bed, identity), DEDUPE_REPEAT);
 }
 
 static void test_bye_takes_moved_rows_away(void **state)
 {
+	static const char rows[] = "SELECT count(*) FROM _lf_session WHERE session = "
+				   "x'61616161616161616161616161616161' AND seq > 0";
 	struct bed *bed = *state;
-	uint8_t id[DEDUPE_SESSION_BYTES];
-	memset(id, 'a', sizeof(id));
 	assert_int_equal(commit(bed, seq_of('a', 1, 0)), DEDUPE_NEW);
 	fill(bed, GROUPS_UNTIL_TRIM);
-	int64_t rows = rows_of(bed, "_lf_session");
-	/* A bye in a transaction that is rolled back is carried out by the next commit. */
-	bed_begin(bed->store);
-	assert_int_equal(dedupe_forget(store_dedupe(bed->store), UID, id), 0);
-	store_rollback(bed->store);
-	assert_int_equal(rows_of(bed, "_lf_session"), rows);
-	fill(bed, 1);
-	assert_int_equal(rows_of(bed, "_lf_session"), rows - 2);
-	fill(bed, 1);
+	assert_int_equal(bed_number(bed->store, rows), 1);
+	bye(bed, 'a');
+	assert_int_equal(bed_number(bed->store, rows), 0);
 	restart(bed);
 	assert_int_equal(peek(bed, seq_of('a', 1, 0)), DEDUPE_NEW);
-	assert_int_equal(rows_of(bed, "_lf_session"), rows - 2);
+	assert_int_equal(bed_number(bed->store, rows), 0);
+}
+
+/* Nor does a restart bring it back from the rows of its groups, which stay until they are old. */
+static void test_a_forgotten_session_stays_forgotten(void **state)
+{
+	struct bed *bed = *state;
+	uint8_t id[DEDUPE_SESSION_BYTES];
+	uint64_t max_seq = 0;
+	memset(id, 'a', sizeof(id));
+	assert_int_equal(commit(bed, seq_of('a', 1, 0)), DEDUPE_NEW);
+	assert_int_equal(commit(bed, seq_of('a', 2, 0)), DEDUPE_NEW);
+	bye(bed, 'a');
+	for (int round = 0; round < 3; round++) {
+		assert_false(dedupe_peek(store_dedupe(bed->store), UID, id, &max_seq));
+		assert_int_equal(dedupe_stats(store_dedupe(bed->store)).sessions, 1);
+		restart(bed);
+	}
+	fill(bed, GROUPS_UNTIL_TRIM + TRIMMED);
+	restart(bed);
+	assert_false(dedupe_peek(store_dedupe(bed->store), UID, id, &max_seq));
+}
+
+/* The same id, used anew after its bye, has new answers, also after a restart. */
+static void test_a_session_begun_anew_has_new_answers(void **state)
+{
+	struct bed *bed = *state;
+	struct identity other = seq_of('a', 1, 0);
+	assert_int_equal(commit(bed, seq_of('a', 1, 0)), DEDUPE_NEW);
+	assert_int_equal(commit(bed, seq_of('a', 2, 0)), DEDUPE_NEW);
+	bye(bed, 'a');
+	other.hash[0] ^= 1;
+	assert_int_equal(commit(bed, other), DEDUPE_NEW);
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(peek(bed, other), DEDUPE_REPEAT);
+		assert_int_equal(peek(bed, seq_of('a', 1, 0)), DEDUPE_MISMATCH);
+		restart(bed);
+	}
 }
 
 /*
@@ -956,6 +1019,29 @@ static void test_sweeps_are_bounded_and_may_be_rolled_back(void **state)
 	assert_int_equal(dedupe_stats(store_dedupe(bed->store)).keys, 0);
 }
 
+/* Nobody commits any more, because everybody is refused: room is made all the same. */
+static void test_full_tables_make_room_by_themselves(void **state)
+{
+	struct bed *bed = *state;
+	struct dedupe_limits few = limits;
+	few.sessions_max = 1;
+	few.keys_max = 1;
+	dedupe_set_limits(store_dedupe(bed->store), &few);
+	assert_int_equal(commit(bed, seq_of('a', 1, 0)), DEDUPE_NEW);
+	assert_int_equal(commit(bed, key_of("a")), DEDUPE_NEW);
+	assert_int_equal(commit(bed, seq_of('b', 1, 0)), DEDUPE_FULL);
+	assert_int_equal(commit(bed, key_of("b")), DEDUPE_FULL);
+	bed_now_us += 25 * HOUR;
+	/* The one who finds it full may be refused once more, but not the next. */
+	if (commit(bed, seq_of('b', 1, 0)) != DEDUPE_NEW) {
+		assert_int_equal(commit(bed, seq_of('b', 1, 0)), DEDUPE_NEW);
+	}
+	bed_now_us += MINUTE;
+	if (commit(bed, key_of("b")) != DEDUPE_NEW) {
+		assert_int_equal(commit(bed, key_of("b")), DEDUPE_NEW);
+	}
+}
+
 /* ---- keys ---- */
 
 static void test_keys_are_bytes(void **state)
@@ -1051,7 +1137,10 @@ int main(void)
 		TEST(test_the_tables_stay_bounded),
 		TEST(test_an_answer_outlives_many_trims),
 		TEST(test_bye_forgets_the_session),
+		TEST(test_a_rollback_takes_back_a_bye),
 		TEST(test_bye_takes_moved_rows_away),
+		TEST(test_a_forgotten_session_stays_forgotten),
+		TEST(test_a_session_begun_anew_has_new_answers),
 		TEST(test_what_comes_after_bye_is_remembered),
 		TEST(test_sessions_expire_by_their_ttl),
 		TEST(test_a_restart_renews_the_ttl),
@@ -1061,6 +1150,7 @@ int main(void)
 		TEST(test_keys_expire_by_their_ttl),
 		TEST(test_keys_from_before_a_restart_live_on),
 		TEST(test_sweeps_are_bounded_and_may_be_rolled_back),
+		TEST(test_full_tables_make_room_by_themselves),
 		TEST(test_keys_are_bytes),
 		TEST(test_rows_that_make_no_sense_are_refused),
 		TEST(test_an_answer_that_cannot_be_read_is_an_error),
