@@ -236,6 +236,7 @@ static void tick(void *ctx)
 	refuse_all(
 		funnel, &expired, FAILURE_DEADLINE, "the deadline passed while the request waited");
 	flush_touched(funnel);
+	now_us = clock_now_us(); /* no peer's time lies behind it */
 	list_for_each_safe(node, &funnel->peers) {
 		again |= peer_check_times(container_of(node, struct peer, node), now_us);
 	}

@@ -13,6 +13,7 @@ enum {
 	ROWS_KEY_BYTES = sizeof("rows"), /* as a fixstr */
 	STEP_NODES = 16, /* values of a step result beside columns and rows, or more */
 	ANSWER_NODES_MAX = SCAN_NODES_MAX - 64,
+	MESSAGE_BYTES_MAX = 4096,
 	RETRY_AFTER_MS = 200,
 	SQLITE_CODE_FULL = 13,
 };
@@ -219,6 +220,17 @@ void reply_pack_description(struct packing *packing, const struct description *d
 
 /* ---- errors ---- */
 
+/* Ends a text at that many bytes, before a character that would be cut. */
+static void cut_text(char *text, size_t bytes)
+{
+	if (strlen(text) > bytes) {
+		while (bytes > 0 && ((unsigned char)text[bytes] & 0xc0) == 0x80) {
+			bytes--;
+		}
+		text[bytes] = 0;
+	}
+}
+
 void reply_fail_from_store(struct request *request, const struct store_error *error, int64_t step)
 {
 	static const enum failure_code meaning[] = {
@@ -234,6 +246,10 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 	};
 	struct failure *failure = &request->failure;
 	const char *message = error->message != NULL ? error->message : "out of memory";
+	if (error->message != NULL) {
+		cut_text(error->message,
+			MESSAGE_BYTES_MAX); /* RAISE can make it as long as a value */
+	}
 	if (error->condition == STORE_DENIED && error->needed == ROLE_NONE) {
 		failure_set(failure, FAILURE_DENIED,
 			"not allowed through litefunnel: %s (%s, role %s)", message,

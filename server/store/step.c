@@ -265,8 +265,9 @@ static int run_single(struct store *store, enum role role, const struct step *st
 static int run_script_statement(struct store *store, enum role role, sqlite3_stmt *stmt,
 	struct bytes sql, struct step_result *result, struct store_error *error)
 {
-	bool readonly = sqlite3_stmt_readonly(stmt) != 0;
 	bool ddl = store->authorizer.saw_ddl;
+	bool readonly =
+		sqlite3_stmt_readonly(stmt) != 0 || (sql_begins_with(sql, "pragma") && !ddl);
 	bool dml = !readonly && sql_is_dml(sql);
 	int rc = SQLITE_ROW;
 	if (sqlite3_bind_parameter_count(stmt) > 0) {

@@ -124,6 +124,11 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 		return store_error_set(error, STORE_DENIED, SQLITE_AUTH, "VACUUM inside a batch");
 	}
 	int rc = sqlite3_prepare_v3(handle, sql.data, (int)sql.len, flags, ret_handle, &tail);
+	if (rc == SQLITE_SCHEMA) {
+		/* The picture of the schema was stale, and is not any more: now the true error. */
+		authorizer_enter(authorizer, role);
+		rc = sqlite3_prepare_v3(handle, sql.data, (int)sql.len, flags, ret_handle, &tail);
+	}
 	if (rc == SQLITE_OK && *ret_handle != NULL && authorizer->answered[0] != 0) {
 		/*
 		 * journal_mode and a few others answer a setting with its value: read it instead.
@@ -251,7 +256,9 @@ static int compile(struct stmt_cache *cache, enum role role, struct bytes sql, u
 		sqlite3_finalize(handle);
 		return store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
 	}
-	bool readonly = sqlite3_stmt_readonly(handle) != 0;
+	/* A PRAGMA that passes and is no DDL tells something, whatever SQLite calls it. */
+	bool pragma = sql_begins_with(sql, "pragma") && !cache->authorizer->saw_ddl;
+	bool readonly = pragma || sqlite3_stmt_readonly(handle) != 0;
 	bool explain = sqlite3_stmt_isexplain(handle) != 0;
 	*stmt = (struct stmt){
 		.handle = handle,

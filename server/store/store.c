@@ -443,14 +443,24 @@ int store_release(struct store *store, struct store_error *error)
 	return failed(store, run(store, OWN_RELEASE), error);
 }
 
+/*
+ * After DDL was undone: SQLite drops its picture of the schema only if it noticed the change, which a
+ * DDL statement that failed half-way makes it forget. What is compiled against it goes, too.
+ */
+static void forget_schema(struct store *store)
+{
+	if (store->ddl) {
+		(void)own_exec(store, "PRAGMA writable_schema = RESET");
+		stmt_cache_clear(&store->cache);
+	}
+}
+
 int store_rollback_to(struct store *store, struct store_error *error)
 {
 	store->exec_deadline_us = 0;
 	int rc = run(store, OWN_ROLLBACK_TO);
 	rc = rc == SQLITE_OK ? run(store, OWN_RELEASE) : rc;
-	if (store->ddl) {
-		stmt_cache_clear(&store->cache); /* compiled against a schema that is gone again */
-	}
+	forget_schema(store);
 	return failed(store, rc, error);
 }
 
@@ -461,9 +471,7 @@ void store_rollback(struct store *store)
 		(void)run(store, OWN_ROLLBACK); /* whatever it says, autocommit is back on */
 	}
 	assert(!store_in_transaction(store));
-	if (store->ddl) {
-		stmt_cache_clear(&store->cache);
-	}
+	forget_schema(store);
 	dedupe_rolled_back(store->dedupe);
 }
 
