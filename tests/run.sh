@@ -50,8 +50,10 @@ stages=(
 	'install:build-gcc'
 	'leaks:build-gcc'
 	'quickstart:build-gcc'
+	'fair:build-gcc'
 )
 fast=(build-gcc unit-gcc lint format system-gcc examples install)
+exclusive=(fair) # runs when nothing else does: it measures
 
 # Each stage is a function stage_NAME or a family stage_FAMILY KIND. It prints, and leaves its counts by
 # count_passed, count_failed, count_skipped; without any, its exit code counts as one test.
@@ -103,14 +105,11 @@ stage_build() { # stage_build KIND
 	ninja -j "$jobs_max" -C "$dir"
 }
 
-meson_suites() { # meson_suites KIND SUITE...
-	local kind=$1 suite options=()
+run_meson() { # run_meson KIND OPTION...
+	local kind=$1
 	shift
-	for suite in "$@"; do
-		options+=(--suite "$suite")
-	done
 	meson test -C "build/$kind" --no-rebuild --print-errorlogs --logbase "$stage" \
-		--timeout-multiplier 4 "${options[@]}"
+		--timeout-multiplier 4 "$@"
 	local code=$?
 	count_meson "build/$kind/meson-logs/$stage.json"
 	return $code
@@ -123,10 +122,10 @@ sanitizer_options() {
 
 stage_unit() {
 	sanitizer_options
-	meson_suites "$1" unit fuzz
+	run_meson "$1" --no-suite lint
 }
 
-stage_lint() { meson_suites gcc lint; }
+stage_lint() { run_meson gcc --suite lint; }
 
 run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 	local kind=$1 report=$logs/$stage.xml
@@ -142,13 +141,18 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 	return $code
 }
 
+# Tests with a stage of their own.
+apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py)
+
 stage_system() {
-	run_pytest "$1" -n 2 tests/system tests/wire \
-		--ignore tests/system/test_leaks.py --ignore tests/system/test_examples.py
+	local dirs
+	mapfile -t dirs < <(find tests -name 'test_*.py' -printf '%h\n' | sort -u)
+	run_pytest "$1" -n 2 "${dirs[@]}" "${apart[@]/#/--ignore=}"
 }
 
 stage_leaks() { run_pytest gcc tests/system/test_leaks.py; }
 stage_examples() { run_pytest gcc tests/system/test_examples.py; }
+stage_fair() { run_pytest gcc -s tests/system/test_fair.py; }
 
 stage_format() {
 	local file bad=0
@@ -318,6 +322,18 @@ for entry in "${stages[@]}"; do
 done
 
 declare -A running=() # pid -> stage
+room_for() {
+	local stage
+	if ((${#running[@]} == 0)); then
+		return 0
+	fi
+	for stage in "$1" "${running[@]}"; do
+		if [[ " ${exclusive[*]} " == *" $stage "* ]]; then
+			return 1
+		fi
+	done
+	((${#running[@]} < jobs_max))
+}
 while :; do
 	progress=0
 	for entry in "${stages[@]}"; do
@@ -330,7 +346,7 @@ while :; do
 			state[$name]=failed
 			report "$name"
 			progress=1
-		elif ((${#running[@]} < jobs_max)) && [[ -z $needs || ${state[$needs]} == passed ]]; then
+		elif room_for "$name" && [[ -z $needs || ${state[$needs]} == passed ]]; then
 			run_stage "$name" &
 			running[$!]=$name
 			state[$name]=running

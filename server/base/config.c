@@ -109,8 +109,8 @@ const struct setting settings[SETTING_COUNT] = {
 		"on SIGTERM: how long what is queued may take"),
 	[SETTING_SESSIONS_MAX] = NUMBER("sessions_max", "10000", 1, 10000000, true,
 		"sessions whose answers are remembered; a new one beyond is answered overloaded"),
-	[SETTING_SESSION_WINDOW] = NUMBER(
-		"session_window", "1024", 1, 65536, false, "answers remembered of one session"),
+	[SETTING_SESSION_WINDOW] = NUMBER("session_window", "1024", 1, 65536, false,
+		"answers remembered of one session; for a database it may shrink but not grow"),
 	[SETTING_SESSION_TTL] = MS("session_ttl", "1h", 1000, 30 * DAY_MS, true,
 		"a session lives so long after its last use, in the daemon's own running time"),
 	[SETTING_KEYS_MAX] = NUMBER("keys_max", "1000000", 1, 1000000000, true,

@@ -137,6 +137,24 @@ int credentials_read(int fd, struct credentials **ret_credentials)
 	return 0;
 }
 
+struct credentials *credentials_with_role(const struct credentials *credentials, enum role role)
+{
+	size_t bytes = credentials->groups_count * sizeof(*credentials->groups);
+	struct credentials *copy = malloc(sizeof(*copy));
+	gid_t *groups = malloc(bytes > 0 ? bytes : 1);
+	if (copy == NULL || groups == NULL) {
+		free(copy);
+		free(groups);
+		return NULL;
+	}
+	*copy = *credentials;
+	memcpy(groups, credentials->groups, bytes);
+	copy->groups = groups;
+	copy->references = 1;
+	copy->role = role;
+	return copy;
+}
+
 struct credentials *credentials_ref(struct credentials *credentials)
 {
 	credentials->references++;

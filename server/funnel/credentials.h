@@ -26,6 +26,9 @@ struct credentials {
 
 /* Asks the kernel about a connected socket. 0, or negative errno. */
 int credentials_read(int fd, struct credentials **ret_credentials);
+/* A copy with another role, for what comes from now on; requests under way keep theirs. */
+struct credentials *credentials_with_role(const struct credentials *credentials, enum role role);
+
 struct credentials *credentials_ref(struct credentials *credentials);
 void credentials_unref(struct credentials *credentials); /* accepts NULL */
 

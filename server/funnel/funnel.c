@@ -341,6 +341,27 @@ static void setting_changed(void *ctx, const struct setting *setting, bool appli
 	reloading->count++;
 }
 
+/* Roles may have changed: also for connections that are open. */
+static void assign_roles(struct funnel *funnel)
+{
+	list_for_each_safe(node, &funnel->peers) {
+		struct peer *peer = container_of(node, struct peer, node);
+		enum role role = credentials_role(peer->credentials, funnel->options->config);
+		if (role == peer->credentials->role) {
+			continue;
+		}
+		struct credentials *credentials = credentials_with_role(peer->credentials, role);
+		if (credentials == NULL || (role == ROLE_NONE && peer->state == PEER_OPEN)) {
+			peer_close(
+				peer, FAILURE_DENIED, "the settings roles_… give no role any more");
+		}
+		if (credentials != NULL) {
+			credentials_unref(peer->credentials);
+			peer->credentials = credentials;
+		}
+	}
+}
+
 int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONFIG_ERROR_BYTES])
 {
 	struct config *config = funnel->options->config;
@@ -351,6 +372,7 @@ int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONF
 		struct reloading reloading = {.out = out};
 		size_t at = pack_array_begin(out);
 		config_reload(config, &fresh, setting_changed, &reloading);
+		assign_roles(funnel);
 		pack_array_end(out, at, reloading.count);
 		log_setup(STDERR_FILENO, (enum log_level)config_number(config, SETTING_LOG_LEVEL),
 			(enum log_format)config_number(config, SETTING_LOG_FORMAT));
@@ -371,6 +393,7 @@ static void hang_up(void *ctx)
 	}
 	funnel->options->notify(funnel->options->ctx, "ready");
 	buffer_finish(&names);
+	settle(funnel);
 }
 
 /* ---- start ---- */

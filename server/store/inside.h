@@ -48,6 +48,7 @@ struct store {
 	bool sync_full;
 	bool foreign_keys;
 	bool explain_trusted;
+	uint32_t session_window;
 
 	bool dirty; /* this transaction has, or may have, written */
 	bool ddl;   /* … has changed the schema */

@@ -16,7 +16,8 @@ static const char schema[] = "CREATE TABLE _lf_state("
 			     " id INTEGER PRIMARY KEY CHECK (id = 1),"
 			     " format INTEGER NOT NULL,"
 			     " epoch BLOB NOT NULL,"
-			     " commit_no INTEGER NOT NULL);"
+			     " commit_no INTEGER NOT NULL,"
+			     " session_window INTEGER NOT NULL);"
 			     "CREATE TABLE _lf_group("
 			     " commit_no INTEGER PRIMARY KEY,"
 			     " replies BLOB NOT NULL);"
@@ -29,6 +30,8 @@ static const char schema[] = "CREATE TABLE _lf_state("
 			     " hash BLOB,"
 			     " reply BLOB,"
 			     " PRIMARY KEY (uid, session, seq)) WITHOUT ROWID;"
+			     "CREATE INDEX _lf_session_grave ON _lf_session(commit_no)"
+			     " WHERE seq = 0 AND done = -1;"
 			     "CREATE TABLE _lf_key("
 			     " id INTEGER PRIMARY KEY,"
 			     " uid INTEGER NOT NULL,"
@@ -63,24 +66,27 @@ static int state_create(struct store *store)
 	}
 	int rc = own_exec(store, "BEGIN IMMEDIATE");
 	rc = rc == SQLITE_OK ? own_exec(store, schema) : rc;
-	rc = rc == SQLITE_OK ? own_prepare(store,
-				       "INSERT INTO _lf_state(id, format, epoch, commit_no) "
-				       "VALUES (1, ?1, ?2, 0)",
-				       &stmt)
-			     : rc;
+	rc = rc == SQLITE_OK
+		? own_prepare(store,
+			  "INSERT INTO _lf_state(id, format, epoch, commit_no, session_window) "
+			  "VALUES (1, ?1, ?2, 0, ?3)",
+			  &stmt)
+		: rc;
 	if (rc == SQLITE_OK) {
 		sqlite3_bind_int(stmt, 1, STORE_FORMAT);
 		sqlite3_bind_blob(stmt, 2, epoch, sizeof(epoch), SQLITE_STATIC);
+		sqlite3_bind_int64(stmt, 3, store->session_window);
 		rc = own_run(store, stmt);
 	}
 	sqlite3_finalize(stmt);
 	return rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
 }
 
-static int state_read(struct store *store, int *ret_format)
+static int state_read(struct store *store, int *ret_format, int64_t *ret_window)
 {
 	sqlite3_stmt *stmt = NULL;
-	int rc = own_prepare(store, "SELECT epoch, commit_no, format FROM _lf_state", &stmt);
+	int rc = own_prepare(
+		store, "SELECT epoch, commit_no, format, session_window FROM _lf_state", &stmt);
 	if (rc == SQLITE_OK) {
 		rc = sqlite3_step(stmt);
 	}
@@ -88,6 +94,7 @@ static int state_read(struct store *store, int *ret_format)
 		memcpy(store->epoch, sqlite3_column_blob(stmt, 0), STORE_EPOCH_BYTES);
 		store->commit_no = (uint64_t)sqlite3_column_int64(stmt, 1);
 		*ret_format = sqlite3_column_int(stmt, 2);
+		*ret_window = sqlite3_column_int64(stmt, 3);
 		rc = SQLITE_OK;
 	} else if (rc == SQLITE_ROW || rc == SQLITE_DONE) {
 		rc = SQLITE_CORRUPT;
@@ -99,6 +106,7 @@ static int state_read(struct store *store, int *ret_format)
 bool state_is_trespassed(struct store *store)
 {
 	sqlite3_stmt *stmt = NULL;
+	store_batch_end(store); /* this look is ours and is not interrupted */
 	int rc = own_prepare(store,
 		"SELECT 1 FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
 		" WHERE s.type = 'table' AND f.\"table\" LIKE '~_lf~_%' ESCAPE '~' "
@@ -114,7 +122,8 @@ bool state_is_trespassed(struct store *store)
 		"SELECT 1 FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
 		" AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')",
 		&stmt);
-	bool trespassed = rc != SQLITE_OK || sqlite3_step(stmt) == SQLITE_ROW;
+	/* In doubt it is: too little memory must not let one through. */
+	bool trespassed = rc != SQLITE_OK || sqlite3_step(stmt) != SQLITE_DONE;
 	sqlite3_finalize(stmt);
 	return trespassed;
 }
@@ -123,12 +132,13 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
 	bool exists = false;
 	int format = 0;
+	int64_t window = 0;
 	int rc = state_exists(store, &exists);
 	if (rc == SQLITE_OK && !exists) {
 		rc = state_create(store);
 	}
 	if (rc == SQLITE_OK) {
-		rc = state_read(store, &format);
+		rc = state_read(store, &format, &window);
 	}
 	if (rc != SQLITE_OK) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
@@ -141,6 +151,20 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 			"%s was used by a newer litefunnel (format %d, this one knows %d): use that version",
 			store->path, format, STORE_FORMAT);
 		return -1;
+	}
+	if (store->session_window > window) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s: session_window was %lld and cannot grow: answers below it are forgotten, "
+			"and what they answer would run again",
+			store->path, (long long)window);
+		return -1;
+	}
+	if (store->session_window < window && own_exec(store, "BEGIN IMMEDIATE") == SQLITE_OK) {
+		char sql[96];
+		snprintf(sql, sizeof(sql), "UPDATE _lf_state SET session_window = %u",
+			store->session_window);
+		rc = own_exec(store, sql);
+		rc = rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
 	}
 	if (state_is_trespassed(store)) {
 		snprintf(ret_error, STORE_ERROR_BYTES,

@@ -269,6 +269,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 	store->path = strdup(options->path);
 	store->sync_full = options->sync_full;
 	store->foreign_keys = options->foreign_keys;
+	store->session_window = options->session_window;
 	if (store->path == NULL) {
 		return -ENOMEM;
 	}

@@ -15,6 +15,7 @@ enum finding {
 	FOUND_REFUSED, /* the store does not open */
 	FOUND_ANSWER,  /* an answer is not the one that it must be */
 	FOUND_DIED,    /* the process died or hung */
+	FOUND_LEAK,    /* memory that nobody frees */
 	FOUND_KINDS,
 };
 

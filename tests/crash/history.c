@@ -107,8 +107,10 @@ static enum batch_kind draw_kind(const struct batch_mix *mix, struct random *ran
 		BATCH_REMOVE, BATCH_REMOVE, BATCH_LARGE, BATCH_SELECT, BATCH_TABLE, BATCH_DROP};
 	size_t count = sizeof(good) / sizeof(good[0]) - (mix->ddl ? 0 : 2);
 	if (random_chance(random, mix->bad_percent)) {
-		return BATCH_LAST_STEP_FAILS +
-		       random_below(random, BATCH_KINDS - BATCH_LAST_STEP_FAILS);
+		enum batch_kind kind = BATCH_LAST_STEP_FAILS +
+				       random_below(random, BATCH_KINDS - BATCH_LAST_STEP_FAILS);
+		bool killer = kind == BATCH_OR_ROLLBACK || kind == BATCH_RAISE_ROLLBACK;
+		return killer && mix->no_killers ? BATCH_LAST_STEP_FAILS : kind;
 	}
 	return good[random_below(random, (uint32_t)count)];
 }

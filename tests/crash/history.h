@@ -82,6 +82,7 @@ struct batch_mix {
 	uint32_t keyed_percent; /* of these, one in four with a key, the others with a seq */
 	uint32_t large_rows;    /* rows of a large batch, at most */
 	bool ddl;
+	bool no_killers; /* of the bad ones, none that throws the transaction away */
 };
 
 /* The next batch of some client; its id. */

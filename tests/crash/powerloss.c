@@ -305,29 +305,8 @@ static void try_cuts(
 struct cut {
 	unsigned level;
 	uint64_t seed;
-	uint64_t acked;
-	size_t sent;
-	uint64_t commit_max; /* nothing can be newer */
-	const uint8_t *epoch; /* NULL: nothing was acknowledged, so there need not be any */
+	struct expected expected;
 };
-
-static void check_recovered(struct world *world, const struct cut *cut)
-{
-	uint64_t commit_no = store_commit_no(world->store) - 1; /* the start has taken one */
-	if (commit_no < cut->acked) {
-		found(FOUND_LOST, "commit %llu was acknowledged, the newest is %llu",
-			(unsigned long long)cut->acked, (unsigned long long)commit_no);
-	}
-	if (commit_no > cut->commit_max) {
-		found(FOUND_GHOST, "commit %llu is there, the newest can be %llu",
-			(unsigned long long)commit_no, (unsigned long long)cut->commit_max);
-	}
-	if (cut->acked > 0 && memcmp(cut->epoch, store_epoch(world->store), STORE_EPOCH_BYTES) != 0) {
-		found(FOUND_LOST, "it has another epoch");
-	}
-	history_cut(world->history, cut->sent, cut->acked, commit_no);
-	world_check(world);
-}
 
 /* Recovers the image of that level, checks it, lives on in it, and perhaps crashes again. */
 static void try_image(const struct cut *cut)
@@ -355,9 +334,9 @@ static void try_image(const struct cut *cut)
 		crash_vfs_tape(NULL);
 		return;
 	}
-	struct known known = {.commit_no = store_commit_no(world.store) - 1, .sent = cut->sent};
+	struct known known = {.commit_no = store_commit_no(world.store) - 1, .sent = cut->expected.sent};
 	memcpy(known.epoch, store_epoch(world.store), sizeof(known.epoch));
-	check_recovered(&world, cut);
+	world_check_recovered(&world, &cut->expected);
 	(void)world_ask_again(&world, 16, &random);
 	for (unsigned i = 0; again && i < 4; i++) {
 		play_group(&world, &machine.round.mix, 4, &random);
@@ -430,17 +409,17 @@ static void try_cuts(
 	for (size_t i = 0; i < count; i++) {
 		struct cut cut = {.level = level + 1,
 			.seed = random_part(seed, i),
-			.commit_max = newest_commit(tape, known),
-			.epoch = known->epoch};
+			.expected = {.commit_max = newest_commit(tape, known),
+				.epoch = known->epoch}};
 		if (level == 0 && machine.options.only_image >= 0 &&
 			machine.options.only_image != (int64_t)i) {
 			continue;
 		}
 		cutter_advance(cutter, cuts[i]);
 		cutter_image(cutter, cut.seed, &machine.images[level + 1]);
-		cut.acked = cutter_acked(cutter) > known->commit_no ? cutter_acked(cutter) :
-								      known->commit_no;
-		cut.sent = cutter_sent(cutter) > 0 ? cutter_sent(cutter) : known->sent;
+		cut.expected.acked = cutter_acked(cutter) > known->commit_no ? cutter_acked(cutter)
+									     : known->commit_no;
+		cut.expected.sent = cutter_sent(cutter) > 0 ? cutter_sent(cutter) : known->sent;
 		history_copy(&machine.histories[level + 1], &machine.histories[level]);
 		if (level == 0) {
 			findings_context("seed %llu round %lld image %zu (cut at %zu of %zu)",
@@ -517,6 +496,9 @@ static void run_rounds(void)
 		run_round(i, one ? UINT64_MAX : options->images - machine.images_done);
 		if (one || (options->must_find && findings_total() > 0)) {
 			return;
+		}
+		if (machine.images_done == 0 && i >= 20) {
+			give_up("no image could be made in 20 rounds");
 		}
 	}
 }

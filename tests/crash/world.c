@@ -49,6 +49,20 @@ void world_clock_reset(void)
 	clock_us = CLOCK_BEGIN_US;
 }
 
+static void (*watcher)(bool inside);
+
+void world_watch_product(void (*watch)(bool inside))
+{
+	watcher = watch;
+}
+
+static void product(bool inside)
+{
+	if (watcher != NULL) {
+		watcher(inside);
+	}
+}
+
 /* ---- opening ---- */
 
 static int count_commit(void *ctx)
@@ -89,7 +103,10 @@ bool world_open(struct world *world, char ret_error[STORE_ERROR_BYTES])
 	world->commit_hooks = 0;
 	world->commit_base = 0;
 	world->unknown = false;
-	if (store_open(&options, &world->store, ret_error) != 0) {
+	product(true);
+	int opened = store_open(&options, &world->store, ret_error);
+	product(false);
+	if (opened != 0) {
 		world->store = NULL;
 		return false;
 	}
@@ -146,6 +163,7 @@ static struct request *decode(const struct history *history, const struct batch 
 	failure_init(&failure);
 	buffer_init(&frame, 0);
 	batch_message(history, batch, &frame);
+	product(true);
 	if (!frame.failed && msgpack_zone_init(&zone, 1024)) {
 		int rc = message_parse(frame.data + FRAME_HEADER_BYTES,
 			frame.len - FRAME_HEADER_BYTES, &zone, &message);
@@ -157,6 +175,7 @@ static struct request *decode(const struct history *history, const struct batch 
 		msgpack_zone_destroy(&zone);
 	}
 	failure_clear(&failure);
+	product(false);
 	buffer_finish(&frame);
 	return request;
 }
@@ -192,6 +211,17 @@ static bool nobodys_guilt(const struct world *world, const struct request *reque
 {
 	return world->faulty && request->outcome == OUTCOME_FAILED && request->failure.retry &&
 	       request->failure.applied == APPLIED_NO;
+}
+
+/*
+ * A batch that was not looked up before the transaction was lost: it may be a repeat of what was
+ * applied, and only says so by asking to come again.
+ */
+static bool not_looked_up(const struct world *world, const struct request *request)
+{
+	return world->faulty && request->outcome == OUTCOME_FAILED && request->failure.retry &&
+	       request->failure.applied == APPLIED_UNKNOWN &&
+	       request->identity.kind != IDENTITY_NONE;
 }
 
 /* The answer is there but could not be read: it says that it does not know. */
@@ -277,7 +307,8 @@ static void check_answer(struct world *world, const struct request *request, uin
 	if (request->id == BYE_ID) {
 		return;
 	}
-	if (nobodys_guilt(world, request) || (batch->commit_no != 0 && unreadable(world, request))) {
+	if (nobodys_guilt(world, request) || not_looked_up(world, request) ||
+		(batch->commit_no != 0 && unreadable(world, request))) {
 		world->transient++;
 	} else if (batch->commit_no != 0) {
 		check_repeat(world, batch, request);
@@ -311,6 +342,26 @@ static void drop(struct request **requests, size_t count)
 	}
 }
 
+/*
+ * COMMIT has failed, and it may have come through. If it has, then with all of the group, and a client
+ * who asks again will get these answers.
+ */
+static void foresee(
+	struct world *world, struct request **requests, size_t count, uint64_t commit_before)
+{
+	for (size_t i = 0; i < count; i++) {
+		const struct request *request = requests[i];
+		struct batch *batch = &world->history->batches[request->id];
+		bool holds_something = batch->identity != IDENTITY_NONE ||
+				       (batch_succeeds(batch) && batch->kind != BATCH_SELECT);
+		bool retry = request->outcome == OUTCOME_FAILED && request->failure.retry;
+		if (request->id != BYE_ID && batch->commit_no == 0 && holds_something && !retry) {
+			batch->commit_no = commit_before + 1;
+			batch->payload = payload_hash(request);
+		}
+	}
+}
+
 static enum world_end run_once(struct world *world, struct request **taken, size_t count)
 {
 	struct group_limits limits = {
@@ -328,7 +379,9 @@ static enum world_end run_once(struct world *world, struct request **taken, size
 	list_init(&answered);
 	world->commit_hooks = 0;
 	world->commit_base = commit_before;
+	product(true);
 	int rc = group_run(world->store, world->queue, &limits, &answered, &result, &reason);
+	product(false);
 	free(reason);
 	world->commit_hooks = 0;
 	if (rc == GROUP_UNKNOWN) {
@@ -336,6 +389,7 @@ static enum world_end run_once(struct world *world, struct request **taken, size
 		struct list waiting;
 		list_init(&waiting);
 		queue_stop(world->queue, &waiting);
+		foresee(world, taken, count, commit_before);
 		drop(taken, count);
 		world->unknown = true;
 		world->poisoned = true;
@@ -421,7 +475,11 @@ enum world_end world_checkpoint(struct world *world)
 	struct store_error error = {.row = -1};
 	enum world_end end = WORLD_GOES_ON;
 	tape_mark(world->tape, TAPE_CHECKPOINT, 1);
-	if (store_checkpoint_if_due(world->store, world->options->checkpoint_frames, &error) != 0) {
+	product(true);
+	int failed = store_checkpoint_if_due(
+		world->store, world->options->checkpoint_frames, &error);
+	product(false);
+	if (failed != 0) {
 		if (!world->faulty) {
 			found(FOUND_ANSWER, "a checkpoint fails: %s", error.message);
 		}
@@ -437,7 +495,9 @@ enum world_end world_checkpoint(struct world *world)
 
 void world_settle(struct world *world)
 {
+	product(true);
 	store_settle(world->store);
+	product(false);
 }
 
 /* ---- asking again ---- */
@@ -629,6 +689,25 @@ static void check_rows(struct world *world, uint64_t commit_no)
 	}
 	sqlite3_finalize(stmt);
 	free(seen);
+}
+
+void world_check_recovered(struct world *world, const struct expected *expected)
+{
+	uint64_t commit_no = store_commit_no(world->store) - 1; /* the start has taken one */
+	if (commit_no < expected->acked) {
+		found(FOUND_LOST, "commit %llu was acknowledged, the newest is %llu",
+			(unsigned long long)expected->acked, (unsigned long long)commit_no);
+	}
+	if (commit_no > expected->commit_max) {
+		found(FOUND_GHOST, "commit %llu is there, the newest can be %llu",
+			(unsigned long long)commit_no, (unsigned long long)expected->commit_max);
+	}
+	if (expected->acked > 0 &&
+		memcmp(expected->epoch, store_epoch(world->store), STORE_EPOCH_BYTES) != 0) {
+		found(FOUND_LOST, "it has another epoch");
+	}
+	history_cut(world->history, expected->sent, expected->acked, commit_no);
+	world_check(world);
 }
 
 void world_check_integrity(struct world *world)

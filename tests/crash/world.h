@@ -55,6 +55,20 @@ bool world_open(struct world *world, char ret_error[STORE_ERROR_BYTES]);
 /* `dead`: as a killed process leaves it. */
 void world_close(struct world *world, bool dead);
 
+/* What must be so in a store that was opened after a crash. */
+struct expected {
+	uint64_t acked;       /* this commit, at least, is there */
+	uint64_t commit_max;  /* nothing newer can be */
+	size_t sent;          /* only batches below that number were sent */
+	const uint8_t *epoch; /* where something was acknowledged */
+};
+
+/* Checks all that without asking anything, and cuts the history back to what has survived. */
+void world_check_recovered(struct world *world, const struct expected *expected);
+
+/* Told when the product's code begins to run (true) and when it has returned. NULL: nobody. */
+void world_watch_product(void (*watch)(bool inside));
+
 /* True while SQLite is in a COMMIT of the store's. For crash_vfs_probe(). */
 bool world_in_commit(void *world);
 

@@ -30,7 +30,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 from daemon import Daemon  # noqa: E402
-from plain import Plain, comparable  # noqa: E402
+from plain import Plain, comparable, comparable_alone  # noqa: E402
 from programs import Program  # noqa: E402
 from wire import REQUEST, frame, pack  # noqa: E402
 
@@ -166,7 +166,7 @@ class Trial:
     def run(self):
         self.daemon.start()
         try:
-            self.alone = Plain(f"{self.place}/alone.db")
+            self.alone = Plain(f"{self.place}/alone.db", setup=settings(self.daemon))
             setup = [Sent([[sql]]) for sql in self.program.schema]
             if self.way == "tickets":
                 setup.append(Sent([["CREATE TABLE ticket(n)"], ["INSERT INTO ticket VALUES (0)"]]))
@@ -189,12 +189,12 @@ class Trial:
         shutil.rmtree(self.place)
 
 
-def comparable_alone(answer):
-    """As comparable(), for what Plain.batch() says."""
-    error, steps = answer
-    if error is not None and error["code"] != "sql":
-        error = {key: error[key] for key in ("code", "step", "row") if key in error}
-    return error, steps
+def settings(daemon):
+    """The daemon's settings that show in answers, for plain SQLite."""
+    with daemon.wire() as wire:
+        rows = {name: wire.write(f"PRAGMA {name}")["steps"][0]["rows"]
+                for name in ("trusted_schema", "recursive_triggers", "foreign_keys")}
+    return [f"PRAGMA {name} = {value}" for name, [[value]] in rows.items()]
 
 
 def json_of(sent):

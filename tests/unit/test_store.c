@@ -1,0 +1,581 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The store: opening, what is refused at opening, numbered commits, savepoints, settings that must
+ * hold, and what other processes see of it.
+ */
+
+#include "tests/unit/bed.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct bed bed;
+static struct shown shown;
+
+/* ---- another process's view ---- */
+
+static sqlite3 *open_other(int flags)
+{
+	sqlite3 *other = NULL;
+	assert_int_equal(sqlite3_open_v2(bed.path, &other, flags, NULL), SQLITE_OK);
+	return other;
+}
+
+static int other_exec(const char *sql)
+{
+	sqlite3 *other = open_other(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+	int rc = sqlite3_exec(other, sql, NULL, NULL, NULL);
+	sqlite3_close(other);
+	return rc;
+}
+
+static int64_t other_number(const char *sql)
+{
+	sqlite3 *other = open_other(SQLITE_OPEN_READONLY);
+	sqlite3_stmt *stmt = NULL;
+	assert_int_equal(sqlite3_prepare_v2(other, sql, -1, &stmt, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
+	int64_t number = sqlite3_column_int64(stmt, 0);
+	sqlite3_finalize(stmt);
+	sqlite3_close(other);
+	return number;
+}
+
+/* ---- opening ---- */
+
+static void open_must_fail(const char *says)
+{
+	char error[STORE_ERROR_BYTES] = "";
+	struct store *store = NULL;
+	int rc = store_open(&bed.options, &store, error);
+	if (rc == 0) {
+		store_close(store);
+		fail_msg("it opened; expected: %s", says);
+	}
+	assert_int_equal(rc, -EINVAL);
+	if (strstr(error, says) == NULL) {
+		fail_msg("\"%s\" does not say: %s", error, says);
+	}
+}
+
+static void test_opening(void **state)
+{
+	struct stat status;
+	uint8_t epoch[STORE_EPOCH_BYTES];
+	(void)state;
+	bed_close(&bed);
+	(void)unlink(bed.path);
+	(void)unlink(bed_file(&bed, "-wal"));
+	(void)unlink(bed_file(&bed, "-shm"));
+	bed.options.create = false;
+	open_must_fail("--create");
+	assert_int_equal(stat(bed.path, &status), -1); /* and made nothing */
+	bed.options.create = true;
+	bed_open(&bed);
+	assert_int_equal(store_commit_no(bed.store), 1); /* the start is a commit */
+	memcpy(epoch, store_epoch(bed.store), sizeof(epoch));
+	assert_int_equal(store_page_size(bed.store), 4096);
+	assert_string_equal(store_encoding(bed.store), "UTF-8");
+	assert_string_equal(store_engine_version(), sqlite3_libversion());
+	assert_string_equal(store_engine_source(), sqlite3_sourceid());
+	assert_false(store_sync_full(bed.store));
+	assert_true(store_foreign_keys(bed.store));
+	/* Each start takes a number; the epoch stays. */
+	bed.options.create = false;
+	for (uint64_t start = 2; start <= 4; start++) {
+		bed_reopen(&bed);
+		assert_int_equal(store_commit_no(bed.store), start);
+		assert_memory_equal(store_epoch(bed.store), epoch, sizeof(epoch));
+		assert_int_equal(other_number("SELECT commit_no FROM _lf_state"), (int64_t)start);
+	}
+	/* -wal and -shm outlive it, so that readers go on. */
+	bed_close(&bed);
+	assert_int_equal(stat(bed_file(&bed, "-wal"), &status), 0);
+	assert_int_equal(stat(bed_file(&bed, "-shm"), &status), 0);
+	assert_int_equal(other_number("SELECT commit_no FROM _lf_state"), 4);
+}
+
+static void test_epochs_differ(void **state)
+{
+	uint8_t epoch[STORE_EPOCH_BYTES];
+	(void)state;
+	memcpy(epoch, store_epoch(bed.store), sizeof(epoch));
+	bed_remove(&bed);
+	bed_make(&bed);
+	assert_memory_not_equal(store_epoch(bed.store), epoch, sizeof(epoch));
+}
+
+/* A database in another journal mode, with other settings and content, is taken as it is. */
+static void test_an_existing_database_is_taken_over(void **state)
+{
+	(void)state;
+	bed_remove(&bed);
+	bed_make_dir(&bed);
+	assert_int_equal(other_exec("PRAGMA page_size = 1024; PRAGMA encoding = 'UTF-16le';"
+				    "PRAGMA auto_vacuum = full; CREATE TABLE old(a); "
+				    "INSERT INTO old VALUES ('text')"),
+		SQLITE_OK);
+	bed.options.sync_full = true;
+	bed.options.foreign_keys = false;
+	bed_open(&bed);
+	assert_int_equal(store_page_size(bed.store), 1024);
+	assert_string_equal(store_encoding(bed.store), "UTF-16le");
+	assert_true(store_sync_full(bed.store));
+	assert_false(store_foreign_keys(bed.store));
+	assert_true(pragma_holds(bed.store));
+	assert_string_equal(bed_text(bed.store, "SELECT a FROM old"), "text");
+	/* Texts go through as UTF-8 whatever the file holds. */
+	struct step step = bed_step_of("SELECT ?, a FROM old");
+	struct value value = {.type = VALUE_TEXT, .bytes = {"\xf0\x9f\x98\x80", 4}};
+	step.values = &value;
+	step.values_per_run = 1;
+	bed_begin(bed.store);
+	assert_int_equal(bed_step(bed.store, ROLE_QUERY, &step, &shown), 0);
+	assert_string_equal(shown.rows, "'\xf0\x9f\x98\x80'|'text';");
+	store_rollback(bed.store);
+}
+
+static void test_what_is_no_database_is_refused(void **state)
+{
+	(void)state;
+	bed_close(&bed);
+	FILE *file = fopen(bed.path, "we");
+	assert_non_null(file);
+	for (int i = 0; i < 1000; i++) {
+		(void)fputs("this is no database ", file);
+	}
+	(void)fclose(file);
+	(void)unlink(bed_file(&bed, "-wal"));
+	open_must_fail("not a database");
+}
+
+static void test_links_are_not_followed(void **state)
+{
+	char real[700];
+	(void)state;
+	bed_close(&bed);
+	(void)snprintf(real, sizeof(real), "%s.real", bed.path);
+	assert_int_equal(rename(bed.path, real), 0);
+	assert_int_equal(symlink(real, bed.path), 0);
+	open_must_fail("");
+	assert_int_equal(unlink(bed.path), 0);
+	assert_int_equal(rename(real, bed.path), 0);
+}
+
+static void test_tables_of_another_format(void **state)
+{
+	(void)state;
+	bed_close(&bed);
+	assert_int_equal(other_exec("UPDATE _lf_state SET format = 99"), SQLITE_OK);
+	open_must_fail("newer litefunnel");
+	assert_int_equal(other_exec("UPDATE _lf_state SET format = 1, epoch = x'00'"), SQLITE_OK);
+	open_must_fail("cannot read or make litefunnel's tables");
+	assert_int_equal(other_exec("DELETE FROM _lf_state"), SQLITE_OK);
+	open_must_fail("cannot read or make litefunnel's tables");
+	assert_int_equal(other_exec("DROP TABLE _lf_state; CREATE TABLE _lf_state(x)"), SQLITE_OK);
+	open_must_fail("cannot read or make litefunnel's tables");
+}
+
+/* Left and come back: without its tables it is a new lineage. */
+static void test_tables_that_were_dropped_are_made_again(void **state)
+{
+	(void)state;
+	bed_close(&bed);
+	assert_int_equal(other_exec("DROP TABLE _lf_state; DROP TABLE _lf_group; "
+				    "DROP TABLE _lf_session; DROP TABLE _lf_key"),
+		SQLITE_OK);
+	bed_open(&bed);
+	assert_int_equal(store_commit_no(bed.store), 1);
+}
+
+/* A schema that this process cannot serve is found at the start, not by the first write. */
+static void test_schemas_that_need_what_is_not_there(void **state)
+{
+	static const struct {
+		const char *make;
+		const char *says;
+	} cases[] = {
+		{"CREATE TABLE x(a, g AS (nosuch(a)) STORED)", "no such function: nosuch"},
+		{"CREATE TABLE x(a CHECK (nosuch(a)))", "no such function: nosuch"},
+		{"CREATE TABLE x(a); CREATE INDEX i ON x(nosuch(a))", "no such function: nosuch"},
+		{"CREATE TABLE x(a); CREATE INDEX i ON x(a COLLATE nosuch)", "nosuch"},
+		{"CREATE TABLE x(a); CREATE VIEW v AS SELECT nosuch(a) FROM x", "nosuch"},
+		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER INSERT ON x BEGIN SELECT nosuch(1); END",
+			"nosuch"},
+		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER DELETE ON x BEGIN SELECT nosuch(1); END",
+			"nosuch"},
+		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER UPDATE ON x BEGIN SELECT nosuch(1); END",
+			"nosuch"},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		sqlite3 *other = NULL;
+		bed_remove(&bed);
+		bed_make_dir(&bed);
+		other = open_other(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+		/* The schema is planted as text: this process has not these functions either. */
+		char *sql = sqlite3_mprintf("PRAGMA writable_schema = on; %s", cases[i].make);
+		static const char *const fake = "length";
+		char *with_fake = strdup(sql);
+		for (char *at = with_fake; (at = strstr(at, "nosuch")) != NULL; at += 6) {
+			memcpy(at, strstr(at, "COLLATE") == at - 8 ? "nocase" : fake, 6);
+		}
+		assert_int_equal(sqlite3_exec(other, with_fake, NULL, NULL, NULL), SQLITE_OK);
+		assert_int_equal(sqlite3_exec(other,
+					 "UPDATE sqlite_schema SET sql = replace(replace(sql, "
+					 "'length(', 'nosuch('), 'nocase', 'nosuch')",
+					 NULL, NULL, NULL),
+			SQLITE_OK);
+		sqlite3_close(other);
+		free(with_fake);
+		sqlite3_free(sql);
+		open_must_fail(cases[i].says);
+	}
+}
+
+static void test_extensions_that_cannot_be_loaded(void **state)
+{
+	(void)state;
+	bed_close(&bed);
+	bed.options.extensions = "nosuch.so";
+	open_must_fail("extensions: nosuch.so");
+	bed.options.extensions = " , ,";
+	bed_open(&bed);
+	bed.options.extensions = "";
+	/* Loading is off again for everybody else. */
+	char *message = NULL;
+	assert_int_equal(
+		sqlite3_load_extension(bed.store->handle, "x.so", NULL, &message), SQLITE_ERROR);
+	assert_non_null(strstr(message, "not authorized"));
+	sqlite3_free(message);
+}
+
+static void test_the_schema_keeps_away_from_our_tables(void **state)
+{
+	static const char *const trespassers[] = {
+		"CREATE TABLE x(a REFERENCES _lf_group(commit_no))",
+		"CREATE TABLE _lf_mine(a)",
+		"CREATE VIEW _lf_view AS SELECT 1",
+		"CREATE TRIGGER x AFTER UPDATE ON _lf_state BEGIN SELECT 1; END",
+		"CREATE INDEX x ON _lf_state(format)",
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof(trespassers) / sizeof(trespassers[0]); i++) {
+		bed_close(&bed);
+		assert_int_equal(other_exec(trespassers[i]), SQLITE_OK);
+		open_must_fail("litefunnel's tables");
+		assert_int_equal(other_exec("DROP INDEX IF EXISTS x; DROP TRIGGER IF EXISTS x; "
+					    "DROP VIEW IF EXISTS _lf_view; "
+					    "DROP TABLE IF EXISTS _lf_mine"),
+			SQLITE_OK);
+		(void)other_exec("DROP TABLE IF EXISTS x");
+		bed_open(&bed);
+	}
+	/* Nor does a step bring it there. */
+	static const char *const steps[] = {
+		"CREATE TABLE x(a REFERENCES _lf_group(commit_no))",
+		"ALTER TABLE y RENAME TO _lf_chunk",
+		"ALTER TABLE y ADD COLUMN b REFERENCES _lf_key(id)",
+	};
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		for (int script = 0; script < 2; script++) {
+			struct step step = bed_step_of(steps[i]);
+			step.script = script != 0;
+			bed_begin(bed.store);
+			bed_do(bed.store, "CREATE TABLE y(a)");
+			assert_int_equal(
+				bed_step(bed.store, ROLE_ADMIN, &step, &shown), STORE_DENIED);
+			store_rollback(bed.store);
+		}
+	}
+}
+
+static void test_poisoned(void **state)
+{
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)");
+	bed_close(&bed);
+	bed.options.poisoned = true;
+	bed_open(&bed);
+	bed.options.poisoned = false;
+	assert_int_equal(bed_number(bed.store, "SELECT count(*) FROM t"), 2);
+	bed_close(&bed);
+	/* Everything was written anew into the database itself. */
+	assert_int_equal(truncate(bed_file(&bed, "-wal"), 0), 0);
+	(void)unlink(bed_file(&bed, "-shm"));
+	assert_int_equal(other_number("SELECT count(*) FROM t"), 2);
+}
+
+static void test_poisoned_and_unsound(void **state)
+{
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE t(a UNIQUE); INSERT INTO t VALUES (1), (2), (3)");
+	bed_close(&bed);
+	assert_int_equal(other_exec("PRAGMA writable_schema = on; UPDATE sqlite_schema SET rootpage = "
+				    "(SELECT rootpage FROM sqlite_schema WHERE name = 't') WHERE "
+				    "name = 'sqlite_autoindex_t_1'"),
+		SQLITE_OK);
+	bed.options.poisoned = true;
+	open_must_fail("");
+	bed.options.poisoned = false;
+}
+
+/* ---- settings ---- */
+
+static void test_settings_hold(void **state)
+{
+	static const struct {
+		const char *sql;
+		const char *want;
+	} cases[] = {
+		{"PRAGMA journal_mode", "wal"},
+		{"PRAGMA synchronous", "1"},
+		{"PRAGMA locking_mode", "normal"},
+		{"PRAGMA wal_autocheckpoint", "0"},
+		{"PRAGMA foreign_keys", "1"},
+		{"PRAGMA mmap_size", "0"},
+		{"PRAGMA temp_store", "2"},
+		{"PRAGMA writable_schema", "0"},
+		{"PRAGMA busy_timeout", "0"},
+		{"PRAGMA cache_size", "-1024"},
+		{"PRAGMA cell_size_check", "1"},
+	};
+	int on = -1;
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		assert_string_equal(bed_text(bed.store, cases[i].sql), cases[i].want);
+	}
+	assert_true(pragma_holds(bed.store));
+	sqlite3_db_config(bed.store->handle, SQLITE_DBCONFIG_DEFENSIVE, -1, &on);
+	assert_int_equal(on, 1);
+	sqlite3_db_config(bed.store->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, -1, &on);
+	assert_int_equal(on, 1);
+	sqlite3_db_config(bed.store->handle, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, -1, &on);
+	assert_int_equal(on, 0);
+	/* And if one does not, it is seen. */
+	static const char *const breaks[][2] = {
+		{"PRAGMA foreign_keys = off", "PRAGMA foreign_keys = on"},
+		{"PRAGMA synchronous = off", "PRAGMA synchronous = normal"},
+		{"PRAGMA wal_autocheckpoint = 5", "PRAGMA wal_autocheckpoint = 0"},
+		{"PRAGMA writable_schema = on", "PRAGMA writable_schema = off"},
+	};
+	for (size_t i = 0; i < sizeof(breaks) / sizeof(breaks[0]); i++) {
+		assert_int_equal(own_exec(bed.store, breaks[i][0]), SQLITE_OK);
+		assert_false(pragma_holds(bed.store));
+		assert_int_equal(own_exec(bed.store, breaks[i][1]), SQLITE_OK);
+		assert_true(pragma_holds(bed.store));
+	}
+}
+
+/* ---- transactions ---- */
+
+static void test_each_commit_takes_one_number(void **state)
+{
+	uint64_t first = store_commit_no(bed.store);
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE t(a)");
+	assert_int_equal(store_commit_no(bed.store), first + 1);
+	for (uint64_t i = 1; i <= 20; i++) {
+		bed_begin(bed.store);
+		bed_do(bed.store, "INSERT INTO t VALUES (1)");
+		assert_true(store_in_transaction(bed.store));
+		assert_true(store_dirty(bed.store));
+		/* Nobody sees it before, everybody after, with its number. */
+		assert_int_equal(other_number("SELECT count(*) FROM t"), (int64_t)i - 1);
+		bed_commit(bed.store);
+		assert_false(store_in_transaction(bed.store));
+		assert_int_equal(store_commit_no(bed.store), first + 1 + i);
+		assert_int_equal(other_number("SELECT count(*) FROM t"), (int64_t)i);
+		assert_int_equal(other_number("SELECT commit_no FROM _lf_state"),
+			(int64_t)(first + 1 + i));
+		/* What is rolled back takes none. */
+		bed_begin(bed.store);
+		bed_do(bed.store, "DELETE FROM t");
+		store_rollback(bed.store);
+		assert_int_equal(store_commit_no(bed.store), first + 1 + i);
+	}
+}
+
+static void test_savepoints(void **state)
+{
+	struct store_error error = {.row = -1};
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE t(a)");
+	bed_begin(bed.store);
+	bed_do(bed.store, "INSERT INTO t VALUES (1)");
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(store_savepoint(bed.store, &error), 0);
+		bed_do(bed.store, "INSERT INTO t VALUES (2)");
+		bed_do(bed.store, "CREATE TABLE u(x)");
+		bed_do(bed.store, "INSERT INTO u VALUES (1)");
+		assert_int_equal(store_rollback_to(bed.store, &error), 0);
+		assert_true(store_in_transaction(bed.store));
+		assert_int_equal(bed_number(bed.store, "SELECT count(*) FROM t"), 1);
+	}
+	assert_int_equal(store_savepoint(bed.store, &error), 0);
+	bed_do(bed.store, "INSERT INTO t VALUES (3)");
+	assert_int_equal(store_release(bed.store, &error), 0);
+	bed_commit(bed.store);
+	assert_int_equal(other_number("SELECT sum(a) FROM t"), 4);
+}
+
+/* Statements compiled against a schema that was undone are not used again. */
+static void test_a_schema_that_was_undone(void **state)
+{
+	struct store_error error = {.row = -1};
+	struct step select = bed_step_of("SELECT x FROM u");
+	(void)state;
+	for (int how = 0; how < 2; how++) {
+		bed_begin(bed.store);
+		assert_int_equal(store_savepoint(bed.store, &error), 0);
+		bed_do(bed.store, "CREATE TABLE u(x)");
+		assert_int_equal(bed_step(bed.store, ROLE_DDL, &select, &shown), 0);
+		if (how == 0) {
+			assert_int_equal(store_rollback_to(bed.store, &error), 0);
+		} else {
+			store_rollback(bed.store);
+			bed_begin(bed.store);
+		}
+		assert_int_equal(bed_step(bed.store, ROLE_DDL, &select, &shown), STORE_SQL);
+		assert_non_null(strstr(shown.error.message, "no such table: u"));
+		bed_do(bed.store, "CREATE TABLE u(y, x)");
+		assert_int_equal(bed_step(bed.store, ROLE_DDL, &select, &shown), 0);
+		store_rollback(bed.store);
+	}
+}
+
+static void test_rollback_after_sqlite_did_it_itself(void **state)
+{
+	struct step killer = bed_step_of("INSERT OR ROLLBACK INTO t VALUES (1)");
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE t(a UNIQUE); INSERT INTO t VALUES (1)");
+	uint64_t before = store_commit_no(bed.store);
+	bed_begin(bed.store);
+	bed_do(bed.store, "INSERT INTO t VALUES (2)");
+	assert_int_equal(bed_step(bed.store, ROLE_DDL, &killer, &shown), STORE_SQL);
+	assert_false(store_in_transaction(bed.store));
+	store_rollback(bed.store);
+	assert_false(store_in_transaction(bed.store));
+	bed_begin(bed.store);
+	bed_do(bed.store, "INSERT INTO t VALUES (3)");
+	bed_commit(bed.store);
+	assert_int_equal(store_commit_no(bed.store), before + 1);
+	assert_int_equal(other_number("SELECT sum(a) FROM t"), 4);
+}
+
+static void test_deferred_violations(void **state)
+{
+	struct store_error error = {.row = -1};
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE p(a INTEGER PRIMARY KEY); "
+			      "CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED)");
+	uint64_t before = store_commit_no(bed.store);
+	bed_begin(bed.store);
+	assert_false(store_deferred_violations(bed.store));
+	bed_do(bed.store, "INSERT INTO c VALUES (7)");
+	assert_true(store_deferred_violations(bed.store));
+	/* COMMIT says no, and the transaction stands. */
+	assert_int_equal(store_commit(bed.store, &error), STORE_SQL);
+	assert_int_equal(error.sqlite, SQLITE_CONSTRAINT_FOREIGNKEY);
+	store_error_clear(&error);
+	assert_true(store_in_transaction(bed.store));
+	store_rollback(bed.store);
+	assert_int_equal(store_commit_no(bed.store), before);
+	/* Put right before the end, it is none. */
+	bed_begin(bed.store);
+	bed_do(bed.store, "INSERT INTO c VALUES (7)");
+	bed_do(bed.store, "INSERT INTO p VALUES (7)");
+	assert_false(store_deferred_violations(bed.store));
+	bed_commit(bed.store);
+	assert_int_equal(store_commit_no(bed.store), before + 1);
+}
+
+static void test_another_writer(void **state)
+{
+	struct store_error error = {.row = -1};
+	(void)state;
+	sqlite3 *other = open_other(SQLITE_OPEN_READWRITE);
+	assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(store_begin(bed.store, &error), STORE_BUSY);
+	assert_int_equal(error.sqlite & 0xff, SQLITE_BUSY);
+	assert_false(store_in_transaction(bed.store));
+	store_error_clear(&error);
+	/* Nor can a second daemon start. */
+	struct store *second = NULL;
+	char reason[STORE_ERROR_BYTES] = "";
+	assert_int_equal(store_open(&bed.options, &second, reason), -EINVAL);
+	assert_non_null(strstr(reason, "another process"));
+	assert_int_equal(sqlite3_exec(other, "ROLLBACK", NULL, NULL, NULL), SQLITE_OK);
+	bed_begin(bed.store);
+	/* While we write, the other may read but not write. */
+	assert_int_equal(sqlite3_exec(other, "SELECT * FROM _lf_state", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_BUSY);
+	store_rollback(bed.store);
+	sqlite3_close(other);
+}
+
+/* A disk that is full: the transaction is undone, the answer may be tried again. */
+static void test_a_full_disk(void **state)
+{
+	struct step step = bed_step_of("INSERT INTO t VALUES (zeroblob(1000000))");
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE t(a)");
+	assert_int_equal(own_exec(bed.store, "PRAGMA max_page_count = 50"), SQLITE_OK);
+	bed_begin(bed.store);
+	assert_int_equal(bed_step(bed.store, ROLE_DDL, &step, &shown), STORE_RESOURCE);
+	assert_int_equal(shown.error.sqlite, SQLITE_FULL);
+	store_rollback(bed.store);
+	assert_int_equal(own_exec(bed.store, "PRAGMA max_page_count = 1000000"), SQLITE_OK);
+	bed_begin(bed.store);
+	assert_int_equal(bed_step(bed.store, ROLE_DDL, &step, &shown), 0);
+	bed_commit(bed.store);
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	bed_make(&bed);
+	shown.error = (struct store_error){.row = -1};
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	bed_shown_clear(&shown);
+	bed_remove(&bed);
+	return 0;
+}
+
+int main(void)
+{
+#define TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		TEST(test_opening),
+		TEST(test_epochs_differ),
+		TEST(test_an_existing_database_is_taken_over),
+		TEST(test_what_is_no_database_is_refused),
+		TEST(test_links_are_not_followed),
+		TEST(test_tables_of_another_format),
+		TEST(test_tables_that_were_dropped_are_made_again),
+		TEST(test_schemas_that_need_what_is_not_there),
+		TEST(test_extensions_that_cannot_be_loaded),
+		TEST(test_the_schema_keeps_away_from_our_tables),
+		TEST(test_poisoned),
+		TEST(test_poisoned_and_unsound),
+		TEST(test_settings_hold),
+		TEST(test_each_commit_takes_one_number),
+		TEST(test_savepoints),
+		TEST(test_a_schema_that_was_undone),
+		TEST(test_rollback_after_sqlite_did_it_itself),
+		TEST(test_deferred_violations),
+		TEST(test_another_writer),
+		TEST(test_a_full_disk),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
