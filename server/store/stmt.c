@@ -40,7 +40,8 @@ int store_error_set(struct store_error *error, enum store_condition condition, i
 int stmt_failed(
 	sqlite3 *handle, const struct authorizer *authorizer, int rc, struct store_error *error)
 {
-	if (authorizer->denied[0] != 0 && (rc & 0xff) == SQLITE_ERROR) {
+	if (authorizer->denied[0] != 0 &&
+		((rc & 0xff) == SQLITE_ERROR || (rc & 0xff) == SQLITE_SCHEMA)) {
 		rc = SQLITE_AUTH; /* a refused function is reported as a plain error */
 	}
 	switch (rc & 0xff) {

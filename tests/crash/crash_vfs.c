@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 struct crash_file {
 	sqlite3_file base;
@@ -47,17 +48,21 @@ const char *vfs_op_name(enum vfs_op op)
 
 /* ---- the tape ---- */
 
+/* Not from the heap: allocations in there are counted, and may be about to fail. */
 static void *grown(void *at, size_t *cap, size_t needed, size_t size)
 {
 	if (needed <= *cap) {
 		return at;
 	}
-	*cap = needed * 2 + 1024;
-	void *bigger = reallocarray(at, *cap, size);
-	if (bigger == NULL) {
+	size_t bigger_cap = needed * 2 + 65536;
+	void *bigger = at == NULL ? mmap(NULL, bigger_cap * size, PROT_READ | PROT_WRITE,
+					    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+				  : mremap(at, *cap * size, bigger_cap * size, MREMAP_MAYMOVE);
+	if (bigger == MAP_FAILED) {
 		fprintf(stderr, "crash_vfs: out of memory for the tape\n");
 		exit(2);
 	}
+	*cap = bigger_cap;
 	return bigger;
 }
 
@@ -86,8 +91,12 @@ void tape_clear(struct tape *tape)
 
 void tape_finish(struct tape *tape)
 {
-	free(tape->entries);
-	free(tape->bytes);
+	if (tape->entries != NULL) {
+		munmap(tape->entries, tape->cap * sizeof(*tape->entries));
+	}
+	if (tape->bytes != NULL) {
+		munmap(tape->bytes, tape->bytes_cap);
+	}
 	*tape = (struct tape){0};
 }
 

@@ -305,12 +305,15 @@ static void end_of_process(struct world *world, const struct variant *variant, u
 
 /* ---- one run ---- */
 
+extern const char __executable_start; /* the linker's */
+
 static void check_leaks(int64_t sqlite_before)
 {
 	const void *where = NULL;
 	size_t live = memory_live(&where);
 	if (live > 0) {
-		found(FOUND_LEAK, "%zu allocations, one of them made at %p", live, where);
+		found(FOUND_LEAK, "%zu allocations, one of them made at %#tx (see addr2line)", live,
+			(const char *)where - &__executable_start);
 	}
 	if (sqlite3_memory_used() != sqlite_before) {
 		found(FOUND_LEAK, "%lld bytes of SQLite's",

@@ -76,8 +76,7 @@ bool world_in_commit(void *ctx)
 {
 	const struct world *world = ctx;
 	return world->store != NULL &&
-	       world->commit_hooks > store_commit_no(world->store) - world->commit_base &&
-	       sqlite3_get_autocommit(world->store->handle) == 0;
+	       world->commit_hooks > store_commit_no(world->store) - world->commit_base;
 }
 
 static void not_waiting(void *ctx)

@@ -230,7 +230,8 @@ def options_of(arguments):
     parser.add_argument("--first", type=int, default=0, help="the number of the first program")
     parser.add_argument("--way", choices=WAYS, help="run all programs in this way")
     parser.add_argument("--differences", type=int, default=10, help="stop after so many")
-    parser.add_argument("--dir", help="where the databases are; default: TMPDIR")
+    parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else None,
+                        help="where the databases are; nothing here depends on a disk")
     options = parser.parse_args(arguments)
     if not options.program:
         parser.error("set LITEFUNNEL_BIN or give --program")
