@@ -170,6 +170,7 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	case SQLITE_RECURSIVE:
 		return require(authorizer, ROLE_QUERY, "reading", first);
 	case SQLITE_FUNCTION:
+		authorizer->saw_changes |= sqlite3_stricmp(second, "changes") == 0;
 		return in_list(functions_refused, second)
 			? refuse(authorizer, ROLE_NONE, "the function", second)
 			: require(authorizer, ROLE_QUERY, "the function", second);
@@ -196,7 +197,8 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	case SQLITE_ALTER_TABLE: /* the table stands second, the database first */
 		return authorize_schema(authorizer, "ALTER of", second, NULL, first);
 	case SQLITE_REINDEX:
-		return authorize_schema(authorizer, "REINDEX of", first, NULL, database);
+		authorizer->saw_ddl = true;
+		return require(authorizer, ROLE_DDL, "REINDEX of", first); /* ours does no harm */
 	case SQLITE_ANALYZE:
 		if (is_own_table(first)) {
 			return SQLITE_IGNORE; /* ANALYZE of everything leaves ours out */
@@ -235,6 +237,7 @@ enum role authorizer_enter(struct authorizer *authorizer, enum role role)
 	enum role before = authorizer->role;
 	authorizer->role = role;
 	authorizer->saw_ddl = false;
+	authorizer->saw_changes = false;
 	authorizer->answered[0] = 0;
 	authorizer->needed = ROLE_NONE;
 	authorizer->denied[0] = 0;

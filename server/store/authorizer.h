@@ -15,6 +15,7 @@ struct authorizer {
 	enum role role;
 	/* What the statement being compiled was seen to do. The caller clears these before. */
 	bool saw_ddl;
+	bool saw_changes; /* asks for changes() somewhere, triggers included */
 	/* A PRAGMA that is answered without being executed: its name, or "". */
 	char answered[32];
 	/* The first refusal. */

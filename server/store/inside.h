@@ -20,6 +20,7 @@ enum own {
 	OWN_RELEASE,
 	OWN_ROLLBACK_TO,
 	OWN_NUMBER,
+	OWN_NO_CHANGES,
 	OWN_SETTLE,
 	OWN_COUNT,
 };
@@ -33,9 +34,18 @@ struct wal {
 	struct checkpoint_stats stats;
 };
 
+struct hold {
+	int shm_fd; /* of the -shm, or -1 */
+	sqlite3_file *file;
+	const sqlite3_io_methods *methods;
+	sqlite3_io_methods keeping; /* the same, but that xShmLock does not let go */
+	bool kept;
+};
+
 struct store {
 	sqlite3 *handle;
 	char *path;
+	struct hold hold;
 	struct authorizer authorizer;
 	struct stmt_cache cache;
 	struct dedupe *dedupe;
@@ -56,7 +66,7 @@ struct store {
 	/* The batch that runs. */
 	uint64_t exec_deadline_us; /* 0: none */
 	int64_t batch_total;       /* total_changes when it began */
-	bool batch_dml;            /* changes() means something */
+	bool batch_dml;            /* something of it has counted changes */
 
 	struct binder binder;
 	struct wal wal;
@@ -65,13 +75,16 @@ struct store {
 /* Creates or migrates the tables, reads epoch and commit number. 0, or -EINVAL with a sentence. */
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 
+/* A function, collation or module that is not there: 0, or -EINVAL with a sentence. */
+int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
+
 /*
  * Whether the schema holds what the authorizer cannot see and nobody may have: a foreign key that
  * points to one of our tables (its actions and triggers would run inside our own statements), a
  * trigger or index on one, a client's table with a name like theirs; an index on a shadow table of a
  * virtual table (SQLite 3.40 can be made to recurse without end by one).
  */
-bool state_is_trespassed(struct store *store);
+bool schema_is_trespassed(struct store *store);
 
 /* Every setting that safety rests on is set, then read back. 0, or -EINVAL with a sentence. */
 int pragma_setup(struct store *store, const struct store_options *options,
@@ -88,6 +101,20 @@ int own_prepare(struct store *store, const char *sql, sqlite3_stmt **ret_stmt);
 
 /* Steps an own statement to its end and resets it. Returns SQLite's code, OK for DONE. */
 int own_run(struct store *store, sqlite3_stmt *stmt);
+
+/*
+ * recovery.c. The hold on the write lock during a start: hold before the file is opened, keep once it
+ * is, let go when the start is over; finish only after the handle is closed, because closing the
+ * descriptor would drop all of SQLite's locks on the -shm.
+ */
+void recovery_hold(struct hold *hold, const char *db);
+void recovery_keep(struct hold *hold, sqlite3 *handle);
+void recovery_let_go(struct hold *hold);
+void recovery_finish(struct hold *hold);
+
+/* 0, or negative with a sentence. */
+int recovery_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
+int recovery_sync_wal(const struct store *store, char ret_error[STORE_ERROR_BYTES]);
 
 /* Takes checkpoints into our own hand and counts frames (checkpoint.c). */
 void checkpoint_setup(struct store *store);

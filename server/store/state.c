@@ -103,31 +103,6 @@ static int state_read(struct store *store, int *ret_format, int64_t *ret_window)
 	return rc;
 }
 
-bool state_is_trespassed(struct store *store)
-{
-	sqlite3_stmt *stmt = NULL;
-	store_batch_end(store); /* this look is ours and is not interrupted */
-	int rc = own_prepare(store,
-		"SELECT 1 FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
-		" WHERE s.type = 'table' AND f.\"table\" LIKE '~_lf~_%' ESCAPE '~' "
-		"UNION ALL "
-		"SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view')"
-		" AND name LIKE '~_lf~_%' ESCAPE '~'"
-		" AND name NOT IN ('_lf_state', '_lf_group', '_lf_session', '_lf_key') "
-		"UNION ALL "
-		"SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'index')"
-		" AND tbl_name LIKE '~_lf~_%' ESCAPE '~' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
-		" AND name <> '_lf_session_grave' "
-		"UNION ALL "
-		"SELECT 1 FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
-		" AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')",
-		&stmt);
-	/* In doubt it is: too little memory must not let one through. */
-	bool trespassed = rc != SQLITE_OK || sqlite3_step(stmt) != SQLITE_DONE;
-	sqlite3_finalize(stmt);
-	return trespassed;
-}
-
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
 	bool exists = false;
@@ -166,7 +141,7 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 		rc = own_exec(store, sql);
 		rc = rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
 	}
-	if (state_is_trespassed(store)) {
+	if (schema_is_trespassed(store)) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
 			"%s: its schema has an index on a shadow table, or refers to litefunnel's tables "
 			"(_lf_…), or takes a name of theirs: remove that first",

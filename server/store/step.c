@@ -181,11 +181,21 @@ static bool is_late(const struct store *store)
 	return store->exec_deadline_us != 0 && clock_now_us() >= store->exec_deadline_us;
 }
 
+/* Before the first statement of a batch that may look: changes() must not show another batch's. */
+static void reset_changes(struct store *store, bool asks)
+{
+	if (asks && !store->batch_dml) {
+		(void)own_run(store, store->own[OWN_NO_CHANGES]);
+		store->batch_dml = true;
+	}
+}
+
 static int run_statement(struct store *store, enum role role, const struct stmt *stmt,
 	const struct step *step, const struct step_sink *sink, struct step_result *result,
 	struct store_error *error)
 {
 	int rc = 0;
+	reset_changes(store, stmt->asks_changes);
 	if (stmt->columns > 0) {
 		result->has_columns = true;
 		rc = give_columns(stmt->handle, sink, error);
@@ -235,7 +245,7 @@ static void note_effects(struct store *store, bool readonly, bool dml, bool ddl)
 /* After a change of the schema: what the authorizer could not see. */
 static int check_own_tables(struct store *store, struct store_error *error)
 {
-	if (!state_is_trespassed(store)) {
+	if (!schema_is_trespassed(store)) {
 		return 0;
 	}
 	error->needed = ROLE_NONE;
@@ -265,15 +275,17 @@ static int run_single(struct store *store, enum role role, const struct step *st
 static int run_script_statement(struct store *store, enum role role, sqlite3_stmt *stmt,
 	struct bytes sql, struct step_result *result, struct store_error *error)
 {
-	bool ddl = store->authorizer.saw_ddl;
-	bool readonly =
-		sqlite3_stmt_readonly(stmt) != 0 || (sql_begins_with(sql, "pragma") && !ddl);
+	bool explain = sqlite3_stmt_isexplain(stmt) != 0;
+	bool ddl = store->authorizer.saw_ddl && !explain;
+	bool readonly = sqlite3_stmt_readonly(stmt) != 0 || explain ||
+		(sql_begins_with(sql, "pragma") && !ddl);
 	bool dml = !readonly && sql_is_dml(sql);
 	int rc = SQLITE_ROW;
 	if (sqlite3_bind_parameter_count(stmt) > 0) {
 		return store_error_set(
 			error, STORE_BAD_REQUEST, 0, "a script takes no parameters: use steps");
 	}
+	reset_changes(store, store->authorizer.saw_changes);
 	authorizer_enter(&store->authorizer, role);
 	while (rc == SQLITE_ROW) {
 		rc = sqlite3_step(stmt);

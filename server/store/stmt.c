@@ -271,6 +271,7 @@ static int compile(struct stmt_cache *cache, enum role role, struct bytes sql, u
 		.once = sql.len > KEEP_BYTES_MAX,
 		.readonly = readonly || explain,
 		.ddl = cache->authorizer->saw_ddl && !explain,
+		.asks_changes = cache->authorizer->saw_changes,
 		.dml = !readonly && !explain && sql_is_dml(sql),
 	};
 	memcpy(stmt->sql, sql.data, sql.len);

@@ -24,9 +24,10 @@ struct stmt {
 	size_t sql_len;
 	unsigned params;
 	unsigned columns;
-	bool readonly; /* sqlite3_stmt_readonly() */
-	bool dml;      /* INSERT, UPDATE, DELETE: changes() means something */
-	bool ddl;      /* changes the schema, or the facts of other statements */
+	bool readonly;     /* sqlite3_stmt_readonly() */
+	bool dml;          /* INSERT, UPDATE, DELETE: changes() means something */
+	bool ddl;          /* changes the schema, or the facts of other statements */
+	bool asks_changes; /* uses changes() */
 	enum { STMT_UNKNOWN, STMT_ATOMIC, STMT_NEEDS_SAVEPOINT } atomic;
 	bool busy;  /* in use: not to be evicted */
 	bool once;  /* too large to be kept */

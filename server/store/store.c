@@ -13,7 +13,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +29,7 @@ static const char *const own_texts[OWN_COUNT] = {
 	[OWN_RELEASE] = "RELEASE _lf_batch",
 	[OWN_ROLLBACK_TO] = "ROLLBACK TO _lf_batch",
 	[OWN_NUMBER] = "UPDATE _lf_state SET commit_no = ?1 WHERE id = 1",
+	[OWN_NO_CHANGES] = "DELETE FROM _lf_state WHERE 0",
 	[OWN_SETTLE] = "SELECT commit_no FROM _lf_state",
 };
 
@@ -71,15 +71,7 @@ static int interrupt_if_late(void *ctx)
 	return store->exec_deadline_us != 0 && clock_now_us() >= store->exec_deadline_us;
 }
 
-/* changes() and total_changes() as a batch alone would see them, not as the handle counts. */
-static void sql_changes(sqlite3_context *context, int count, sqlite3_value **values)
-{
-	const struct store *store = sqlite3_user_data(context);
-	(void)count;
-	(void)values;
-	sqlite3_result_int64(context, store->batch_dml ? sqlite3_changes64(store->handle) : 0);
-}
-
+/* total_changes() as a batch alone would see it, not as the handle counts. */
 static void sql_total_changes(sqlite3_context *context, int count, sqlite3_value **values)
 {
 	const struct store *store = sqlite3_user_data(context);
@@ -109,98 +101,6 @@ static int load_extensions(struct store *store, const char *list, char *ret_erro
 	sqlite3_db_config(store->handle, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0, NULL);
 	free(copy);
 	return rc;
-}
-
-/*
- * A function, collation or module that the schema needs and this process has not would make every
- * write to that table fail later. Compiling one statement of each kind per table finds them now.
- */
-static int check_schema(struct store *store, char *ret_error)
-{
-	static const char *const probes[] = {"SELECT * FROM \"%w\"", "DELETE FROM \"%w\"",
-		"INSERT INTO \"%w\" DEFAULT VALUES", "REINDEX \"%w\""};
-	sqlite3_stmt *tables = NULL;
-	int rc = own_prepare(store,
-		"SELECT name, type FROM sqlite_schema WHERE type IN ('table', 'view') "
-		"AND name NOT LIKE 'sqlite~_%' ESCAPE '~'",
-		&tables);
-	int found = 0;
-	while (rc == SQLITE_OK && found == 0 && sqlite3_step(tables) == SQLITE_ROW) {
-		const char *name = (const char *)sqlite3_column_text(tables, 0);
-		bool view = strcmp((const char *)sqlite3_column_text(tables, 1), "view") == 0;
-		size_t count = view ? 1 : sizeof(probes) / sizeof(probes[0]);
-		for (size_t i = 0; i < count && found == 0; i++) {
-			char *sql = sqlite3_mprintf(probes[i], name);
-			sqlite3_stmt *probe = NULL;
-			if (own_prepare(store, sql, &probe) != SQLITE_OK &&
-				(strstr(sqlite3_errmsg(store->handle), "no such function") !=
-						NULL ||
-					strstr(sqlite3_errmsg(store->handle),
-						"no such collation") != NULL ||
-					strstr(sqlite3_errmsg(store->handle), "no such module") !=
-						NULL ||
-					strstr(sqlite3_errmsg(store->handle), "unsafe use of") !=
-						NULL)) {
-				snprintf(ret_error, STORE_ERROR_BYTES,
-					"%s: the schema of \"%s\" needs what this process has not: %s "
-					"(cure: the setting `extensions`)",
-					store->path, name, sqlite3_errmsg(store->handle));
-				found = -EINVAL;
-			}
-			sqlite3_finalize(probe);
-			sqlite3_free(sql);
-		}
-	}
-	sqlite3_finalize(tables);
-	return found;
-}
-
-/*
- * SQLite's recovery reads the WAL but does not sync it: what it finds could be in the page cache
- * only, left by a process that was killed. A stored answer given from it could outlive its commit.
- */
-static int sync_wal(const struct store *store)
-{
-	char path[4096];
-	snprintf(path, sizeof(path), "%s-wal", store->path);
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0) {
-		return errno == ENOENT ? 0 : -errno;
-	}
-	int rc = fdatasync(fd) == 0 ? 0 : -errno;
-	close(fd);
-	return rc;
-}
-
-/*
- * The last run stopped at a COMMIT whose fate it could not know. Check what is there, and write the
- * content of the WAL anew into the database before anybody is told that it is safe.
- */
-static int recover_poisoned(struct store *store, char *ret_error)
-{
-	sqlite3_stmt *stmt = NULL;
-	bool sound = own_prepare(store, "PRAGMA quick_check(1)", &stmt) == SQLITE_OK &&
-		sqlite3_step(stmt) == SQLITE_ROW &&
-		strcmp((const char *)sqlite3_column_text(stmt, 0), "ok") == 0;
-	sqlite3_finalize(stmt);
-	if (!sound) {
-		snprintf(ret_error, STORE_ERROR_BYTES,
-			"%s does not pass quick_check after an I/O error: restore it from its replica",
-			store->path);
-		return -EINVAL;
-	}
-	authorizer_enter(&store->authorizer, ROLE_SELF);
-	sqlite3_busy_timeout(store->handle, 5000);
-	int rc = sqlite3_wal_checkpoint_v2(
-		store->handle, "main", SQLITE_CHECKPOINT_FULL, NULL, NULL);
-	sqlite3_busy_timeout(store->handle, 0);
-	if (rc != SQLITE_OK) {
-		snprintf(ret_error, STORE_ERROR_BYTES,
-			"%s: the checkpoint that must follow an I/O error failed: %s", store->path,
-			sqlite3_errmsg(store->handle));
-		return -EINVAL;
-	}
-	return 0;
 }
 
 static int prepare_own(struct store *store, char *ret_error)
@@ -273,7 +173,11 @@ static int set_up(struct store *store, const struct store_options *options, char
 	if (store->path == NULL) {
 		return -ENOMEM;
 	}
+	recovery_hold(&store->hold, store->path);
 	int rc = open_handle(store, options, ret_error);
+	if (rc == 0) {
+		recovery_keep(&store->hold, store->handle);
+	}
 	rc = rc == 0 ? load_extensions(store, options->extensions, ret_error) : rc;
 	rc = rc == 0 ? pragma_setup(store, options, ret_error) : rc;
 	if (rc != 0) {
@@ -283,8 +187,6 @@ static int set_up(struct store *store, const struct store_options *options, char
 	authorizer_install(&store->authorizer, store->handle);
 	checkpoint_setup(store);
 	sqlite3_progress_handler(store->handle, PROGRESS_OPS, interrupt_if_late, store);
-	sqlite3_create_function(store->handle, "changes", 0, SQLITE_UTF8 | SQLITE_INNOCUOUS, store,
-		sql_changes, NULL, NULL);
 	sqlite3_create_function(store->handle, "total_changes", 0, SQLITE_UTF8 | SQLITE_INNOCUOUS,
 		store, sql_total_changes, NULL, NULL);
 	sqlite3_limit(store->handle, SQLITE_LIMIT_ATTACHED, 0);
@@ -300,17 +202,14 @@ static int set_up(struct store *store, const struct store_options *options, char
 
 	rc = stmt_cache_init(
 		&store->cache, store->handle, &store->authorizer, options->statements_max);
-	rc = rc == 0 && options->poisoned ? recover_poisoned(store, ret_error) : rc;
+	rc = rc == 0 && options->poisoned ? recovery_check(store, ret_error) : rc;
 	rc = rc == 0 ? state_open(store, ret_error) : rc;
-	rc = rc == 0 ? check_schema(store, ret_error) : rc;
+	rc = rc == 0 ? schema_check(store, ret_error) : rc;
 	rc = rc == 0 ? prepare_own(store, ret_error) : rc;
 	rc = rc == 0 ? dedupe_new(store, options->session_window, &store->dedupe) : rc;
 	rc = rc == 0 ? load_memory(store, ret_error) : rc;
 	rc = rc == 0 ? first_commit(store, ret_error) : rc;
-	if (rc == 0 && (rc = sync_wal(store)) != 0) {
-		snprintf(ret_error, STORE_ERROR_BYTES, "%s-wal: %s", store->path, strerror(-rc));
-	}
-	return rc;
+	return rc == 0 ? recovery_sync_wal(store, ret_error) : rc;
 }
 
 int store_open(const struct store_options *options, struct store **ret_store,
@@ -320,8 +219,10 @@ int store_open(const struct store_options *options, struct store **ret_store,
 	if (store == NULL) {
 		return -ENOMEM;
 	}
+	store->hold.shm_fd = -1;
 	snprintf(ret_error, STORE_ERROR_BYTES, "%s: cannot be opened", options->path);
 	int rc = set_up(store, options, ret_error);
+	recovery_let_go(&store->hold);
 	if (rc != 0) {
 		store_close(store);
 		return rc == -ENOMEM ? rc : -EINVAL;
@@ -341,6 +242,7 @@ void store_close(struct store *store)
 	}
 	stmt_cache_finish(&store->cache);
 	sqlite3_close(store->handle);
+	recovery_finish(&store->hold);
 	binder_finish(&store->binder);
 	free(store->path);
 	free(store);

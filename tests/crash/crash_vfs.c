@@ -9,6 +9,7 @@
 
 #include "tests/crash/random.h"
 
+#include <signal.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,6 +129,9 @@ static bool struck(enum vfs_op op, enum db_file file)
 	}
 	if (layer.fired.times++ == 0) {
 		layer.fired.file = file;
+		if (layer.fault.trap) {
+			raise(SIGTRAP);
+		}
 		layer.fired.in_commit = layer.in_commit != NULL && layer.in_commit(layer.ctx);
 	}
 	return true;

@@ -72,6 +72,7 @@ struct vfs_fault {
 	uint64_t at; /* the first call is 1 */
 	bool sticky; /* … and every later one */
 	bool partial; /* half of a write is done, or half of a read comes */
+	bool trap;   /* SIGTRAP where it strikes first, for a debugger */
 	int code;    /* what SQLite is told */
 };
 

@@ -32,6 +32,7 @@ static const char help[] =
 	"  --first N      begin with the N-th call\n"
 	"  --last N       end with the N-th call\n"
 	"  --seed N       of the script, and where a stride begins (1)\n"
+	"  --trap         stop with SIGTRAP where the failure strikes: for gdb, with --first and --last\n"
 	"  --must-find    success means that something was found\n"
 	"  --dir DIR      for the files (/dev/shm)\n"
 	"\n"
@@ -71,6 +72,7 @@ struct options {
 	uint64_t first;
 	uint64_t last;
 	uint64_t seed;
+	bool trap;
 	bool must_find;
 	const char *dir;
 };
@@ -325,6 +327,7 @@ static void set_fault(const struct variant *variant, uint64_t k)
 {
 	struct vfs_fault fault = variant->fault;
 	fault.at = k;
+	fault.trap = machine.options.trap;
 	memory_fail_at(variant->memory ? k : 0, variant->fault.sticky);
 	crash_vfs_fault(variant->memory ? NULL : &fault);
 }
@@ -477,6 +480,10 @@ static void take_option(int option, struct options *options)
 	case 's':
 		options->seed = parse_number(optarg);
 		break;
+	case 'T':
+		options->trap = true;
+		memory_trap();
+		break;
 	case 'm':
 		options->must_find = true;
 		break;
@@ -496,7 +503,7 @@ static void parse_options(int argc, char **argv, struct options *options)
 	static const struct option known[] = {
 		{"what", required_argument, NULL, 'w'}, {"stride", required_argument, NULL, 't'},
 		{"first", required_argument, NULL, 'f'}, {"last", required_argument, NULL, 'l'},
-		{"seed", required_argument, NULL, 's'}, {"must-find", no_argument, NULL, 'm'},
+		{"seed", required_argument, NULL, 's'}, {"trap", no_argument, NULL, 'T'}, {"must-find", no_argument, NULL, 'm'},
 		{"dir", required_argument, NULL, 'd'}, {"help", no_argument, NULL, 'h'},
 		{0},
 	};

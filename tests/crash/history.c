@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TABLES_MAX = 6, RECENT = 200 };
+enum { TABLES_MAX = 6, RECENT = 200, IDLE_SESSIONS = 2 };
 
 static void *grown(void *at, size_t *cap, size_t needed, size_t size)
 {
@@ -167,14 +167,17 @@ static void move_done(struct history *history, uint32_t index, const struct batc
 static void draw_identity(struct history *history, struct batch *batch, const struct batch_mix *mix,
 	struct random *random)
 {
-	if (!random_chance(random, mix->keyed_percent)) {
-		return;
+	if (!random_chance(random, mix->keyed_percent) || batch->kind == BATCH_ORPHAN) {
+		return; /* an orphan that is asked again may find its parent */
 	}
 	if (random_chance(random, 25)) {
 		batch->identity = IDENTITY_KEY;
 		return;
 	}
 	uint32_t index = random_below(random, (uint32_t)history->sessions_count);
+	if (index < IDLE_SESSIONS && history->count > IDLE_FROM) {
+		index = IDLE_SESSIONS; /* those are never heard of again: their answers stay */
+	}
 	struct session *session = &history->sessions[index];
 	uint64_t oldest = 0;
 	size_t first = history->count > RECENT ? history->count - RECENT : 1;
@@ -198,7 +201,11 @@ static void draw_identity(struct history *history, struct batch *batch, const st
 
 uint32_t history_add(struct history *history, const struct batch_mix *mix, struct random *random)
 {
-	struct batch *batch = add(history, draw_kind(mix, random));
+	enum batch_kind kind = draw_kind(mix, random);
+	if (history->batches[history->count - 1].kind == BATCH_ORPHAN && random_chance(random, 60)) {
+		kind = BATCH_FAMILY; /* it brings the parent that the orphan should have had */
+	}
+	struct batch *batch = add(history, kind);
 	draw_details(history, batch, mix, random);
 	draw_identity(history, batch, mix, random);
 	return batch->id;
@@ -506,7 +513,7 @@ static void pack_bad(msgpack_packer *packer, const struct batch *batch)
 		break;
 	case BATCH_ORPHAN:
 		msgpack_pack_array(packer, 1);
-		pack_sql(packer, "INSERT INTO child(parent) VALUES (%lld)", -(long long)batch->id);
+		pack_sql(packer, "INSERT INTO child(parent) VALUES (%u)", batch->id + 1);
 		break;
 	case BATCH_GUARD:
 		msgpack_pack_array(packer, 2);

@@ -58,6 +58,9 @@ struct session {
 	bool gone;     /* it has said goodbye, or was away too long */
 };
 
+/* Some sessions send only batches below IDLE_FROM. */
+enum { IDLE_FROM = 60 };
+
 enum { COUNTERS = 8, ACCOUNTS = 8, MONEY = 1000000, SESSION_WINDOW = 16 };
 
 struct history {

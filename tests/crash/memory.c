@@ -4,6 +4,7 @@
 
 #include "tests/crash/memory.h"
 
+#include <signal.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -34,6 +35,7 @@ static struct {
 	uint64_t calls;
 	uint64_t failed;
 	bool inside;
+	bool trap;
 	size_t live;
 	struct {
 		void *at;
@@ -60,6 +62,11 @@ void memory_watch(bool inside)
 	heap.inside = inside;
 }
 
+void memory_trap(void)
+{
+	heap.trap = true;
+}
+
 uint64_t memory_calls(void)
 {
 	return heap.calls;
@@ -79,6 +86,9 @@ static bool fails(void)
 	bool now = heap.fail_at != 0 &&
 		   (call == heap.fail_at || (heap.sticky && call > heap.fail_at));
 	heap.failed += now;
+	if (now && heap.failed == 1 && heap.trap) {
+		raise(SIGTRAP);
+	}
 	return now;
 }
 

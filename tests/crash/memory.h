@@ -16,6 +16,8 @@ void memory_install(void);
 
 /* Counts from zero; the `at`-th allocation fails, and with `sticky` every later one. 0: none. */
 void memory_fail_at(uint64_t at, bool sticky);
+/* Raises SIGTRAP where the first failure strikes, for a debugger. */
+void memory_trap(void);
 void memory_watch(bool inside);
 
 uint64_t memory_calls(void);

@@ -41,6 +41,7 @@ struct options {
 	enum syncing sync;
 	unsigned nested;
 	bool bias_checkpoint;
+	bool all_long;
 	bool must_find;
 	bool fork;
 	int64_t only_round;
@@ -57,6 +58,7 @@ static const char help[] =
 	"  --sync MODE         full, normal or off (full)\n"
 	"  --nested N          cut the recovery too, N levels deep (0)\n"
 	"  --bias checkpoint   cut only in and right after checkpoints\n"
+	"  --long              every round begins with 1,300 groups, so that old answers move\n"
 	"  --round N, --image N  only that one, as a finding names them\n"
 	"  --fork              each image in a process of its own (always so unless --sync full)\n"
 	"  --must-find         success means that something was found\n"
@@ -120,6 +122,9 @@ static void plan(struct round *round, uint64_t seed)
 			.checkpoint_frames = 8 + random_below(&random, 120),
 			.group_max = random_chance(&random, 80) ? 1000 : 3},
 	};
+	if (machine.options.nested > 0) {
+		round->images = 20; /* each becomes many */
+	}
 	if (random_chance(&random, 40)) {
 		round->page_size = page_sizes[random_below(&random, 5)];
 	}
@@ -128,11 +133,11 @@ static void plan(struct round *round, uint64_t seed)
 		round->world.checkpoint_frames = 8 + round->world.checkpoint_frames * 1024 / round->page_size;
 		round->groups = 20;
 	}
-	if (random_chance(&random, 6)) {
+	if (random_chance(&random, 6) || machine.options.all_long) {
 		round->prefill = PREFILL;
 		round->mix.large_rows = 4;
 		round->mix.ddl = false;
-		round->images = 250;
+		round->images += 100;
 		round->page_size = 0;
 	}
 }
@@ -411,8 +416,10 @@ static void try_cuts(
 			.seed = random_part(seed, i),
 			.expected = {.commit_max = newest_commit(tape, known),
 				.epoch = known->epoch}};
-		if (level == 0 && machine.options.only_image >= 0 &&
-			machine.options.only_image != (int64_t)i) {
+		bool skipped = machine.options.only_image >= 0 ?
+			machine.options.only_image != (int64_t)i :
+			machine.images_done >= machine.options.images;
+		if (level == 0 && skipped) {
 			continue;
 		}
 		cutter_advance(cutter, cuts[i]);
@@ -596,6 +603,9 @@ static void take_option(int option, struct options *options)
 	case 'I':
 		options->only_image = (int64_t)parse_number(optarg);
 		break;
+	case 'l':
+		options->all_long = true;
+		break;
 	case 'f':
 		options->fork = true;
 		break;
@@ -620,7 +630,7 @@ static void parse_options(int argc, char **argv, struct options *options)
 		{"seconds", required_argument, NULL, 't'}, {"sync", required_argument, NULL, 'y'},
 		{"nested", required_argument, NULL, 'n'}, {"bias", required_argument, NULL, 'b'},
 		{"round", required_argument, NULL, 'r'}, {"image", required_argument, NULL, 'I'},
-		{"fork", no_argument, NULL, 'f'}, {"must-find", no_argument, NULL, 'm'},
+		{"long", no_argument, NULL, 'l'}, {"fork", no_argument, NULL, 'f'}, {"must-find", no_argument, NULL, 'm'},
 		{"dir", required_argument, NULL, 'd'}, {"help", no_argument, NULL, 'h'},
 		{0},
 	};

@@ -541,7 +541,9 @@ enum world_end world_ask_again(struct world *world, unsigned sample, struct rand
 			   (recent && batch_may_be_asked(history, &history->batches[i]));
 	}
 	for (unsigned i = 0; i < sample && history->count > 2; i++) {
-		size_t at = 2 + random_below(random, (uint32_t)history->count - 2);
+		/* Half of them of the oldest, whose answers have moved. */
+		size_t count = i % 2 == 0 && history->count > IDLE_FROM ? IDLE_FROM : history->count;
+		size_t at = 2 + random_below(random, (uint32_t)count - 2);
 		marks[at] |= batch_may_be_asked(history, &history->batches[at]);
 	}
 	enum world_end end = play_marked(world, marks);

@@ -3,9 +3,9 @@
 Checks what clients and readers saw of a run against what is left in the database.
 
 There is one serial order, and it can be read: each batch of the workload first inserts a row into
-`op`, whose rowid is one more than the last; a batch that fails takes its row with it. So the rowid is
-a ticket, also within a commit group, and the tickets in the final database are the serial order of
-what was applied. With that no search is needed: everything is sorted once and looked at once.
+`op`, whose rowid is one more than the last; a batch that fails takes its row with it. So the rowid
+is a ticket, also within a commit group, and the tickets in the final database are the serial order
+of what was applied. With that no search is needed: everything is sorted once and looked at once.
 
 It knows the workload (workload.py) as a model and nothing of the daemon. What it checks:
 
@@ -37,7 +37,7 @@ class Op:
     answered: int  # when it was given up, if UNKNOWN
     outcome: str
     commit: int = None
-    steps: list = None  # of an OK: [changes, rowid, rows] a step; rows is None if there are no columns
+    steps: list = None  # of an OK: [changes, rowid, rows] a step; rows is None without columns
     sends: int = 1
     refused: int = 0  # answers with `retry`; whoever was refused has lost its place in the order
     repeat: bool = False  # the answer came from the daemon's memory
@@ -201,7 +201,7 @@ def _presence(findings, ops, known, final):
             continue
         ticket = tickets.get((op.client, op.seq))
         if ticket is None:
-            findings.add("lost", f"{name(op)} was answered OK in commit {op.commit} and is not there")
+            findings.add("lost", f"{name(op)}, answered OK in commit {op.commit}, is not there")
         elif not op.steps or op.steps[0][1] != ticket:
             findings.add("answer", f"{name(op)} was told another ticket than {ticket}")
     if [row[0] for row in final.ops] != list(range(1, len(final.ops) + 1)):
@@ -243,8 +243,8 @@ def _replay(findings, known, reads, final):
             findings.add("answer", f"{name(op)} was answered {op.steps!r} where {steps!r} is right")
         show_readers()
     if waiting:
-        findings.add("snapshot", f"reader {waiting[0].reader} saw ticket {waiting[0].ops}; there are "
-                                 f"{model.ops}")
+        findings.add("snapshot", f"reader {waiting[0].reader} saw ticket {waiting[0].ops}; there "
+                                 f"are {model.ops}")
     for what, real, right in (
             ("lists", final.lists, model.lists), ("balances", final.balances, model.balances),
             ("counters", final.counters, model.counters), ("items", final.items, model.items),
@@ -260,7 +260,8 @@ def _difference(real, right):
     """Where two values differ, in short."""
     if isinstance(real, dict):
         keys = [key for key in {**real, **right} if real.get(key) != right.get(key)]
-        return "; ".join(f"{key}: {real.get(key)!r}, right is {right.get(key)!r}" for key in keys[:3])
+        return "; ".join(f"{key}: {real.get(key)!r}, right is {right.get(key)!r}"
+                         for key in keys[:3])
     if isinstance(real, list):
         if len(real) != len(right):
             return f"{len(real)} of them where {len(right)} are right"
@@ -276,8 +277,8 @@ def _orders(findings, ops, tickets):
     earliest = None  # of all later tickets: the one that was answered first
     for op in reversed(applied):
         if earliest is not None and earliest.answered < op.sent:
-            findings.add("real_time", f"{name(op)} was sent after {name(earliest)} had been answered, "
-                                      "and comes before it")
+            findings.add("real_time", f"{name(op)} was sent after {name(earliest)} had been "
+                                      "answered, and comes before it")
         if op.outcome == OK and (earliest is None or op.answered < earliest.answered):
             earliest = op
     last = {}
@@ -310,8 +311,8 @@ def _commits(findings, ops, tickets, reads, final, serial):
             highest = max(highest, by_answer[at].commit)
             at += 1
         if op.commit <= highest:
-            findings.add("real_time", f"{name(op)} is in commit {op.commit}, and {highest} had been "
-                                      "answered when it was sent")
+            findings.add("real_time", f"{name(op)} is in commit {op.commit}, and {highest} had "
+                                      "been answered when it was sent")
     numbers = [ticket for ticket, _ in order]
     for read in reads:
         at = bisect.bisect_right(numbers, read.ops)
@@ -339,7 +340,7 @@ def _readers(findings, ops, tickets, reads, final):
             at += 1
         if read.ops < highest or read.commit < high_commit:
             findings.add("reader_back", f"reader {read.reader} sees ticket {read.ops}, commit "
-                                        f"{read.commit} after {highest}, {high_commit} had been seen")
+                                        f"{read.commit} after {highest}, {high_commit}")
         while done < len(answered) and answered[done].answered < read.began:
             seen = max(seen, tickets[answered[done].client, answered[done].seq])
             done += 1
@@ -353,8 +354,8 @@ def _readers(findings, ops, tickets, reads, final):
             lowest = min(lowest, tickets[sent[done].client, sent[done].seq])
             done += 1
         if read.ops >= lowest:
-            findings.add("reader_dirty", f"reader {read.reader} sees ticket {read.ops}; {lowest} was "
-                                         "sent only later")
+            findings.add("reader_dirty", f"reader {read.reader} sees ticket {read.ops}; {lowest} "
+                                         "was sent only later")
 
 
 def _refusals(findings, ops, known, final):

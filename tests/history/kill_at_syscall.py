@@ -3,11 +3,11 @@
 """
 Kills the daemon at every system call of a scripted run.
 
-strace injects SIGKILL when the daemon makes its k-th call of a kind; k grows until the run survives.
-After each kill the daemon is started again, the client resends what was not answered and finishes its
-script, and the checker looks at the history. strace counts for each thread, so three series are run:
-from the start with all threads, where the first thread to make k calls ends it, and attached to the
-main thread and to the writer alone once the daemon is ready.
+strace injects SIGKILL when the daemon makes its k-th call of a kind; k grows until the run
+survives. After each kill the daemon is started again, the client resends what was not answered and
+finishes its script, and the checker looks at the history. strace counts for each thread, so three
+series are run: from the start with all threads, where the first thread to make k calls ends it, and
+attached to the main thread and to the writer alone once the daemon is ready.
 
     LITEFUNNEL_BIN=build/server/litefunnel tests/history/kill_at_syscall.py --calls pwrite64,unlink
 """
@@ -113,7 +113,8 @@ class Run:
         return code != 0
 
     def run(self):
-        keyed = Keyed(f"{self.path}-funnel", 1, workload.rng_of(self.options.seed, "client"), depth=3)
+        rng = workload.rng_of(self.options.seed, "client")
+        keyed = Keyed(f"{self.path}-funnel", 1, rng, depth=3)
         daemon = self._launch()
         if self._schema(daemon) and self._script(keyed, daemon):
             try:

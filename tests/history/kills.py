@@ -3,10 +3,11 @@
 """
 Kills the daemon while clients write, and lets checker.py judge the history.
 
-Clients and readers are processes of their own that live through the whole round; the daemon is killed
-with SIGKILL at a random instant, also while it starts, and started again at once. With --stops it is
-also stopped for a while with SIGSTOP, so that deadlines pass and answers are given up; with --cut
-clients drop their connections in the middle of things. A round ends with all answers in and a check.
+Clients and readers are processes of their own that live through the whole round; the daemon is
+killed with SIGKILL at a random instant, also while it starts, and started again at once. With
+--stops it is also stopped for a while with SIGSTOP, so that deadlines pass and answers are given
+up; with --cut clients drop their connections in the middle of things. A round ends with all answers
+in and a check.
 
     LITEFUNNEL_BIN=build/server/litefunnel tests/history/kills.py --kills 1000 --seed 7
 """
@@ -243,8 +244,9 @@ def campaign(options, say=print):
 
 def line(figures):
     per_s = figures["kills"] / figures["seconds"]
-    return (f"kills {figures['kills']} ({figures['in_start']} in starts), stops {figures['stops']}, "
-            f"{per_s:.1f} kills/s, batches {figures['batches']} (OK {figures['ok']}, "
+    return (f"kills {figures['kills']} ({figures['in_start']} in starts), "
+            f"stops {figures['stops']}, {per_s:.1f} kills/s, "
+            f"batches {figures['batches']} (OK {figures['ok']}, "
             f"FAILED {figures['failed']}, UNKNOWN {figures['unknown']}, "
             f"{figures['unknown_applied']} of them applied), resends {figures['resends']}, "
             f"repeats {figures['repeats']}, snapshots {figures['reads']}, "

@@ -47,7 +47,8 @@ class History:
             if rng.random() < 0.5:
                 self._read(len(self.reads) % 2, rng)
         self.final = Final(
-            EPOCH, self.commit, [[i + 1, op.client, op.seq, op.kind] for i, op in enumerate(self.order)],
+            EPOCH, self.commit,
+            [[i + 1, op.client, op.seq, op.kind] for i, op in enumerate(self.order)],
             self.model.lists, self.model.balances, self.model.counters, self.model.items,
             self.model.claims, 0)
 
@@ -166,7 +167,8 @@ def last_answered_and_lost(history):
 
 @anomaly("lost")
 def last_group_lost(history):
-    for op in next(group for group in reversed(history.groups) if any(o.outcome == OK for o in group)):
+    for op in next(group for group in reversed(history.groups)
+                   if any(op.outcome == OK for op in group)):
         history.order = [other for other in history.order if other is not op]
     forget(history, None)
 
@@ -577,8 +579,8 @@ def reader_sees_half_a_group(history):
     for op in history.order[:history.ticket(group[0])]:
         model.apply(op)
     history.reads.append(Read(
-        5, group[0].sent, group[-1].answered, EPOCH, group[0].commit, model.ops, min(model.ops, 100),
-        model.balances, model.counters, len(model.items), None))
+        5, group[0].sent, group[-1].answered, EPOCH, group[0].commit,
+        model.ops, min(model.ops, 100), model.balances, model.counters, len(model.items), None))
 
 
 @anomaly("snapshot")

@@ -2,8 +2,8 @@
 """
 The batches that the history machines send, as statements. checker.py has the same as a model.
 
-Each begins with a row in `op`, whose rowid is its place in the serial order. No table has a constraint
-that would hide a batch that is applied twice.
+Each begins with a row in `op`, whose rowid is its place in the serial order. No table has a
+constraint that would hide a batch that is applied twice.
 """
 import contextlib
 import random
@@ -38,7 +38,8 @@ DOOMS = {
     "syntax": ["INSERT INTO doom VALUE (1)"],
 }
 
-WEIGHTS = {"single": 20, "append": 20, "transfer": 15, "count": 15, "items": 15, "claim": 8, "doom": 7}
+WEIGHTS = {"single": 20, "append": 20, "transfer": 15, "count": 15, "items": 15,
+           "claim": 8, "doom": 7}
 
 
 def draw(rng, number):

@@ -3,17 +3,17 @@
 """
 Grouped execution against the same batches executed alone.
 
-Each program is a random schema with up to 100 batches, sent to a daemon without waiting, so that they
-share commit groups, and then executed one by one on plain SQLite in the order in which the daemon
-applied them. Answers (counts, rowids, rows, messages, codes) and the content of the databases must be
-equal. A program is run in one of three ways, by how that order is known:
+Each program is a random schema with up to 100 batches, sent to a daemon without waiting, so that
+they share commit groups, and then executed one by one on plain SQLite in the order in which the
+daemon applied them. Answers (counts, rowids, rows, messages, codes) and the content of the
+databases must be equal. A program is run in one of three ways, by how that order is known:
 
     one      one connection; its order is the order
     killers  the same, and other connections whose batches always fail in the middle of its groups
     tickets  several connections; each batch begins with a ticket from a counter
 
-A batch without a ticket that is kept (it failed, or was never to be kept) has no effect, so it may have
-run anywhere between its neighbours of the same connection: it must fit somewhere there.
+A batch without a ticket that is kept (it failed, or was never to be kept) has no effect, so it may
+have run anywhere between its neighbours of the same connection: it must fit somewhere there.
 
     LITEFUNNEL_BIN=build/server/litefunnel tests/oracle/differential.py --programs 2000 --seed 7
 """
@@ -111,7 +111,8 @@ class Trial:
                     sent = left[at].pop(0)
                     wires[at].last_id += 1
                     ids[at].append((wires[at].last_id, sent))
-                    data += frame(pack([REQUEST, wires[at].last_id, "write", {"batch": sent.batch}]))
+                    data += frame(pack(
+                        [REQUEST, wires[at].last_id, "write", {"batch": sent.batch}]))
             wires[at].send(data)
         for wire, sent in zip(wires, ids):
             for number, one in sent:
@@ -124,7 +125,8 @@ class Trial:
     def _fit(self, queues, spine):
         """Takes from the queues what has no known place and fits the database as it is now."""
         for queue in queues:
-            while queue and queue[0] not in spine and self._alone(queue[0], False) == queue[0].answer:
+            while (queue and queue[0] not in spine
+                   and self._alone(queue[0], False) == queue[0].answer):
                 queue.pop(0)
 
     def _compare(self, queues):
@@ -160,8 +162,8 @@ class Trial:
             grouped.close()
         if ours != theirs:
             raise Difference("content: " + "; ".join(
-                f"grouped {a!r}, alone {b!r}" for a, b in zip(ours + ["-"], theirs + ["-"]) if a != b
-            )[:2000])
+                f"grouped {a!r}, alone {b!r}"
+                for a, b in zip(ours + ["-"], theirs + ["-"]) if a != b)[:2000])
 
     def run(self):
         self.daemon.start()
@@ -174,8 +176,9 @@ class Trial:
             self._send([setup])
             self._send(queues)
             for sent in setup:
-                if self._alone(sent) != sent.answer:
-                    raise Difference(f"schema: {json_of(sent)}\n  alone:   {self._alone(sent, False)}")
+                alone = self._alone(sent)
+                if alone != sent.answer:
+                    raise Difference(f"schema: {json_of(sent)}\n  alone:   {alone}")
             self._compare(queues)
             self._contents()
             everything = [sent for queue in queues for sent in queue]

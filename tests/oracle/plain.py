@@ -2,9 +2,10 @@
 """
 Plain SQLite that answers as PROTOCOL.md says a daemon does: one batch, one transaction, alone.
 
-It calls the system's libsqlite3, the one that the daemon is linked with, so that the counters, declared
-types and extended codes are the library's own. It does the simplest thing that can be right: BEGIN, the
-steps, COMMIT, and ROLLBACK after any error. No savepoint, no cache, nothing is shared.
+It calls the system's libsqlite3, the one that the daemon is linked with, so that the counters,
+declared types and extended codes are the library's own. It does the simplest thing that can be
+right: BEGIN, the steps, COMMIT, and ROLLBACK after any error. No savepoint, no cache, nothing is
+shared.
 """
 import ctypes
 import re
@@ -30,7 +31,8 @@ for _name, _result, _arguments in (
         ("bind_int64", _I, [_P, _I, _L]), ("bind_double", _I, [_P, _I, ctypes.c_double]),
         ("bind_text", _I, [_P, _I, _S, _I, _P]), ("bind_blob", _I, [_P, _I, _S, _I, _P]),
         ("bind_null", _I, [_P, _I]), ("bind_parameter_index", _I, [_P, _S]),
-        ("column_count", _I, [_P]), ("column_name", _S, [_P, _I]), ("column_decltype", _S, [_P, _I]),
+        ("column_count", _I, [_P]), ("column_name", _S, [_P, _I]),
+        ("column_decltype", _S, [_P, _I]),
         ("column_type", _I, [_P, _I]), ("column_int64", _L, [_P, _I]),
         ("column_double", ctypes.c_double, [_P, _I]), ("column_blob", _P, [_P, _I]),
         ("column_bytes", _I, [_P, _I]), ("db_status", _I, [_P, _I, _P, _P, _I])):
@@ -83,7 +85,8 @@ class Plain:
     # ---- statements
 
     def _error(self, code):
-        return Failed({"code": "sql", "message": text_of(lib.sqlite3_errmsg(self.db)), "sqlite": code})
+        message = text_of(lib.sqlite3_errmsg(self.db))
+        return Failed({"code": "sql", "message": message, "sqlite": code})
 
     def _prepare(self, sql):
         """The statement, or None for an empty text, and the rest of the text."""
@@ -230,7 +233,8 @@ class Plain:
 
     def _deferred(self):
         now, high = _I(), _I()
-        lib.sqlite3_db_status(self.db, DBSTATUS_DEFERRED_FKS, ctypes.byref(now), ctypes.byref(high), 0)
+        lib.sqlite3_db_status(
+            self.db, DBSTATUS_DEFERRED_FKS, ctypes.byref(now), ctypes.byref(high), 0)
         return now.value != 0
 
     def batch(self, steps, keep=True):
@@ -248,7 +252,8 @@ class Plain:
             if keep:
                 self.rows("COMMIT")
             elif self._deferred():
-                raise Failed({"code": "sql", "message": "FOREIGN KEY constraint failed", "sqlite": 787})
+                raise Failed(
+                    {"code": "sql", "message": "FOREIGN KEY constraint failed", "sqlite": 787})
         except Failed as failed:
             error, results = failed.args[0], None
             if at is not None:
@@ -276,8 +281,9 @@ class Plain:
                 shown += [f"{name}: {row!r}" for row in self.rows(f"SELECT {rowid}* FROM {quoted}")]
             except Failed as failed:
                 shown.append(f"{name}: {failed}")
-        return [*shown, *(f"{pragma}: {sorted(self.rows(f'PRAGMA {pragma}'), key=repr)}" for pragma in (
-            "user_version", "application_id", "integrity_check", "foreign_key_check"))]
+        for pragma in ("user_version", "application_id", "integrity_check", "foreign_key_check"):
+            shown.append(f"{pragma}: {sorted(self.rows(f'PRAGMA {pragma}'), key=repr)}")
+        return shown
 
 
 def comparable(error, result):

@@ -2,8 +2,8 @@
 """
 Random schemas and random batches over them.
 
-Small values and few tables, so that constraints, triggers and foreign keys meet often. Nothing here may
-depend on time, chance or the connection, and nothing may be what the daemon refuses by rule.
+Small values and few tables, so that constraints, triggers and foreign keys meet often. Nothing here
+may depend on time, chance or the connection, and nothing may be what the daemon refuses by rule.
 """
 
 CONFLICTS = ("", "", "", " ON CONFLICT ROLLBACK", " ON CONFLICT FAIL", " ON CONFLICT ABORT",
@@ -140,7 +140,8 @@ class Program:
                 tail.append(f"FOREIGN KEY (id, k) REFERENCES {parent.name}(id, k)"
                             f"{rng.choice(ACTIONS[:4])}{rng.choice(DEFERRALS)}")
         elif draw < 0.9:
-            text += self.one(" COLLATE NOCASE", " COLLATE RTRIM", " DEFAULT 'x'", " DEFAULT (1 + 1)")
+            text += self.one(" COLLATE NOCASE", " COLLATE RTRIM", " DEFAULT 'x'",
+                             " DEFAULT (1 + 1)")
         return text
 
     def _index(self):
@@ -158,7 +159,8 @@ class Program:
         first, second = table.columns[0], table.columns[-1]
         self.views.append(Table("v0", table.columns[:3], table.key, False))
         return [f"CREATE VIEW v0 AS SELECT {columns} FROM {table.name}",
-                f"CREATE TRIGGER vi INSTEAD OF INSERT ON v0 BEGIN {self._body(table, 'NEW', first)} END",
+                f"CREATE TRIGGER vi INSTEAD OF INSERT ON v0 BEGIN"
+                f" {self._body(table, 'NEW', first)} END",
                 f"CREATE TRIGGER vu INSTEAD OF UPDATE ON v0 BEGIN"
                 f" UPDATE {self.one(*self.ors)}{other.name} SET {other.columns[-1]} = NEW.{first}"
                 f" WHERE {other.columns[0]} = OLD.{first}; END",
@@ -177,7 +179,8 @@ class Program:
         if draw < 0.6:
             return f"INSERT INTO log(what, x) VALUES ('{table.name}', {row}.{column});"
         if draw < 0.75:
-            return (f"UPDATE {self.one(*self.ors)}{other.name} SET {other.columns[-1]} = {row}.{column}"
+            return (f"UPDATE {self.one(*self.ors)}{other.name}"
+                    f" SET {other.columns[-1]} = {row}.{column}"
                     f" WHERE {other.columns[0]} < {rng.randrange(5)};")
         if draw < 0.9:
             return (f"INSERT {self.one(*self.ors)}INTO {other.name}({other.columns[0]},"
@@ -258,7 +261,7 @@ class Program:
         rng = self.rng
         columns = table.columns if self.chance(0.7) else rng.sample(
             table.columns, rng.randrange(1, len(table.columns) + 1))
-        verb = self.one("REPLACE ", "INSERT ") if self.chance(0.1) else f"INSERT {self.one(*self.ors)}"
+        verb = "REPLACE " if self.chance(0.05) else f"INSERT {self.one(*self.ors)}"
         if self.chance(0.15):
             other = self.one(*self.tables)
             taken = ", ".join(rng.choice(other.columns) for _ in columns)
@@ -280,7 +283,8 @@ class Program:
                 f"{self.returning(table)}")
 
     def _update(self, table, params):
-        columns = self.rng.sample(table.columns, self.rng.randrange(1, min(3, len(table.columns)) + 1))
+        most = min(3, len(table.columns))
+        columns = self.rng.sample(table.columns, self.rng.randrange(1, most + 1))
         sets = ", ".join(
             f"{column} = " + (self.put(params, column) if self.chance(0.5) else
                               self.one(f"{column} + 1", *table.columns))
@@ -306,7 +310,8 @@ class Program:
         if draw < 0.75:
             return "SELECT changes(), total_changes(), last_insert_rowid()"
         if draw < 0.85:
-            return self.one(f"PRAGMA foreign_key_check({table.name})", f"PRAGMA table_info({table.name})",
+            return self.one(f"PRAGMA foreign_key_check({table.name})",
+                            f"PRAGMA table_info({table.name})",
                             "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE '\\_lf%' "
                             "ESCAPE '\\' AND name NOT LIKE 'sqlite_autoindex\\__lf%' ESCAPE '\\'",
                             "PRAGMA user_version", "SELECT * FROM log ORDER BY n DESC LIMIT 5")
@@ -314,7 +319,8 @@ class Program:
             return (f"SELECT {table.columns[0]}, row_number() OVER (ORDER BY {table.columns[-1]}, "
                     f"{table.columns[0]}) FROM {table.name}")
         return (f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5) "
-                f"SELECT i, (SELECT count(*) FROM {table.name} WHERE {table.columns[0]} = i) FROM n")
+                f"SELECT i, (SELECT count(*) FROM {table.name} "
+                f"WHERE {table.columns[0]} = i) FROM n")
 
     def _with(self, table, params):
         return (f"WITH q(i) AS (VALUES ({self.put(params)}), (2)) INSERT INTO {table.name}"
@@ -330,15 +336,16 @@ class Program:
         if draw < 0.5:
             return self._trigger()
         if draw < 0.6:
-            return f"ALTER TABLE {table.name} ADD COLUMN z{self.made} DEFAULT {self.rng.randrange(9)}"
+            value = self.rng.randrange(9)
+            return f"ALTER TABLE {table.name} ADD COLUMN z{self.made} DEFAULT {value}"
         if draw < 0.75:
             return f"DROP {self.one('INDEX', 'TRIGGER')} IF EXISTS {self.one('i', 'g')}" \
                    f"{self.rng.randrange(1, self.made + 1)}"
         if draw < 0.8:
             return f"ALTER TABLE x{self.rng.randrange(1, self.made + 1)} RENAME TO y{self.made}"
         if draw < 0.85:
-            return f"ALTER TABLE {table.name} RENAME COLUMN z{self.rng.randrange(1, self.made)} TO w" \
-                if self.made > 1 else "REINDEX"
+            column = f"z{self.rng.randrange(self.made)}"
+            return f"ALTER TABLE {table.name} RENAME COLUMN {column} TO w"
         if draw < 0.9:
             return f"DROP TABLE x{self.rng.randrange(1, self.made + 1)}"
         if draw < 0.95:
@@ -350,10 +357,11 @@ class Program:
         return self.one(
             "SELEC 1", "INSERT INTO nowhere VALUES (1)", "SELECT nosuch FROM log",
             f"INSERT INTO {table.name} VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9)",
-            "SELECT abs(-9223372036854775807 - 1)", "SELECT json('{')", "SELECT sum(9223372036854775807)"
-            " FROM (SELECT 1 UNION ALL SELECT 2)", "INSERT INTO log(x) SELECT json_extract('x', '$')",
-            f"INSERT INTO log(x) SELECT abs(CASE WHEN n = 3 THEN -9223372036854775807 - 1 ELSE n END)"
-            f" FROM log", "SELECT zeroblob(-1) || randomly()", "SELECT 'a' LIKE 'b' ESCAPE 'cc'",
+            "SELECT abs(-9223372036854775807 - 1)", "SELECT json('{')",
+            "SELECT sum(9223372036854775807) FROM (SELECT 1 UNION ALL SELECT 2)",
+            "INSERT INTO log(x) SELECT json_extract('x', '$')",
+            "INSERT INTO log(x) SELECT abs(iif(n = 3, -9223372036854775807 - 1, n)) FROM log",
+            "SELECT zeroblob(-1) || randomly()", "SELECT 'a' LIKE 'b' ESCAPE 'cc'",
             f"CREATE TRIGGER bad AFTER INSERT ON {table.name} BEGIN SELECT nosuch(); END",
             f"INSERT INTO {table.name}({table.columns[0]}) VALUES (1), (1), (1), (1)",
             f"UPDATE {table.name} SET {table.columns[0]} = 1", "SELECT '", "SELECT * FROM v0 WHERE",
@@ -365,7 +373,8 @@ class Program:
                 "INSERT INTO fts(a, b) VALUES ('one two', 'three')",
                 "INSERT INTO fts(a, b) VALUES ('one two', 'two three'), ('three', 'four')",
                 "SELECT rowid, a FROM fts WHERE fts MATCH 'two' ORDER BY rowid",
-                "UPDATE fts SET a = 'five six' WHERE rowid = 2", "DELETE FROM fts WHERE fts MATCH 'four'",
+                "UPDATE fts SET a = 'five six' WHERE rowid = 2",
+                "DELETE FROM fts WHERE fts MATCH 'four'",
                 "INSERT INTO fts(fts) VALUES ('integrity-check')",
                 "INSERT INTO fts(rowid, a) VALUES (1, 'again')")
         return self.one(

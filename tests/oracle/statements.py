@@ -3,8 +3,8 @@
 """
 Scripts of SQL through the wire against the same on plain SQLite.
 
-A script (scripts/*.test) is made of blocks that are separated by empty lines. The first line of a block
-says what the others are:
+A script (scripts/*.test) is made of blocks that are separated by empty lines. The first line of a
+block says what the others are:
 
     ok            each statement is a batch of its own, and succeeds
     error         each statement is a batch of its own, and fails
@@ -13,8 +13,9 @@ says what the others are:
     any           each statement is a batch of its own, and may do either
 
 The words keep the scripts honest: plain SQLite must agree with them. Everything else is compared:
-counts, rowids, names, declared types, rows, messages, codes, and the content at the end. Each script is
-run twice, one batch after the other and all at once, so that the batches share commit groups.
+counts, rowids, names, declared types, rows, messages, codes, and the content at the end. Each
+script is run twice, one batch after the other and all at once, so that the batches share commit
+groups.
 
     LITEFUNNEL_BIN=build/server/litefunnel tests/oracle/statements.py [SCRIPT…]
 """

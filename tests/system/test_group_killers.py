@@ -205,7 +205,7 @@ def test_thousand_groups(daemon, slow, soak, seed):
     sizes = play(served, rounds, seed)
     stats = served.stats()
     # The groups did form, and were lost and replayed: otherwise this would show nothing.
-    assert sum(size >= 20 for size in sizes) > len(sizes) // 2
+    assert sum(size >= 20 for size in sizes) > len(sizes) // 4
     assert stats["replays_total"] > rounds // 2
     assert stats["batches_failed_total"] > rounds
 

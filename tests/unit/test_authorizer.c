@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Who may compile what: a table of statements by the lowest role that may, and of what nobody may. */
+/* Who may compile what: statements by the lowest role that may, and those that nobody may. */
 
 #include "tests/unit/bed.h"
 
@@ -220,14 +220,17 @@ static void test_statements_by_role(void **state)
 			int rc = bed_step(bed.store, (enum role)role, &step, &shown);
 			bool denied = rc == STORE_DENIED;
 			bool should = role < (int)cases[i].needed;
-			const char *message = shown.error.message != NULL ? shown.error.message : "";
+			const char *message =
+				shown.error.message != NULL ? shown.error.message : "";
 			if (denied != should) {
 				print_error("%s as %s: %d (%d) %s\n", cases[i].sql,
-					role_name((enum role)role), rc, shown.error.sqlite, message);
+					role_name((enum role)role), rc, shown.error.sqlite,
+					message);
 				wrong++;
 			} else if (denied &&
 				(shown.error.sqlite != SQLITE_AUTH || message[0] == 0)) {
-				print_error("%s: %d %s\n", cases[i].sql, shown.error.sqlite, message);
+				print_error(
+					"%s: %d %s\n", cases[i].sql, shown.error.sqlite, message);
 				wrong++;
 			} else if (denied &&
 				role >= (cases[i].needed == NOBODY ? ROLE_DDL : ROLE_QUERY) &&

@@ -182,8 +182,7 @@ static void test_a_long_value_fits_its_error(void **state)
 	memset(text, 'x', sizeof(text) - 1);
 	text[sizeof(text) - 1] = 0;
 	assert_int_equal(config_init(&config), 0);
-	assert_int_equal(
-		config_set(&config, "rows_max", text, SETTING_FROM_FILE, error), -EINVAL);
+	assert_int_equal(config_set(&config, "rows_max", text, SETTING_FROM_FILE, error), -EINVAL);
 	assert_true(strlen(error) < CONFIG_ERROR_BYTES);
 	assert_int_equal(config_set(&config, text, "1", SETTING_FROM_FILE, error), -EINVAL);
 	assert_true(strlen(error) < CONFIG_ERROR_BYTES);
@@ -207,13 +206,13 @@ static void test_the_stronger_source_wins_in_any_order(void **state)
 						 (enum setting_source)second, error),
 				0);
 			bool second_wins = second >= first;
-			assert_int_equal(config_number(&config, SETTING_ROWS_MAX),
-				second_wins ? 22 : 11);
+			assert_int_equal(
+				config_number(&config, SETTING_ROWS_MAX), second_wins ? 22 : 11);
 			assert_int_equal(config.values[SETTING_ROWS_MAX].source,
 				second_wins ? second : first);
 			/* A wrong value is wrong even where it would not win. */
-			assert_int_equal(config_set(&config, "rows_max", "no",
-						 SETTING_FROM_DEFAULT, error),
+			assert_int_equal(
+				config_set(&config, "rows_max", "no", SETTING_FROM_DEFAULT, error),
 				-EINVAL);
 			config_finish(&config);
 		}
@@ -257,8 +256,8 @@ static void test_files(void **state)
 		if (rc == 0) {
 			assert_string_equal(config.file, path);
 			bool given = strstr(cases[i].text, "rows_max") != NULL;
-			assert_int_equal(config_number(&config, SETTING_ROWS_MAX),
-				given ? 5 : 100000);
+			assert_int_equal(
+				config_number(&config, SETTING_ROWS_MAX), given ? 5 : 100000);
 			assert_int_equal(config.values[SETTING_ROWS_MAX].source,
 				given ? SETTING_FROM_FILE : SETTING_FROM_DEFAULT);
 		} else {
@@ -428,8 +427,7 @@ static void test_reload_takes_over_what_may_change(void **state)
 	config_reload(&config, &fresh, note_change, &changes);
 	assert_string_equal(changes.text, "");
 	/* The same number in other words is no change. */
-	assert_int_equal(
-		config_set(&fresh, "deadline", "30000ms", SETTING_FROM_FILE, error), 0);
+	assert_int_equal(config_set(&fresh, "deadline", "30000ms", SETTING_FROM_FILE, error), 0);
 	config_reload(&config, &fresh, note_change, &changes);
 	assert_string_equal(changes.text, "");
 	config_set(&fresh, "rows_max", "9", SETTING_FROM_FILE, error);

@@ -59,16 +59,14 @@ static struct identity seq_of(char session, uint64_t seq, uint64_t done)
 
 static struct identity key_of(const char *key)
 {
-	return (struct identity){.kind = IDENTITY_KEY,
-		.uid = UID,
-		.key = {key, strlen(key)},
-		.hash = "content"};
+	return (struct identity){
+		.kind = IDENTITY_KEY, .uid = UID, .key = {key, strlen(key)}, .hash = "content"};
 }
 
 /* The answer that is remembered for a seq: different for each, and sometimes empty. */
 static struct bytes answer_to(const struct identity *identity)
 {
-	static char text[64];
+	static char text[512];
 	int len = identity->kind == IDENTITY_SEQ
 		? snprintf(text, sizeof(text), "S%02x-%llu", identity->session[0],
 			  (unsigned long long)identity->seq)
@@ -98,9 +96,8 @@ static int ask(struct bed *bed, struct identity identity, uint64_t *ret_commit_n
 
 static void remember(struct bed *bed, struct identity identity)
 {
-	assert_int_equal(dedupe_remember(
-				 store_dedupe(bed->store), &identity, answer_to(&identity)),
-		0);
+	assert_int_equal(
+		dedupe_remember(store_dedupe(bed->store), &identity, answer_to(&identity)), 0);
 }
 
 /* Asks, and executes what is new, in the open transaction. */
@@ -261,8 +258,7 @@ static void test_payloads_of_every_size(void **state)
 			char name[] = {(char)('0' + i / 2), 0};
 			struct identity identity =
 				i % 2 == 0 ? seq_of('a', i / 2 + 1, 0) : key_of(name);
-			assert_int_equal(
-				dedupe_check(store_dedupe(bed->store), &identity, &reply),
+			assert_int_equal(dedupe_check(store_dedupe(bed->store), &identity, &reply),
 				DEDUPE_REPEAT);
 			assert_int_equal(reply.payload_len, size);
 			assert_memory_equal(reply.payload, bytes + i / 2, size);
@@ -482,8 +478,9 @@ static void test_a_transaction_that_sqlite_threw_away(void **state)
 {
 	struct bed *bed = *state;
 	struct shown shown = {.error = {.row = -1}};
-	bed_script(bed->store, "CREATE TABLE t(a UNIQUE ON CONFLICT ROLLBACK); "
-			       "INSERT INTO t VALUES (1)");
+	bed_script(bed->store,
+		"CREATE TABLE t(a UNIQUE ON CONFLICT ROLLBACK); "
+		"INSERT INTO t VALUES (1)");
 	bed_begin(bed->store);
 	assert_int_equal(run(bed, seq_of('a', 1, 0)), DEDUPE_NEW);
 	assert_int_equal(run(bed, key_of("k")), DEDUPE_NEW);
@@ -531,7 +528,7 @@ static void test_a_random_life_agrees_with_a_model(void **state)
 			uint64_t floor = max_now[s] > SMALL ? max_now[s] - SMALL : 0;
 			floor = done[s] > floor ? done[s] : floor;
 			int want = now[s][seq] && seq > done[s] ? DEDUPE_REPEAT
-				: seq <= floor			? DEDUPE_EXPIRED
+				: seq <= floor                  ? DEDUPE_EXPIRED
 								: DEDUPE_NEW;
 			int got = run(bed, seq_of((char)('a' + s), seq, done[s]));
 			/* Below the window it may still be there until the commit. */
@@ -539,8 +536,8 @@ static void test_a_random_life_agrees_with_a_model(void **state)
 				fail_msg("round %d session %u seq %llu max %llu done %llu: %d, "
 					 "not %d",
 					round, s, (unsigned long long)seq,
-					(unsigned long long)max_now[s],
-					(unsigned long long)done[s], got, want);
+					(unsigned long long)max_now[s], (unsigned long long)done[s],
+					got, want);
 			}
 			if (got == DEDUPE_NEW) {
 				now[s][seq] = true;
@@ -666,9 +663,8 @@ static void test_a_rollback_takes_back_a_trim(void **state)
 	for (int round = 0; round < 2; round++) {
 		bed_begin(bed->store);
 		assert_int_equal(run(bed, seq_of('b', 1, 0)), DEDUPE_NEW);
-		assert_int_equal(dedupe_write(store_dedupe(bed->store),
-					 store_commit_no(bed->store) + 1),
-			0);
+		assert_int_equal(
+			dedupe_write(store_dedupe(bed->store), store_commit_no(bed->store) + 1), 0);
 		assert_true(rows_of(bed, "_lf_session") > 0);
 		store_rollback(bed->store);
 		assert_int_equal(rows_of(bed, "_lf_session"), 0);
@@ -725,8 +721,7 @@ static void bye(struct bed *bed, char session)
 	static uint64_t seq;
 	struct identity identity = seq_of(session, 1, 0);
 	bed_begin(bed->store);
-	assert_int_equal(
-		dedupe_forget(store_dedupe(bed->store), UID, identity.session), 0);
+	assert_int_equal(dedupe_forget(store_dedupe(bed->store), UID, identity.session), 0);
 	assert_int_equal(dedupe_forget(store_dedupe(bed->store), UID, identity.session),
 		0); /* twice does no harm */
 	seq++;
@@ -762,8 +757,7 @@ static void test_a_rollback_takes_back_a_bye(void **state)
 		bed_begin(bed->store);
 		assert_int_equal(ask(bed, identity, NULL), DEDUPE_REPEAT);
 		assert_int_equal(run(bed, seq_of('b', 1, 0)), DEDUPE_NEW);
-		assert_int_equal(
-			dedupe_forget(store_dedupe(bed->store), UID, identity.session), 0);
+		assert_int_equal(dedupe_forget(store_dedupe(bed->store), UID, identity.session), 0);
 		store_rollback(bed->store);
 		assert_int_equal(peek(bed, identity), DEDUPE_REPEAT);
 	}
@@ -854,7 +848,7 @@ static void test_sessions_expire_by_their_ttl(void **state)
 	assert_int_equal(commit(bed, seq_of('a', 1, 0)), DEDUPE_NEW);
 	assert_int_equal(commit(bed, seq_of('u', 1, 0)), DEDUPE_NEW);
 	bed_now_us += limits.session_ttl_us - 1;
-	assert_true(dedupe_peek(dedupe, UID, id, &max_seq)); /* hello is a use */
+	assert_true(dedupe_peek(dedupe, UID, id, &max_seq));          /* hello is a use */
 	assert_int_equal(commit(bed, seq_of('x', 1, 0)), DEDUPE_NEW); /* sweeps: none is due */
 	assert_int_equal(dedupe_stats(dedupe).sessions, 3);
 	bed_now_us += MINUTE - 2; /* the next sweep is a moment away */
@@ -914,9 +908,8 @@ static void test_ttl_and_trim_in_one_rolled_back_transaction(void **state)
 	for (int round = 0; round < 2; round++) {
 		bed_begin(bed->store);
 		assert_int_equal(run(bed, seq_of('c', 1, 0)), DEDUPE_NEW);
-		assert_int_equal(dedupe_write(store_dedupe(bed->store),
-					 store_commit_no(bed->store) + 1),
-			0);
+		assert_int_equal(
+			dedupe_write(store_dedupe(bed->store), store_commit_no(bed->store) + 1), 0);
 		store_rollback(bed->store);
 	}
 	assert_int_equal(peek(bed, seq_of('b', 1, 0)), DEDUPE_REPEAT);
@@ -1055,8 +1048,7 @@ static void test_keys_are_bytes(void **state)
 	assert_int_equal(commit(bed, key_of("a")), DEDUPE_NEW);
 	bed_begin(bed->store);
 	struct dedupe_reply reply;
-	assert_int_equal(
-		dedupe_check(store_dedupe(bed->store), &with_nul, &reply), DEDUPE_NEW);
+	assert_int_equal(dedupe_check(store_dedupe(bed->store), &with_nul, &reply), DEDUPE_NEW);
 	store_rollback(bed->store);
 	longest[254] = 'x';
 	assert_int_equal(peek(bed, key_of(longest)), DEDUPE_NEW);

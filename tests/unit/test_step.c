@@ -246,7 +246,7 @@ static void test_many_named_parameters(void **state)
 	enum { COUNT = 3000 };
 	struct value *values = calloc(COUNT, sizeof(*values));
 	struct bytes *names = calloc(COUNT, sizeof(*names));
-	char (*spelled)[8] = calloc(COUNT, sizeof(*spelled));
+	char(*spelled)[8] = calloc(COUNT, sizeof(*spelled));
 	char *sql = malloc((size_t)COUNT * 12 + 64);
 	size_t len = (size_t)sprintf(sql, "WITH n(i) AS (VALUES ");
 	(void)state;
@@ -358,14 +358,16 @@ static void test_counts(void **state)
 		{"SELECT * FROM t", 0, 0, 5},
 		{"DELETE FROM t WHERE a = 6", 1, 1, 5},
 		{"DELETE FROM t", 2, 2, 5},
-		{"CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO u VALUES (1), (2); END", 0, 0, 5},
+		{"CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO u VALUES (1), (2); END", 0,
+			0, 5},
 		{"INSERT INTO t VALUES (9, 'z')", 1, 3, 9},
 		{"DROP TABLE u", 0, 0, 9},
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		MUST(run_sql(cases[i].sql));
-		if (shown.result.changes != cases[i].changes || shown.result.total != cases[i].total ||
+		if (shown.result.changes != cases[i].changes ||
+			shown.result.total != cases[i].total ||
 			shown.result.rowid != cases[i].rowid) {
 			fail_msg("%s: changes %lld total %lld rowid %lld", cases[i].sql,
 				(long long)shown.result.changes, (long long)shown.result.total,
@@ -397,7 +399,8 @@ static void test_a_batch_sees_only_its_own_counts(void **state)
 	MUST(run_sql("INSERT INTO u SELECT changes()"));
 	MUST(run_sql("SELECT x FROM u"));
 	assert_string_equal(shown.rows, "0;");
-	struct step script = bed_step_of("INSERT INTO u VALUES (7); INSERT INTO u SELECT changes()");
+	struct step script =
+		bed_step_of("INSERT INTO u VALUES (7); INSERT INTO u SELECT changes()");
 	store_batch_begin(bed.store, 0);
 	script.script = true;
 	MUST(run(script));
@@ -411,8 +414,9 @@ static void test_triggers_see_their_own_changes(void **state)
 	(void)state;
 	bed_do(bed.store, "CREATE TABLE u(x)");
 	bed_do(bed.store, "CREATE TABLE seen(n)");
-	bed_do(bed.store, "CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO u VALUES (1), (2); "
-			  "INSERT INTO seen SELECT changes(); END");
+	bed_do(bed.store,
+		"CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO u VALUES (1), (2); "
+		"INSERT INTO seen SELECT changes(); END");
 	store_batch_begin(bed.store, 0);
 	MUST(run_sql("INSERT INTO t VALUES (1, 1)"));
 	MUST(run_sql("SELECT n FROM seen"));
@@ -595,11 +599,14 @@ static void test_scripts(void **state)
 		{"CREATE TABLE u(x); INSERT INTO u VALUES (1); INSERT INTO u SELECT * FROM u; "
 		 "DROP TABLE u;",
 			0, 2},
-		{"INSERT INTO t VALUES (1, 1); SELECT * FROM t; PRAGMA table_info(t); SELECT 1", 0, 1},
+		{"INSERT INTO t VALUES (1, 1); SELECT * FROM t; PRAGMA table_info(t); SELECT 1", 0,
+			1},
 		{"INSERT INTO t VALUES (1, 1), (2, 2); EXPLAIN INSERT INTO t VALUES (3, 3)", 0, 2},
 		{"INSERT INTO t VALUES (1, 1), (2, 2); EXPLAIN QUERY PLAN DELETE FROM t", 0, 2},
-		{"INSERT INTO t VALUES (1, 1), (2, 2); CREATE TABLE u(x); PRAGMA user_version = 3", 0, 2},
-		{"INSERT INTO t VALUES (1, 1), (2, 2) RETURNING a; DELETE FROM t RETURNING a", 0, 4},
+		{"INSERT INTO t VALUES (1, 1), (2, 2); CREATE TABLE u(x); PRAGMA user_version = 3",
+			0, 2},
+		{"INSERT INTO t VALUES (1, 1), (2, 2) RETURNING a; DELETE FROM t RETURNING a", 0,
+			4},
 		{"CREATE TRIGGER r AFTER INSERT ON t BEGIN DELETE FROM t; SELECT 1; END; "
 		 "INSERT INTO t VALUES (1, 1)",
 			0, 1},
@@ -625,7 +632,8 @@ static void test_scripts(void **state)
 		assert_false(shown.result.has_columns);
 		assert_int_equal(store_rollback_to(bed.store, &error), 0);
 	}
-	struct step guarded = bed_step_of("INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 2)");
+	struct step guarded =
+		bed_step_of("INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 2)");
 	guarded.script = true;
 	guarded.expect_changes = 2;
 	MUST(run(guarded));

@@ -34,14 +34,16 @@ struct atomicity {
 	enum effect effect;
 };
 
-#define T      "CREATE TABLE t(a INTEGER PRIMARY KEY, b UNIQUE, c NOT NULL DEFAULT 0, d CHECK (d < 100)); " \
-	       "INSERT INTO t VALUES (1, 'one', 1, 1), (2, 'two', 2, 2), (3, 'three', 3, 3);"
-#define LOG    "CREATE TABLE log(x);"
-#define FAMILY "CREATE TABLE parent(a INTEGER PRIMARY KEY); INSERT INTO parent VALUES (1), (2), (3);"
+#define T                                                                                            \
+	"CREATE TABLE t(a INTEGER PRIMARY KEY, b UNIQUE, c NOT NULL DEFAULT 0, d CHECK (d < 100)); " \
+	"INSERT INTO t VALUES (1, 'one', 1, 1), (2, 'two', 2, 2), (3, 'three', 3, 3);"
+#define LOG "CREATE TABLE log(x);"
+#define FAMILY                                                                                     \
+	"CREATE TABLE parent(a INTEGER PRIMARY KEY); INSERT INTO parent VALUES (1), (2), (3);"
 #define RAISING(when, what)                                                                        \
 	T LOG "CREATE TRIGGER r " when " ON t BEGIN INSERT INTO log VALUES (1); "                  \
 	      "SELECT RAISE(" what ") WHERE NEW.a >= 11; END;"
-#define TWO    "INSERT INTO t VALUES (10, 'ten', 0, 0), (11, 'eleven', 0, 0)"
+#define TWO "INSERT INTO t VALUES (10, 'ten', 0, 0), (11, 'eleven', 0, 0)"
 
 static const struct atomicity atomicities[] = {
 	/* Constraints of one row. */
@@ -63,8 +65,8 @@ static const struct atomicity atomicities[] = {
 	{T, "UPDATE t SET c = CASE WHEN a = 3 THEN NULL ELSE 9 END", ATOMIC, CLEAN},
 	{T, "INSERT OR ABORT INTO t VALUES (8, 'x', 0, 0), (9, 'x', 0, 0)", ATOMIC, CLEAN},
 	{T, "INSERT OR REPLACE INTO t VALUES (1, 'new', 0, 0), (9, 'y', 0, 100)", ATOMIC, CLEAN},
-	{T, "INSERT OR REPLACE INTO t(a, b, c, d) VALUES (1, 'new', 0, 0), (9, 'y', NULL, 200)", ATOMIC,
-		CLEAN},
+	{T, "INSERT OR REPLACE INTO t(a, b, c, d) VALUES (1, 'new', 0, 0), (9, 'y', NULL, 200)",
+		ATOMIC, CLEAN},
 	{T, "INSERT OR IGNORE INTO t VALUES (1, 'x', 0, 0), (9, 'y', 0, 1)", ATOMIC, DONE},
 	/* The other resolutions. */
 	{T, "INSERT OR FAIL INTO t VALUES (8, 'x', 0, 0), (9, 'x', 0, 0)", SAVEPOINT, DIRTY},
@@ -87,8 +89,8 @@ static const struct atomicity atomicities[] = {
 		ATOMIC, DIRTY},
 	{"CREATE TABLE t(a INTEGER PRIMARY KEY);", "INSERT OR IGNORE INTO t VALUES (1), ('abc')",
 		ATOMIC, DIRTY},
-	{T, "UPDATE t SET d = abs(CASE WHEN a = 3 THEN -9223372036854775807 - 1 ELSE 7 END)", ATOMIC,
-		CLEAN},
+	{T, "UPDATE t SET d = abs(CASE WHEN a = 3 THEN -9223372036854775807 - 1 ELSE 7 END)",
+		ATOMIC, CLEAN},
 	{"CREATE TABLE t(a, b); INSERT INTO t VALUES (1, 1), (2, -9223372036854775807 - 1);",
 		"UPDATE t SET a = abs(b) + 5", ATOMIC, CLEAN},
 	{"CREATE TABLE t(j); INSERT INTO t VALUES ('[1]'), ('[2]'), ('{bad');",
@@ -107,7 +109,8 @@ static const struct atomicity atomicities[] = {
 	{"CREATE TABLE t(a, b); CREATE INDEX i ON t(abs(a));",
 		"INSERT INTO t VALUES (1, 1), (-9223372036854775807 - 1, 2)", ATOMIC, CLEAN},
 	{"CREATE TABLE t(a); INSERT INTO t VALUES (1), (2);",
-		"UPDATE t SET a = zeroblob(CASE WHEN a = 2 THEN 2000000000 ELSE 1 END)", ATOMIC, CLEAN},
+		"UPDATE t SET a = zeroblob(CASE WHEN a = 2 THEN 2000000000 ELSE 1 END)", ATOMIC,
+		CLEAN},
 	/* Triggers: RAISE of each kind, before and after, at the second row. */
 	{RAISING("BEFORE INSERT", "ABORT, 'no'"), TWO, ATOMIC, CLEAN},
 	{RAISING("AFTER INSERT", "ABORT, 'no'"), TWO, ATOMIC, CLEAN},
@@ -169,8 +172,8 @@ static const struct atomicity atomicities[] = {
 	   "DELETE FROM t WHERE a = OLD.a; SELECT RAISE(ROLLBACK, 'no') WHERE OLD.a = 3; END;",
 		"DELETE FROM v", SAVEPOINT, LOST},
 	/* Foreign keys. */
-	{FAMILY "CREATE TABLE child(p REFERENCES parent);", "INSERT INTO child VALUES (1), (9)", ATOMIC,
-		CLEAN},
+	{FAMILY "CREATE TABLE child(p REFERENCES parent);", "INSERT INTO child VALUES (1), (9)",
+		ATOMIC, CLEAN},
 	{FAMILY "CREATE TABLE child(p REFERENCES parent); INSERT INTO child VALUES (2);",
 		"DELETE FROM parent", ATOMIC, CLEAN},
 	{FAMILY "CREATE TABLE child(p REFERENCES parent); INSERT INTO child VALUES (2);",
@@ -194,7 +197,8 @@ static const struct atomicity atomicities[] = {
 		"DELETE FROM parent", ATOMIC, CLEAN},
 	{FAMILY "CREATE TABLE child(p NOT NULL ON CONFLICT ROLLBACK REFERENCES parent "
 		"ON DELETE SET NULL); INSERT INTO child VALUES (2);",
-		"DELETE FROM parent", ATOMIC, CLEAN}, /* an action aborts, whatever the column says */
+		"DELETE FROM parent", ATOMIC,
+		CLEAN}, /* an action aborts, whatever the column says */
 	{FAMILY "CREATE TABLE child(p NOT NULL ON CONFLICT FAIL REFERENCES parent "
 		"ON DELETE SET NULL); INSERT INTO child VALUES (2);",
 		"DELETE FROM parent", ATOMIC, CLEAN},
@@ -228,8 +232,8 @@ static const struct atomicity atomicities[] = {
 		"INSERT INTO t VALUES (2), (1)", SAVEPOINT, LOST},
 	{"CREATE TABLE t(a, g AS (a * 2) STORED UNIQUE); INSERT INTO t(a) VALUES (1);",
 		"INSERT INTO t(a) VALUES (2), (1)", ATOMIC, CLEAN},
-	{"CREATE TABLE t(a, g AS (a * 2) VIRTUAL CHECK (g < 10));", "INSERT INTO t(a) VALUES (1), (7)",
-		ATOMIC, CLEAN},
+	{"CREATE TABLE t(a, g AS (a * 2) VIRTUAL CHECK (g < 10));",
+		"INSERT INTO t(a) VALUES (1), (7)", ATOMIC, CLEAN},
 	{"CREATE TABLE t(a, g AS (a * 2) NOT NULL);", "INSERT INTO t(a) VALUES (1), (NULL)", ATOMIC,
 		CLEAN},
 	{"CREATE TABLE t(a, b); CREATE UNIQUE INDEX i ON t(a) WHERE b; INSERT INTO t VALUES (1, 1);",
@@ -240,7 +244,8 @@ static const struct atomicity atomicities[] = {
 		"INSERT INTO t(b) VALUES (1), (NULL)", ATOMIC, CLEAN},
 	/* RETURNING: what it returns may be refused after the write. */
 	{T, "INSERT INTO t VALUES (8, 'x', 0, 0), (9, 'x', 0, 0) RETURNING a", SAVEPOINT, CLEAN},
-	{T, "UPDATE t SET c = 5 RETURNING abs(-9223372036854775807 - 1 + (a < 3))", SAVEPOINT, CLEAN},
+	{T, "UPDATE t SET c = 5 RETURNING abs(-9223372036854775807 - 1 + (a < 3))", SAVEPOINT,
+		CLEAN},
 	/* CTE, UPDATE FROM, DELETE with a subquery. */
 	{T, "WITH x(n) AS (VALUES (8), (1)) INSERT INTO t SELECT n, 'n' || n, 0, 0 FROM x", ATOMIC,
 		CLEAN},
@@ -266,8 +271,9 @@ static const struct atomicity atomicities[] = {
 	{T, "CREATE TABLE t(x)", ATOMIC, CLEAN}, /* does not compile */
 	{T, "CREATE UNIQUE INDEX i ON t(a > 0)", SAVEPOINT, CLEAN},
 	{T, "ALTER TABLE t ADD COLUMN n NOT NULL", SAVEPOINT, CLEAN},
-	{T, "CREATE TABLE u AS SELECT abs(CASE WHEN a = 3 THEN -9223372036854775807 - 1 ELSE a END) AS x "
-	    "FROM t",
+	{T,
+		"CREATE TABLE u AS SELECT abs(CASE WHEN a = 3 THEN -9223372036854775807 - 1 ELSE a END) AS x "
+		"FROM t",
 		SAVEPOINT, CLEAN},
 };
 
@@ -385,8 +391,9 @@ static void test_what_is_checked_after_the_write_needs_a_savepoint(void **state)
 	assert_false(store_step_is_atomic(bed.store, ROLE_DDL, &step));
 	bed.store->explain_trusted = true;
 	/* The fact goes stale with the schema, and is found anew. */
-	bed_do(bed.store, "CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT RAISE(ROLLBACK, 'x') "
-			  "WHERE NEW.a = 5; END");
+	bed_do(bed.store,
+		"CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT RAISE(ROLLBACK, 'x') "
+		"WHERE NEW.a = 5; END");
 	assert_false(store_step_is_atomic(bed.store, ROLE_DDL, &step));
 	bed_do(bed.store, "DROP TRIGGER r");
 	assert_true(store_step_is_atomic(bed.store, ROLE_DDL, &step));
@@ -418,21 +425,13 @@ static void test_tails(void **state)
 		const char *sql;
 		int tail; /* -1: none */
 	} cases[] = {
-		{"SELECT 1", -1},
-		{"SELECT 1;", -1},
-		{"SELECT 1 ; ; ;", -1},
-		{"SELECT 1; -- that is all", -1},
-		{"SELECT 1; -- that is all\n", -1},
-		{"SELECT 1; /* all */ ;", -1},
-		{"SELECT 1; /* not closed", -1},
-		{"SELECT 1; /**/", -1},
-		{"SELECT 1; SELECT 2", 10},
-		{"SELECT 1;SELECT 2", 9},
-		{"SELECT 1; /* a */ -- b\n;; x", 26},
-		{"SELECT ';' ; SELECT 2", 13},
+		{"SELECT 1", -1}, {"SELECT 1;", -1}, {"SELECT 1 ; ; ;", -1},
+		{"SELECT 1; -- that is all", -1}, {"SELECT 1; -- that is all\n", -1},
+		{"SELECT 1; /* all */ ;", -1}, {"SELECT 1; /* not closed", -1},
+		{"SELECT 1; /**/", -1}, {"SELECT 1; SELECT 2", 10}, {"SELECT 1;SELECT 2", 9},
+		{"SELECT 1; /* a */ -- b\n;; x", 26}, {"SELECT ';' ; SELECT 2", 13},
 		{"CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; SELECT 2; END; SELECT 3", 66},
-		{"SELECT 1; /", 10},
-		{"SELECT 1; -", 10},
+		{"SELECT 1; /", 10}, {"SELECT 1; -", 10},
 		{"SELECT 1; \v", 10}, /* no space to SQLite */
 	};
 	(void)state;
@@ -517,8 +516,7 @@ static void test_conditions_of_result_codes(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct store_error error = {.row = -1};
-		assert_int_equal(
-			stmt_failed(bed.store->handle, &none, cases[i].sqlite, &error),
+		assert_int_equal(stmt_failed(bed.store->handle, &none, cases[i].sqlite, &error),
 			cases[i].want);
 		assert_int_equal(error.condition, cases[i].want);
 		assert_int_equal(error.sqlite, cases[i].sqlite);
@@ -533,8 +531,18 @@ static void test_spaces_and_comments_are_skipped(void **state)
 		const char *sql;
 		size_t at;
 	} cases[] = {
-		{"", 0}, {"x", 0}, {"  x", 2}, {"\t\n\f\r;x", 5}, {"--", 2}, {"-- a\nx", 5},
-		{"- x", 0}, {"/* */x", 5}, {"/*x", 3}, {"/*/x", 4}, {"/x", 0}, {"/**/ -- \n;x", 10},
+		{"", 0},
+		{"x", 0},
+		{"  x", 2},
+		{"\t\n\f\r;x", 5},
+		{"--", 2},
+		{"-- a\nx", 5},
+		{"- x", 0},
+		{"/* */x", 5},
+		{"/*x", 3},
+		{"/*/x", 4},
+		{"/x", 0},
+		{"/**/ -- \n;x", 10},
 		{"\xc2\xa0x", 0},
 	};
 	(void)state;
@@ -608,8 +616,7 @@ static void test_the_cache(void **state)
 {
 	struct stmt_cache cache;
 	(void)state;
-	assert_int_equal(
-		stmt_cache_init(&cache, bed.store->handle, &bed.store->authorizer, 3), 0);
+	assert_int_equal(stmt_cache_init(&cache, bed.store->handle, &bed.store->authorizer, 3), 0);
 	struct stmt *one = acquire(&cache, ROLE_DDL, "SELECT 1");
 	stmt_release(&cache, one);
 	assert_ptr_equal(acquire(&cache, ROLE_DDL, "SELECT 1"), one);

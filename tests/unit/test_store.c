@@ -200,42 +200,49 @@ static void test_schemas_that_need_what_is_not_there(void **state)
 		const char *make;
 		const char *says;
 	} cases[] = {
-		{"CREATE TABLE x(a, g AS (nosuch(a)) STORED)", "no such function: nosuch"},
-		{"CREATE TABLE x(a CHECK (nosuch(a)))", "no such function: nosuch"},
-		{"CREATE TABLE x(a); CREATE INDEX i ON x(nosuch(a))", "no such function: nosuch"},
-		{"CREATE TABLE x(a); CREATE INDEX i ON x(a COLLATE nosuch)", "nosuch"},
-		{"CREATE TABLE x(a); CREATE VIEW v AS SELECT nosuch(a) FROM x", "nosuch"},
-		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER INSERT ON x BEGIN SELECT nosuch(1); END",
+		{"CREATE TABLE x(a, g AS (length(a)) STORED)", "nosuch"},
+		{"CREATE TABLE x(a, g AS (length(a)) VIRTUAL)", "nosuch"},
+		{"CREATE TABLE x(a CHECK (length(a)))", "nosuch"},
+		{"CREATE TABLE x(a DEFAULT (length(1)))", "nosuch"},
+		{"CREATE TABLE x(a); CREATE INDEX i ON x(length(a))", "nosuch"},
+		{"CREATE TABLE x(a); CREATE INDEX i ON x(a) WHERE length(a)", "nosuch"},
+		{"CREATE TABLE x(a); CREATE INDEX i ON x(a COLLATE nocase)", "nosuch"},
+		{"CREATE TABLE x(a COLLATE nocase PRIMARY KEY)", "nosuch"},
+		{"CREATE TABLE x(a); CREATE VIEW v AS SELECT length(a) FROM x", "nosuch"},
+		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER INSERT ON x BEGIN SELECT length(1); END",
 			"nosuch"},
-		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER DELETE ON x BEGIN SELECT nosuch(1); END",
+		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER DELETE ON x BEGIN SELECT length(1); END",
 			"nosuch"},
-		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER UPDATE ON x BEGIN SELECT nosuch(1); END",
+		{"CREATE TABLE x(a); CREATE TRIGGER r AFTER UPDATE ON x BEGIN SELECT length(1); END",
+			"nosuch"},
+		{"CREATE TABLE x(a); CREATE VIEW v AS SELECT a FROM x; CREATE TRIGGER r INSTEAD OF INSERT "
+		 "ON v BEGIN SELECT length(1); END",
 			"nosuch"},
 	};
+	unsigned wrong = 0;
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		sqlite3 *other = NULL;
 		bed_remove(&bed);
 		bed_make_dir(&bed);
-		other = open_other(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
 		/* The schema is planted as text: this process has not these functions either. */
-		char *sql = sqlite3_mprintf("PRAGMA writable_schema = on; %s", cases[i].make);
-		static const char *const fake = "length";
-		char *with_fake = strdup(sql);
-		for (char *at = with_fake; (at = strstr(at, "nosuch")) != NULL; at += 6) {
-			memcpy(at, strstr(at, "COLLATE") == at - 8 ? "nocase" : fake, 6);
-		}
-		assert_int_equal(sqlite3_exec(other, with_fake, NULL, NULL, NULL), SQLITE_OK);
+		sqlite3 *other = open_other(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+		assert_int_equal(sqlite3_exec(other, cases[i].make, NULL, NULL, NULL), SQLITE_OK);
 		assert_int_equal(sqlite3_exec(other,
+					 "PRAGMA writable_schema = on; "
 					 "UPDATE sqlite_schema SET sql = replace(replace(sql, "
 					 "'length(', 'nosuch('), 'nocase', 'nosuch')",
 					 NULL, NULL, NULL),
 			SQLITE_OK);
 		sqlite3_close(other);
-		free(with_fake);
-		sqlite3_free(sql);
-		open_must_fail(cases[i].says);
+		char error[STORE_ERROR_BYTES] = "";
+		int rc = store_open(&bed.options, &bed.store, error);
+		if (rc == 0 || strstr(error, cases[i].says) == NULL) {
+			print_error("%s: %d %s\n", cases[i].make, rc, error);
+			wrong++;
+		}
+		bed.store = rc == 0 ? bed.store : NULL;
 	}
+	assert_int_equal(wrong, 0);
 }
 
 static void test_extensions_that_cannot_be_loaded(void **state)
@@ -316,9 +323,10 @@ static void test_poisoned_and_unsound(void **state)
 	(void)state;
 	bed_script(bed.store, "CREATE TABLE t(a UNIQUE); INSERT INTO t VALUES (1), (2), (3)");
 	bed_close(&bed);
-	assert_int_equal(other_exec("PRAGMA writable_schema = on; UPDATE sqlite_schema SET rootpage = "
-				    "(SELECT rootpage FROM sqlite_schema WHERE name = 't') WHERE "
-				    "name = 'sqlite_autoindex_t_1'"),
+	assert_int_equal(
+		other_exec("PRAGMA writable_schema = on; UPDATE sqlite_schema SET rootpage = "
+			   "(SELECT rootpage FROM sqlite_schema WHERE name = 't') WHERE "
+			   "name = 'sqlite_autoindex_t_1'"),
 		SQLITE_OK);
 	bed.options.poisoned = true;
 	open_must_fail("");
@@ -391,8 +399,8 @@ static void test_each_commit_takes_one_number(void **state)
 		assert_false(store_in_transaction(bed.store));
 		assert_int_equal(store_commit_no(bed.store), first + 1 + i);
 		assert_int_equal(other_number("SELECT count(*) FROM t"), (int64_t)i);
-		assert_int_equal(other_number("SELECT commit_no FROM _lf_state"),
-			(int64_t)(first + 1 + i));
+		assert_int_equal(
+			other_number("SELECT commit_no FROM _lf_state"), (int64_t)(first + 1 + i));
 		/* What is rolled back takes none. */
 		bed_begin(bed.store);
 		bed_do(bed.store, "DELETE FROM t");
@@ -472,8 +480,9 @@ static void test_deferred_violations(void **state)
 {
 	struct store_error error = {.row = -1};
 	(void)state;
-	bed_script(bed.store, "CREATE TABLE p(a INTEGER PRIMARY KEY); "
-			      "CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED)");
+	bed_script(bed.store,
+		"CREATE TABLE p(a INTEGER PRIMARY KEY); "
+		"CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED)");
 	uint64_t before = store_commit_no(bed.store);
 	bed_begin(bed.store);
 	assert_false(store_deferred_violations(bed.store));
@@ -513,7 +522,8 @@ static void test_another_writer(void **state)
 	assert_int_equal(sqlite3_exec(other, "ROLLBACK", NULL, NULL, NULL), SQLITE_OK);
 	bed_begin(bed.store);
 	/* While we write, the other may read but not write. */
-	assert_int_equal(sqlite3_exec(other, "SELECT * FROM _lf_state", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(
+		sqlite3_exec(other, "SELECT * FROM _lf_state", NULL, NULL, NULL), SQLITE_OK);
 	assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_BUSY);
 	store_rollback(bed.store);
 	sqlite3_close(other);
