@@ -79,12 +79,12 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 
 /*
- * Whether the schema holds what the authorizer cannot see and nobody may have: a foreign key that
+ * SQLite's code, and whether the schema holds what the authorizer cannot see and nobody may have: a foreign key that
  * points to one of our tables (its actions and triggers would run inside our own statements), a
  * trigger or index on one, a client's table with a name like theirs; an index on a shadow table of a
  * virtual table (SQLite 3.40 can be made to recurse without end by one).
  */
-bool schema_is_trespassed(struct store *store);
+int schema_find_trespass(struct store *store, bool *ret_found);
 
 /* Every setting that safety rests on is set, then read back. 0, or -EINVAL with a sentence. */
 int pragma_setup(struct store *store, const struct store_options *options,

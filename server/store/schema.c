@@ -24,44 +24,54 @@ static bool is_missing(const char *message)
 	return false;
 }
 
-/*
- * A function, collation or module that the schema needs and this process has not would make every
- * write to that table fail later. Compiling one statement of each kind per table finds them now.
- */
-int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES])
+/* Compiles one probe. 0, or -EINVAL with a sentence. */
+static int probe(
+	struct store *store, const char *table, const char *sql, char ret_error[STORE_ERROR_BYTES])
 {
-	static const char *const probes[] = {"SELECT * FROM \"%w\"", "DELETE FROM \"%w\"",
-		"INSERT INTO \"%w\" DEFAULT VALUES", "REINDEX \"%w\""};
-	sqlite3_stmt *tables = NULL;
-	int rc = own_prepare(store,
-		"SELECT name, type FROM sqlite_schema WHERE type IN ('table', 'view') "
-		"AND name NOT LIKE 'sqlite~_%' ESCAPE '~'",
-		&tables);
+	sqlite3_stmt *stmt = NULL;
 	int found = 0;
-	while (rc == SQLITE_OK && found == 0 && sqlite3_step(tables) == SQLITE_ROW) {
-		const char *name = (const char *)sqlite3_column_text(tables, 0);
-		bool view = strcmp((const char *)sqlite3_column_text(tables, 1), "view") == 0;
-		size_t count = view ? 1 : sizeof(probes) / sizeof(probes[0]);
-		for (size_t i = 0; i < count && found == 0; i++) {
-			char *sql = sqlite3_mprintf(probes[i], name);
-			sqlite3_stmt *probe = NULL;
-			if (own_prepare(store, sql, &probe) != SQLITE_OK &&
-				is_missing(sqlite3_errmsg(store->handle))) {
-				snprintf(ret_error, STORE_ERROR_BYTES,
-					"%s: the schema of \"%s\" needs what this process has not: %s "
-					"(cure: the setting `extensions`)",
-					store->path, name, sqlite3_errmsg(store->handle));
-				found = -EINVAL;
-			}
-			sqlite3_finalize(probe);
-			sqlite3_free(sql);
-		}
+	if (sql != NULL && own_prepare(store, sql, &stmt) != SQLITE_OK &&
+		is_missing(sqlite3_errmsg(store->handle))) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s: the schema of \"%s\" needs what this process has not: %s (cure: the setting "
+			"`extensions`)",
+			store->path, table, sqlite3_errmsg(store->handle));
+		found = -EINVAL;
 	}
-	sqlite3_finalize(tables);
+	sqlite3_finalize(stmt);
 	return found;
 }
 
-bool schema_is_trespassed(struct store *store)
+/*
+ * Such a lack would make every write to the table fail later. Compiling a statement of each kind, with
+ * the triggers that it would fire, finds it now; nothing is run.
+ */
+int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES])
+{
+	static const char tables[] =
+		"SELECT s.name, (SELECT group_concat(printf('\"%w\" = NULL', c.name), ', ')"
+		" FROM pragma_table_info(iif(s.type = 'table', s.name, '')) AS c) FROM sqlite_schema AS s"
+		" WHERE s.type IN ('table', 'view') AND s.name NOT LIKE 'sqlite~_%' ESCAPE '~'";
+	static const char *const probes[] = {"SELECT * FROM \"%w\"", "DELETE FROM \"%w\"",
+		"INSERT INTO \"%w\" DEFAULT VALUES", "UPDATE \"%w\" SET %s", "REINDEX \"%w\""};
+	sqlite3_stmt *list = NULL;
+	int found = own_prepare(store, tables, &list) == SQLITE_OK ? 0 : -EINVAL;
+	while (found == 0 && sqlite3_step(list) == SQLITE_ROW) {
+		const char *name = (const char *)sqlite3_column_text(list, 0);
+		const char *columns = (const char *)sqlite3_column_text(list, 1);
+		for (size_t i = 0; found == 0 && i < sizeof(probes) / sizeof(probes[0]); i++) {
+			char *sql =
+				sqlite3_mprintf(probes[i], name, columns != NULL ? columns : "");
+			found = probe(store, name, sql, ret_error);
+			sqlite3_free(sql);
+		}
+	}
+	sqlite3_finalize(list);
+	return found;
+}
+
+/* For what is looked at see inside.h. */
+int schema_find_trespass(struct store *store, bool *ret_found)
 {
 	sqlite3_stmt *stmt = NULL;
 	store_batch_end(store); /* this look is ours and is not interrupted */
@@ -80,8 +90,10 @@ bool schema_is_trespassed(struct store *store)
 		"SELECT 1 FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
 		" AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')",
 		&stmt);
-	/* In doubt it is: too little memory must not let one through. */
-	bool trespassed = rc != SQLITE_OK || sqlite3_step(stmt) != SQLITE_DONE;
+	if (rc == SQLITE_OK) {
+		rc = sqlite3_step(stmt);
+		*ret_found = rc == SQLITE_ROW;
+	}
 	sqlite3_finalize(stmt);
-	return trespassed;
+	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
 }

@@ -141,7 +141,8 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 		rc = own_exec(store, sql);
 		rc = rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
 	}
-	if (schema_is_trespassed(store)) {
+	bool trespassed = true;
+	if (schema_find_trespass(store, &trespassed) != SQLITE_OK || trespassed) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
 			"%s: its schema has an index on a shadow table, or refers to litefunnel's tables "
 			"(_lf_…), or takes a name of theirs: remove that first",

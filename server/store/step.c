@@ -190,6 +190,15 @@ static void reset_changes(struct store *store, bool asks)
 	}
 }
 
+/*
+ * Something of ours, a look-up or the compiling of a statement, has met too little memory or a bad disk,
+ * and SQLite has thrown the transaction away. No client's statement may ever run outside of one.
+ */
+static int transaction_lost(struct store_error *error)
+{
+	return store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "the transaction was lost");
+}
+
 static int run_statement(struct store *store, enum role role, const struct stmt *stmt,
 	const struct step *step, const struct step_sink *sink, struct step_result *result,
 	struct store_error *error)
@@ -209,6 +218,10 @@ static int run_statement(struct store *store, enum role role, const struct stmt 
 		if (run % RUNS_A_LOOK == RUNS_A_LOOK - 1 && is_late(store)) {
 			rc = store_error_set(error, STORE_TIMEOUT, SQLITE_INTERRUPT,
 				"interrupted at the execution deadline");
+			break;
+		}
+		if (!store_in_transaction(store)) {
+			rc = transaction_lost(error);
 			break;
 		}
 		rc = bind_run(
@@ -245,7 +258,12 @@ static void note_effects(struct store *store, bool readonly, bool dml, bool ddl)
 /* After a change of the schema: what the authorizer could not see. */
 static int check_own_tables(struct store *store, struct store_error *error)
 {
-	if (!schema_is_trespassed(store)) {
+	bool trespassed = false;
+	int rc = schema_find_trespass(store, &trespassed);
+	if (rc != SQLITE_OK) {
+		return stmt_failed(store->handle, &store->authorizer, rc, error);
+	}
+	if (!trespassed) {
 		return 0;
 	}
 	error->needed = ROLE_NONE;
@@ -286,6 +304,9 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 			error, STORE_BAD_REQUEST, 0, "a script takes no parameters: use steps");
 	}
 	reset_changes(store, store->authorizer.saw_changes);
+	if (!store_in_transaction(store)) {
+		return transaction_lost(error);
+	}
 	authorizer_enter(&store->authorizer, role);
 	while (rc == SQLITE_ROW) {
 		rc = sqlite3_step(stmt);

@@ -27,7 +27,7 @@ enum {
 	LEVELS_MAX = 4,
 	NESTED_CUTS = 3,
 	CUTS_MAX = 512,
-	PREFILL = 1300, /* groups after which remembered answers begin to move */
+	PREFILL = 1700, /* groups after which remembered answers have begun to move */
 	SECONDS_PER_IMAGE = 20,
 	AFTER_CHECKPOINT = 12,
 };
@@ -58,7 +58,7 @@ static const char help[] =
 	"  --sync MODE         full, normal or off (full)\n"
 	"  --nested N          cut the recovery too, N levels deep (0)\n"
 	"  --bias checkpoint   cut only in and right after checkpoints\n"
-	"  --long              every round begins with 1,300 groups, so that old answers move\n"
+	"  --long              every round begins with 1,700 groups, so that old answers move\n"
 	"  --round N, --image N  only that one, as a finding names them\n"
 	"  --fork              each image in a process of its own (always so unless --sync full)\n"
 	"  --must-find         success means that something was found\n"
@@ -223,7 +223,7 @@ static size_t play_round(struct world *world, const struct round *round, struct 
 {
 	uint32_t setup = 1;
 	size_t from = 0;
-	struct batch_mix small = {.keyed_percent = 60, .large_rows = 1};
+	struct batch_mix small = {.keyed_percent = 100, .large_rows = 1};
 	for (unsigned i = 0; i < 6; i++) {
 		(void)history_add_session(world->history, random);
 	}

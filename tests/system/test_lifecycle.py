@@ -44,7 +44,7 @@ def test_new_work_while_draining_is_refused_with_retry(daemon):
     served = daemon(exec_timeout="20s")
     with served.wire(timeout=60) as wire, served.wire(timeout=60) as other:
         wire.write("CREATE TABLE t(a)")
-        slow = wire.request("write", batch=[[BUSY.format(4_000_000)]])
+        slow = wire.request("write", batch=[[BUSY.format(4_000_000 // served.slow // served.slow)]])
         wait_for(lambda: dict(other.call("show", what="stats")["rows"])["running_batches"] > 0, "not running")
         served.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
@@ -271,10 +271,17 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     if reads % 50 == 0:
         handle.close()
         handle = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, timeout=5, isolation_level=None)
-    try:
-        seen = handle.execute("SELECT max(a) FROM t").fetchone()[0]
-    except sqlite3.OperationalError as error:
-        sys.exit(f"{error} ({error.sqlite_errorname}) at read {reads}")
+    until = time.monotonic() + 1
+    while True:
+        try:
+            seen = handle.execute("SELECT max(a) FROM t").fetchone()[0]
+            break
+        except sqlite3.OperationalError as error:
+            # PROTOCOL.md, "What a local reader may rely on": SQLite's read-only openers have a gap
+            # while the daemon comes or goes, about one in 300,000 reads here. They look again.
+            passing = ("SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTINIT")
+            if error.sqlite_errorname not in passing or time.monotonic() > until:
+                sys.exit(f"{error} ({error.sqlite_errorname}) at read {reads}")
     assert seen >= last, (seen, last)
     last, reads = seen, reads + 1
 print(reads, flush=True)
