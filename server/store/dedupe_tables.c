@@ -295,7 +295,9 @@ static int take_payload(struct bytes bytes, struct dedupe_reply *ret_reply)
 	if (ret_reply->payload == NULL) {
 		return -ENOMEM;
 	}
-	memcpy(ret_reply->payload, bytes.data, bytes.len);
+	if (bytes.len > 0) {
+		memcpy(ret_reply->payload, bytes.data, bytes.len);
+	}
 	ret_reply->payload_len = bytes.len;
 	return DEDUPE_REPEAT;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The layer under SQLite: passes on, writes down, fails on order. It must not know what the database
- * holds; what it keeps true is that the tape, played from the state at its beginning, gives the files.
+ * The layer under SQLite: passes on, writes down, fails on order. It must not know what the
+ * database holds; what it keeps true is that the tape, played from the state at its beginning,
+ * gives the files.
  */
 
 #include "tests/crash/crash_vfs.h"
@@ -209,9 +210,9 @@ static int file_sync(sqlite3_file *file, int flags)
 
 static int file_size(sqlite3_file *file, sqlite3_int64 *ret_size)
 {
-	return struck(VFS_SIZE, kind_of(file)) ?
-		code() :
-		below(file)->pMethods->xFileSize(below(file), ret_size);
+	return struck(VFS_SIZE, kind_of(file))
+		? code()
+		: below(file)->pMethods->xFileSize(below(file), ret_size);
 }
 
 static int file_lock(sqlite3_file *file, int level)
@@ -303,10 +304,10 @@ static int vfs_open(
 	int exists = 0;
 	(void)vfs;
 	file->pMethods = NULL;
-	crash_file->kind = (flags & SQLITE_OPEN_MAIN_DB) != 0      ? FILE_DB :
-			   (flags & SQLITE_OPEN_WAL) != 0          ? FILE_WAL :
-			   (flags & SQLITE_OPEN_MAIN_JOURNAL) != 0 ? FILE_JOURNAL :
-								     FILE_OTHER;
+	crash_file->kind = (flags & SQLITE_OPEN_MAIN_DB) != 0 ? FILE_DB
+		: (flags & SQLITE_OPEN_WAL) != 0              ? FILE_WAL
+		: (flags & SQLITE_OPEN_MAIN_JOURNAL) != 0     ? FILE_JOURNAL
+							      : FILE_OTHER;
 	if (struck(VFS_OPEN, crash_file->kind)) {
 		return code();
 	}

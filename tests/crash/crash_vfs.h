@@ -20,9 +20,9 @@ enum db_file { FILE_DB, FILE_WAL, FILE_JOURNAL, FILE_COUNT, FILE_OTHER = FILE_CO
 extern const char *const db_file_suffix[FILE_COUNT];
 
 enum tape_kind {
-	TAPE_CREATE,      /* the name of a new, empty file */
-	TAPE_DELETE,      /* the name is gone */
-	TAPE_DIR_SYNC,    /* all names so far are on the disk */
+	TAPE_CREATE,   /* the name of a new, empty file */
+	TAPE_DELETE,   /* the name is gone */
+	TAPE_DIR_SYNC, /* all names so far are on the disk */
 	TAPE_WRITE,
 	TAPE_TRUNCATE,
 	TAPE_SYNC,        /* all writes to that file so far are on the disk */
@@ -69,11 +69,11 @@ const char *vfs_op_name(enum vfs_op op);
 
 struct vfs_fault {
 	enum vfs_op op;
-	uint64_t at; /* the first call is 1 */
-	bool sticky; /* … and every later one */
+	uint64_t at;  /* the first call is 1 */
+	bool sticky;  /* … and every later one */
 	bool partial; /* half of a write is done, or half of a read comes */
-	bool trap;   /* SIGTRAP where it strikes first, for a debugger */
-	int code;    /* what SQLite is told */
+	bool trap;    /* SIGTRAP where it strikes first, for a debugger */
+	int code;     /* what SQLite is told */
 };
 
 /* Registers the layer as the default VFS. Before the first database is opened. */
@@ -92,9 +92,9 @@ void crash_vfs_seed(uint64_t seed);
 void crash_vfs_fault(const struct vfs_fault *fault);
 
 struct vfs_fired {
-	uint64_t times;       /* calls that failed */
-	enum db_file file;    /* of the first of them */
-	bool in_commit;       /* it happened while the probe said so */
+	uint64_t times;    /* calls that failed */
+	enum db_file file; /* of the first of them */
+	bool in_commit;    /* it happened while the probe said so */
 };
 struct vfs_fired crash_vfs_fired(void);
 uint64_t crash_vfs_calls(enum vfs_op op);

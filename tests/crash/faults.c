@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The k-th failure: a scripted run is repeated, and each time the next call of a kind fails, once or
- * from then on, until the run comes through untouched. Each time the answers must be of the right
- * class, and afterwards, with the files as they were left and with the files as a loss of power could
- * have left them, nothing that was acknowledged is missing and nothing is there that was said to have
- * failed. Each run is a process of its own, so that a crash is a finding and not the end.
+ * The k-th failure: a scripted run is repeated, and each time the next call of a kind fails, once
+ * or from then on, until the run comes through untouched. Each time the answers must be of the
+ * right class, and afterwards, with the files as they were left and with the files as a loss of
+ * power could have left them, nothing that was acknowledged is missing and nothing is there that
+ * was said to have failed. Each run is a process of its own, so that a crash is a finding and not
+ * the end.
  */
 
 #include "tests/crash/findings.h"
@@ -44,9 +45,11 @@ struct variant {
 	bool memory; /* the fault is of the heap */
 };
 
-#define BOTH(name, ...)                                \
-	{name, {__VA_ARGS__}, false},                  \
-	{name " for ever", {__VA_ARGS__, .sticky = true}, false}
+#define BOTH(name, ...)                                                                            \
+	{name, {__VA_ARGS__}, false},                                                              \
+	{                                                                                          \
+		name " for ever", {__VA_ARGS__, .sticky = true}, false                             \
+	}
 
 static const struct variant variants[] = {
 	BOTH("sync", .op = VFS_SYNC, .code = SQLITE_IOERR_FSYNC),
@@ -111,7 +114,11 @@ static const struct script script_io = {
 	.groups = 22,
 	.batches = 5,
 	.reopen_at = 11,
-	.mix = {.bad_percent = 15, .keyed_percent = 80, .large_rows = 14, .ddl = true, .no_killers = true},
+	.mix = {.bad_percent = 15,
+		.keyed_percent = 80,
+		.large_rows = 14,
+		.ddl = true,
+		.no_killers = true},
 };
 
 /* Twelve requests, more or less; small, for there are many allocations. */
@@ -119,7 +126,11 @@ static const struct script script_memory = {
 	.groups = 6,
 	.batches = 3,
 	.reopen_at = 4,
-	.mix = {.bad_percent = 20, .keyed_percent = 80, .large_rows = 2, .ddl = true, .no_killers = true},
+	.mix = {.bad_percent = 20,
+		.keyed_percent = 80,
+		.large_rows = 2,
+		.ddl = true,
+		.no_killers = true},
 };
 
 static uint64_t fired(const struct variant *variant)
@@ -132,8 +143,8 @@ static void check_class(const struct world *world, const struct variant *variant
 {
 	struct vfs_fired what = crash_vfs_fired();
 	bool of_commit = what.in_commit && what.file == FILE_WAL &&
-			 (variant->fault.code & 0xff) == SQLITE_IOERR &&
-			 (variant->fault.op == VFS_WRITE || variant->fault.op == VFS_SYNC);
+		(variant->fault.code & 0xff) == SQLITE_IOERR &&
+		(variant->fault.op == VFS_WRITE || variant->fault.op == VFS_SYNC);
 	if (of_commit && !world->unknown) {
 		found(FOUND_ANSWER, "an I/O error of COMMIT was answered");
 	}
@@ -143,15 +154,14 @@ static void check_class(const struct world *world, const struct variant *variant
 }
 
 /* One group, a checkpoint, and what can be said about a fault in the first. */
-static enum world_end play_one(struct world *world, const struct script *script,
-	const struct variant *variant, const uint32_t *ids, size_t count)
+static enum world_end play_one(
+	struct world *world, const struct variant *variant, const uint32_t *ids, size_t count)
 {
 	bool before = fired(variant) > 0;
 	enum world_end end = world_play(world, ids, count);
 	if (!before && fired(variant) > 0 && !variant->memory) {
 		check_class(world, variant);
 	}
-	(void)script;
 	if (end != WORLD_GOES_ON) {
 		return end;
 	}
@@ -180,7 +190,7 @@ static enum world_end play_random(struct world *world, const struct script *scri
 			ids[count++] = earlier;
 		}
 	}
-	return play_one(world, script, variant, ids, count);
+	return play_one(world, variant, ids, count);
 }
 
 /* Opens the store; under a fault it may refuse, with a sentence. */
@@ -211,7 +221,7 @@ static bool play_script(struct world *world, const struct script *script,
 		(void)history_add_session(world->history, random);
 	}
 	for (unsigned tries = 0; world->history->batches[1].commit_no == 0; tries++) {
-		if (play_one(world, script, variant, &setup, 1) == WORLD_STOPPED || tries == BUSY_MAX) {
+		if (play_one(world, variant, &setup, 1) == WORLD_STOPPED || tries == BUSY_MAX) {
 			return false;
 		}
 	}
@@ -257,7 +267,7 @@ static void start_again(
 
 /* The same end, but the power goes away too. */
 static void lose_power(const struct world *world, const struct expected *expected,
-	const struct image *base, bool poisoned, uint64_t seed)
+	const struct image *base, uint64_t seed)
 {
 	struct random random;
 	struct image image = {0};
@@ -272,13 +282,17 @@ static void lose_power(const struct world *world, const struct expected *expecte
 	other.tape = NULL;
 	image_write(&image, world->path);
 	random_seed(&random, seed);
-	start_again(&other, expected, poisoned, &random);
+	start_again(&other, expected, world->poisoned, &random);
 	history_finish(&history);
 	image_finish(&image);
 }
 
-static void end_of_process(struct world *world, const struct variant *variant, uint64_t k,
-	const uint8_t *epoch, uint64_t commit_max)
+/*
+ * The process is gone. Its files are opened as they are, and as a loss of power could have left
+ * them; `commit_max` is 0 where the store never opened.
+ */
+static void end_of_process(
+	const struct world *world, uint64_t k, const uint8_t *epoch, uint64_t commit_max)
 {
 	struct image empty = {0};
 	struct random random;
@@ -293,15 +307,13 @@ static void end_of_process(struct world *world, const struct variant *variant, u
 	random_seed(&random, k);
 	struct history kept = {0};
 	struct world again = *world;
-	(void)variant;
 	history_copy(&kept, world->history);
 	again.history = &kept;
 	again.tape = NULL;
-	bool poisoned = world->poisoned;
-	start_again(&again, &expected, poisoned, &random);
+	start_again(&again, &expected, world->poisoned, &random);
 	history_finish(&kept);
 	for (uint64_t i = 0; i < 2; i++) {
-		lose_power(world, &expected, &empty, poisoned, k * 2 + i);
+		lose_power(world, &expected, &empty, k * 2 + i);
 	}
 }
 
@@ -365,7 +377,7 @@ static void run(const struct variant *variant, uint64_t k, struct report *ret_re
 	uint64_t commit_max = 0;
 	if (world.store != NULL) {
 		if (alive) {
-			/* `malloc` is over, too: no call counts any more. */
+			/* No allocation is counted any more. */
 			world_watch_product(NULL);
 			go_on(&world, &random);
 		}
@@ -374,7 +386,7 @@ static void run(const struct variant *variant, uint64_t k, struct report *ret_re
 	}
 	world_watch_product(NULL);
 	check_leaks(sqlite_before);
-	end_of_process(&world, variant, k, epoch, commit_max);
+	end_of_process(&world, k, epoch, commit_max);
 	history_finish(&history);
 }
 
@@ -425,7 +437,7 @@ static bool run_apart(const struct variant *variant, uint64_t k)
 static bool wanted(const struct variant *variant, const char *what)
 {
 	return what == NULL || (strcmp(what, "io") == 0 && !variant->memory) ||
-	       strncmp(variant->name, what, strlen(what)) == 0;
+		strncmp(variant->name, what, strlen(what)) == 0;
 }
 
 static void run_variant(const struct variant *variant)
@@ -501,10 +513,15 @@ static void take_option(int option, struct options *options)
 static void parse_options(int argc, char **argv, struct options *options)
 {
 	static const struct option known[] = {
-		{"what", required_argument, NULL, 'w'}, {"stride", required_argument, NULL, 't'},
-		{"first", required_argument, NULL, 'f'}, {"last", required_argument, NULL, 'l'},
-		{"seed", required_argument, NULL, 's'}, {"trap", no_argument, NULL, 'T'}, {"must-find", no_argument, NULL, 'm'},
-		{"dir", required_argument, NULL, 'd'}, {"help", no_argument, NULL, 'h'},
+		{"what", required_argument, NULL, 'w'},
+		{"stride", required_argument, NULL, 't'},
+		{"first", required_argument, NULL, 'f'},
+		{"last", required_argument, NULL, 'l'},
+		{"seed", required_argument, NULL, 's'},
+		{"trap", no_argument, NULL, 'T'},
+		{"must-find", no_argument, NULL, 'm'},
+		{"dir", required_argument, NULL, 'd'},
+		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
 	*options = (struct options){.stride = 1, .seed = 1, .last = UINT64_MAX, .dir = "/dev/shm"};

@@ -13,8 +13,7 @@
 enum { TOLD_MAX = 5 };
 
 static const char *const names[FOUND_KINDS] = {
-	"lost", "twice", "half", "ghosts", "corrupt", "refused", "wrong answers", "died",
-	"leaks"};
+	"lost", "twice", "half", "ghosts", "corrupt", "refused", "wrong answers", "died", "leaks"};
 
 static uint64_t counts[FOUND_KINDS];
 static char context[512];

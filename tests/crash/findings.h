@@ -24,10 +24,11 @@ __attribute__((format(printf, 1, 2))) void findings_context(const char *format, 
 
 __attribute__((format(printf, 2, 3))) void found(enum finding finding, const char *format, ...);
 
-/* Of a child process, from its exit status. */
 uint64_t findings_total(void);
-void findings_add(enum finding finding, uint64_t count);
+
+/* How many of each kind; and what a child process has counted. */
 void findings_take(uint64_t ret_counts[FOUND_KINDS]);
+void findings_add(enum finding finding, uint64_t count);
 
 /* "0 lost, 0 twice, …" on stdout. */
 void findings_print(void);

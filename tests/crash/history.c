@@ -63,8 +63,7 @@ void history_copy(struct history *to, const struct history *from)
 	to->sessions = grown(
 		to->sessions, &to->sessions_cap, from->sessions_count + 1, sizeof(*to->sessions));
 	if (from->sessions_count > 0) {
-		memcpy(to->sessions, from->sessions,
-			from->sessions_count * sizeof(*to->sessions));
+		memcpy(to->sessions, from->sessions, from->sessions_count * sizeof(*to->sessions));
 	}
 	to->sessions_count = from->sessions_count;
 	to->tables = from->tables;
@@ -83,15 +82,14 @@ uint32_t history_add_session(struct history *history, struct random *random)
 /* ---- drawing ---- */
 
 /* An earlier batch of the kinds that can be undone by another one, or 0. */
-static uint32_t draw_target(
-	const struct history *history, bool table, struct random *random)
+static uint32_t draw_target(const struct history *history, bool table, struct random *random)
 {
 	size_t first = history->count > RECENT ? history->count - RECENT : 1;
 	for (unsigned tries = 0; tries < 20; tries++) {
 		size_t at = first + random_below(random, (uint32_t)(history->count - first));
 		const struct batch *batch = &history->batches[at];
-		bool fits = table ? batch->kind == BATCH_TABLE :
-				    batch->kind == BATCH_MANY || batch->kind == BATCH_LARGE;
+		bool fits = table ? batch->kind == BATCH_TABLE
+				  : batch->kind == BATCH_MANY || batch->kind == BATCH_LARGE;
 		/* Answered already: it will not run after what removes it. */
 		if (fits && batch->answered && batch->commit_no != 0 && batch->remover == 0) {
 			return (uint32_t)at;
@@ -102,13 +100,14 @@ static uint32_t draw_target(
 
 static enum batch_kind draw_kind(const struct batch_mix *mix, struct random *random)
 {
-	static const enum batch_kind good[] = {BATCH_ONE, BATCH_ONE, BATCH_ONE, BATCH_MANY, BATCH_MANY,
-		BATCH_STEPS, BATCH_STEPS, BATCH_TRANSFER, BATCH_TRANSFER, BATCH_RETURNING, BATCH_FAMILY,
-		BATCH_REMOVE, BATCH_REMOVE, BATCH_LARGE, BATCH_SELECT, BATCH_TABLE, BATCH_DROP};
+	static const enum batch_kind good[] = {BATCH_ONE, BATCH_ONE, BATCH_ONE, BATCH_MANY,
+		BATCH_MANY, BATCH_STEPS, BATCH_STEPS, BATCH_TRANSFER, BATCH_TRANSFER,
+		BATCH_RETURNING, BATCH_FAMILY, BATCH_REMOVE, BATCH_REMOVE, BATCH_LARGE,
+		BATCH_SELECT, BATCH_TABLE, BATCH_DROP};
 	size_t count = sizeof(good) / sizeof(good[0]) - (mix->ddl ? 0 : 2);
 	if (random_chance(random, mix->bad_percent)) {
 		enum batch_kind kind = BATCH_LAST_STEP_FAILS +
-				       random_below(random, BATCH_KINDS - BATCH_LAST_STEP_FAILS);
+			random_below(random, BATCH_KINDS - BATCH_LAST_STEP_FAILS);
 		bool killer = kind == BATCH_OR_ROLLBACK || kind == BATCH_RAISE_ROLLBACK;
 		return killer && mix->no_killers ? BATCH_LAST_STEP_FAILS : kind;
 	}
@@ -203,7 +202,8 @@ static void draw_identity(struct history *history, struct batch *batch, const st
 uint32_t history_add(struct history *history, const struct batch_mix *mix, struct random *random)
 {
 	enum batch_kind kind = draw_kind(mix, random);
-	if (history->batches[history->count - 1].kind == BATCH_ORPHAN && random_chance(random, 60)) {
+	if (history->batches[history->count - 1].kind == BATCH_ORPHAN &&
+		random_chance(random, 60)) {
 		kind = BATCH_FAMILY; /* it brings the parent that the orphan should have had */
 	}
 	struct batch *batch = add(history, kind);
@@ -258,7 +258,7 @@ bool batch_may_be_expired(const struct history *history, const struct batch *bat
 bool batch_may_be_asked(const struct history *history, const struct batch *batch)
 {
 	return batch->identity != IDENTITY_NONE && !batch->gone &&
-	       (batch->identity != IDENTITY_SEQ || !history->sessions[batch->session].gone);
+		(batch->identity != IDENTITY_SEQ || !history->sessions[batch->session].gone);
 }
 
 /* What the sessions know follows from what is left of the batches. */
@@ -290,8 +290,8 @@ void history_cut(struct history *history, size_t sent, uint64_t acked, uint64_t 
 		if (batch->commit_no > commit_no) {
 			batch->commit_no = 0;
 		}
-		batch->answered = batch->answered && batch->commit_no != 0 &&
-				  batch->commit_no <= acked;
+		batch->answered =
+			batch->answered && batch->commit_no != 0 && batch->commit_no <= acked;
 		if (batch->remover >= history->count) {
 			batch->remover = 0;
 		}
@@ -337,8 +337,8 @@ size_t batch_pad(const struct batch *batch, uint32_t part, uint8_t ret_pad[PAD_M
 {
 	struct random random;
 	random_seed(&random, (uint64_t)batch->id << 16 | part);
-	uint32_t len = batch->kind == BATCH_LARGE ? 3000 + random_below(&random, PAD_MAX - 3000) :
-						    10 + random_below(&random, 120);
+	uint32_t len = batch->kind == BATCH_LARGE ? 3000 + random_below(&random, PAD_MAX - 3000)
+						  : 10 + random_below(&random, 120);
 	random_bytes(&random, ret_pad, len);
 	return len;
 }
@@ -456,7 +456,8 @@ static void pack_good(msgpack_packer *packer, const struct batch *batch)
 		break;
 	case BATCH_RETURNING:
 		pack_inserts(packer, batch, 1);
-		pack_sql(packer, "UPDATE rows SET part = part WHERE batch = %u RETURNING batch, part",
+		pack_sql(packer,
+			"UPDATE rows SET part = part WHERE batch = %u RETURNING batch, part",
 			batch->id);
 		break;
 	case BATCH_TRANSFER:

@@ -25,28 +25,28 @@ enum batch_kind {
 	BATCH_SELECT,    /* writes nothing */
 	/* These must fail and leave nothing. */
 	BATCH_LAST_STEP_FAILS,
-	BATCH_OR_ROLLBACK,     /* throws the transaction away */
-	BATCH_RAISE_ROLLBACK,  /* the same, from a trigger */
-	BATCH_OR_FAIL,         /* one step that keeps what it did before it failed */
-	BATCH_ORPHAN,          /* a deferred foreign key that does not come true */
-	BATCH_GUARD,           /* an expectation that does not come true */
+	BATCH_OR_ROLLBACK,    /* throws the transaction away */
+	BATCH_RAISE_ROLLBACK, /* the same, from a trigger */
+	BATCH_OR_FAIL,        /* one step that keeps what it did before it failed */
+	BATCH_ORPHAN,         /* a deferred foreign key that does not come true */
+	BATCH_GUARD,          /* an expectation that does not come true */
 	BATCH_KINDS,
 };
 
 struct batch {
 	uint32_t id;
 	enum batch_kind kind;
-	uint32_t parts;    /* rows */
-	uint32_t target;   /* the batch whose rows or table it removes; the counter; the account */
-	uint32_t remover;  /* the batch that removes what this one made, or 0 */
+	uint32_t parts;   /* rows */
+	uint32_t target;  /* the batch whose rows or table it removes; the counter; the account */
+	uint32_t remover; /* the batch that removes what this one made, or 0 */
 	enum identity_kind identity;
-	uint32_t session;  /* index in history::sessions */
+	uint32_t session; /* index in history::sessions */
 	uint64_t seq;
 	uint64_t done;
-	bool gone;         /* its key has outlived its time: it must not be asked again */
-	bool answered;     /* the client knows: OK, or failed for good */
+	bool gone;          /* its key has outlived its time: it must not be asked again */
+	bool answered;      /* the client knows: OK, or failed for good */
 	uint64_t commit_no; /* the commit that holds its effect or its answer; 0: none does */
-	uint64_t payload;  /* hash of the answer */
+	uint64_t payload;   /* hash of the answer */
 };
 
 struct session {
@@ -96,7 +96,8 @@ bool batch_succeeds(const struct batch *batch);
 /* Rows that it leaves in the table `rows`. */
 uint32_t batch_rows(const struct batch *batch);
 /* … in a database that has all commits up to that number and no other. */
-uint32_t batch_rows_in(const struct history *history, const struct batch *batch, uint64_t commit_no);
+uint32_t batch_rows_in(
+	const struct history *history, const struct batch *batch, uint64_t commit_no);
 /* Whether the answer may have been given up: below the window, or said to be done. */
 bool batch_may_be_expired(const struct history *history, const struct batch *batch);
 /* Whether a client may ask for it again. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * From a tape to crash images. Names and contents are kept apart, as a file system does: a new name may
- * be lost while the content is synced, and a deleted one may come back with what it held.
+ * From a tape to crash images. Names and contents are kept apart, as a file system does: a new
+ * name may be lost while the content is synced, and a deleted one may come back with what it held.
  */
 
 #include "tests/crash/image.h"
@@ -147,7 +147,8 @@ void image_read(struct image *image, const char *path)
 				give_up(name);
 			}
 			content_resize(&image->content[i], (size_t)status.st_size);
-			if (read(fd, image->content[i].data, (size_t)status.st_size) != status.st_size) {
+			if (read(fd, image->content[i].data, (size_t)status.st_size) !=
+				status.st_size) {
 				give_up(name);
 			}
 			close(fd);
@@ -159,8 +160,8 @@ void image_read(struct image *image, const char *path)
 
 static int inode_add(struct cutter *cutter, const struct content *content)
 {
-	cutter->inodes = checked(reallocarray(
-		cutter->inodes, cutter->inodes_count + 1, sizeof(*cutter->inodes)));
+	cutter->inodes = checked(
+		reallocarray(cutter->inodes, cutter->inodes_count + 1, sizeof(*cutter->inodes)));
 	struct inode *inode = &cutter->inodes[cutter->inodes_count];
 	*inode = (struct inode){0};
 	if (content != NULL) {
@@ -365,7 +366,8 @@ static void put_torn(struct content *content, const struct tape *tape,
 		next = next < end ? next : end;
 		bool kept = random_chance(random, 60);
 		if (kept) {
-			content_put(content, at, tape->bytes + entry->at + (at - entry->number), next - at);
+			content_put(content, at, tape->bytes + entry->at + (at - entry->number),
+				next - at);
 		} else if (prefix) {
 			return;
 		}
@@ -373,7 +375,8 @@ static void put_torn(struct content *content, const struct tape *tape,
 	}
 }
 
-static void put_garbled(struct content *content, const struct tape_entry *entry, struct random *random)
+static void put_garbled(
+	struct content *content, const struct tape_entry *entry, struct random *random)
 {
 	uint8_t *noise = checked(malloc(entry->len > 0 ? entry->len : 1));
 	random_bytes(random, noise, entry->len);
@@ -441,8 +444,8 @@ void cutter_image(const struct cutter *cutter, uint64_t seed, struct image *ret_
 		ret_image->exists[i] = inode >= 0;
 		if (inode >= 0) {
 			content_copy(&ret_image->content[i], &cutter->inodes[inode].content);
-			put_pending(&ret_image->content[i], cutter->tape, &cutter->inodes[inode], &fates,
-				&random);
+			put_pending(&ret_image->content[i], cutter->tape, &cutter->inodes[inode],
+				&fates, &random);
 		}
 	}
 }

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * What the disk may hold after the power went away: everything up to the last sync of each file, and
- * of what came later anything at all.
+ * What the disk may hold after the power went away: everything up to the last sync of each file,
+ * and of what came later anything at all.
  */
 
 #include "tests/crash/crash_vfs.h"

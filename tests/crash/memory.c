@@ -83,8 +83,8 @@ static bool fails(void)
 		return false;
 	}
 	uint64_t call = ++heap.calls;
-	bool now = heap.fail_at != 0 &&
-		   (call == heap.fail_at || (heap.sticky && call > heap.fail_at));
+	bool now =
+		heap.fail_at != 0 && (call == heap.fail_at || (heap.sticky && call > heap.fail_at));
 	heap.failed += now;
 	if (now && heap.failed == 1 && heap.trap) {
 		raise(SIGTRAP);

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * Allocations that fail on order, and a list of those that nobody has freed. The executable is linked
- * with --wrap for the allocating functions; SQLite is given allocators of ours. Only what the product
- * allocates counts: see world_watch_product().
+ * Allocations that fail on order, and a list of those that nobody has freed. The executable is
+ * linked with --wrap for the allocating functions; SQLite is given allocators of ours. Only what
+ * the product allocates counts: see world_watch_product().
  */
 
 #include <stdbool.h>

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The power-loss machine. A workload runs on a taped disk; the tape is cut at random places; from each
- * cut an image is made that a loss of power could have left; the store's own recovery opens it; and
- * then everything that was acknowledged must be there, once and whole, and every request that is asked
- * again must get the answer that it got, or be executed now for the first time.
+ * The power-loss machine. A workload runs on a taped disk; the tape is cut at random places; from
+ * each cut an image is made that a loss of power could have left; the store's own recovery opens
+ * it; and then everything that was acknowledged must be there, once and whole, and every request
+ * that is asked again must get the answer that it got, or be executed now for the first time.
  *
- * The recovery is taped too, so that the power can go away again in the middle of it (--nested).
- * A seed gives the same images again.
+ * The recovery is taped too, so that the power can go away again in the middle of it (--nested). A
+ * seed gives the same images again.
  */
 
 #include "tests/crash/findings.h"
@@ -130,7 +130,8 @@ static void plan(struct round *round, uint64_t seed)
 	}
 	if (round->page_size > 4096) {
 		/* Images are written whole: keep them small. */
-		round->world.checkpoint_frames = 8 + round->world.checkpoint_frames * 1024 / round->page_size;
+		round->world.checkpoint_frames =
+			8 + round->world.checkpoint_frames * 1024 / round->page_size;
 		round->groups = 20;
 	}
 	if (random_chance(&random, 6) || machine.options.all_long) {
@@ -172,15 +173,17 @@ static void open_or_find(struct world *world)
 	}
 }
 
-static void play_group(struct world *world, const struct batch_mix *mix, unsigned batches,
-	struct random *random)
+static void play_group(
+	struct world *world, const struct batch_mix *mix, unsigned batches, struct random *random)
 {
 	uint32_t ids[64];
 	size_t count = 1 + random_below(random, batches);
 	for (size_t i = 0; i < count; i++) {
 		bool again = world->history->count > 3 && random_chance(random, 8);
-		size_t earlier = 2 + random_below(random, (uint32_t)world->history->count - 2 + !again);
-		if (again && batch_may_be_asked(world->history, &world->history->batches[earlier])) {
+		size_t earlier =
+			2 + random_below(random, (uint32_t)world->history->count - 2 + !again);
+		if (again &&
+			batch_may_be_asked(world->history, &world->history->batches[earlier])) {
 			ids[i] = (uint32_t)earlier;
 		} else {
 			ids[i] = history_add(world->history, mix, random);
@@ -202,8 +205,7 @@ static void disturb(struct world *world, const struct round *round, struct rando
 		world_clock_jump(61);
 	}
 	if (random_chance(random, 2)) {
-		uint32_t index =
-			random_below(random, (uint32_t)world->history->sessions_count);
+		uint32_t index = random_below(random, (uint32_t)world->history->sessions_count);
 		if (!world->history->sessions[index].gone) {
 			(void)world_say_goodbye(world, index);
 			(void)history_add_session(world->history, random);
@@ -277,8 +279,8 @@ static size_t *places_of_checkpoints(const struct tape *tape, size_t from, size_
 	return places;
 }
 
-static void draw_cuts(const struct tape *tape, size_t from, struct random *random, size_t *cuts,
-	size_t count)
+static void draw_cuts(
+	const struct tape *tape, size_t from, struct random *random, size_t *cuts, size_t count)
 {
 	size_t *places = NULL;
 	size_t places_count = 0;
@@ -286,9 +288,9 @@ static void draw_cuts(const struct tape *tape, size_t from, struct random *rando
 		places = places_of_checkpoints(tape, from, &places_count);
 	}
 	for (size_t i = 0; i < count; i++) {
-		cuts[i] = places_count > 0 ?
-			places[random_below(random, (uint32_t)places_count)] :
-			from + random_below(random, (uint32_t)(tape->count - from + 1));
+		cuts[i] = places_count > 0
+			? places[random_below(random, (uint32_t)places_count)]
+			: from + random_below(random, (uint32_t)(tape->count - from + 1));
 	}
 	qsort(cuts, count, sizeof(*cuts), ascending);
 	free(places);
@@ -339,7 +341,8 @@ static void try_image(const struct cut *cut)
 		crash_vfs_tape(NULL);
 		return;
 	}
-	struct known known = {.commit_no = store_commit_no(world.store) - 1, .sent = cut->expected.sent};
+	struct known known = {
+		.commit_no = store_commit_no(world.store) - 1, .sent = cut->expected.sent};
 	memcpy(known.epoch, store_epoch(world.store), sizeof(known.epoch));
 	world_check_recovered(&world, &cut->expected);
 	(void)world_ask_again(&world, 16, &random);
@@ -414,11 +417,11 @@ static void try_cuts(
 	for (size_t i = 0; i < count; i++) {
 		struct cut cut = {.level = level + 1,
 			.seed = random_part(seed, i),
-			.expected = {.commit_max = newest_commit(tape, known),
-				.epoch = known->epoch}};
-		bool skipped = machine.options.only_image >= 0 ?
-			machine.options.only_image != (int64_t)i :
-			machine.images_done >= machine.options.images;
+			.expected = {
+				.commit_max = newest_commit(tape, known), .epoch = known->epoch}};
+		bool skipped = machine.options.only_image >= 0
+			? machine.options.only_image != (int64_t)i
+			: machine.images_done >= machine.options.images;
 		if (level == 0 && skipped) {
 			continue;
 		}
@@ -520,7 +523,8 @@ static void make_directory(void)
 		exit(2);
 	}
 	for (unsigned i = 0; i <= LEVELS_MAX; i++) {
-		snprintf(machine.paths[i], sizeof(machine.paths[i]), "%s/level%u.db", machine.dir, i);
+		snprintf(machine.paths[i], sizeof(machine.paths[i]), "%s/level%u.db", machine.dir,
+			i);
 	}
 }
 
@@ -626,12 +630,19 @@ static void take_option(int option, struct options *options)
 static void parse_options(int argc, char **argv, struct options *options)
 {
 	static const struct option known[] = {
-		{"seed", required_argument, NULL, 's'}, {"images", required_argument, NULL, 'i'},
-		{"seconds", required_argument, NULL, 't'}, {"sync", required_argument, NULL, 'y'},
-		{"nested", required_argument, NULL, 'n'}, {"bias", required_argument, NULL, 'b'},
-		{"round", required_argument, NULL, 'r'}, {"image", required_argument, NULL, 'I'},
-		{"long", no_argument, NULL, 'l'}, {"fork", no_argument, NULL, 'f'}, {"must-find", no_argument, NULL, 'm'},
-		{"dir", required_argument, NULL, 'd'}, {"help", no_argument, NULL, 'h'},
+		{"seed", required_argument, NULL, 's'},
+		{"images", required_argument, NULL, 'i'},
+		{"seconds", required_argument, NULL, 't'},
+		{"sync", required_argument, NULL, 'y'},
+		{"nested", required_argument, NULL, 'n'},
+		{"bias", required_argument, NULL, 'b'},
+		{"round", required_argument, NULL, 'r'},
+		{"image", required_argument, NULL, 'I'},
+		{"long", no_argument, NULL, 'l'},
+		{"fork", no_argument, NULL, 'f'},
+		{"must-find", no_argument, NULL, 'm'},
+		{"dir", required_argument, NULL, 'd'},
+		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
 	*options = (struct options){

@@ -76,7 +76,7 @@ bool world_in_commit(void *ctx)
 {
 	const struct world *world = ctx;
 	return world->store != NULL &&
-	       world->commit_hooks > store_commit_no(world->store) - world->commit_base;
+		world->commit_hooks > store_commit_no(world->store) - world->commit_base;
 }
 
 static void not_waiting(void *ctx)
@@ -140,10 +140,10 @@ void world_reader(struct world *world, bool on)
 		world->reading = NULL;
 		world->reader = NULL;
 	} else if (world->reader == NULL &&
-		   sqlite3_open_v2(world->path, &world->reader, SQLITE_OPEN_READONLY, NULL) ==
-			   SQLITE_OK &&
-		   sqlite3_prepare_v2(world->reader, "SELECT name FROM sqlite_schema", -1,
-			   &world->reading, NULL) == SQLITE_OK) {
+		sqlite3_open_v2(world->path, &world->reader, SQLITE_OPEN_READONLY, NULL) ==
+			SQLITE_OK &&
+		sqlite3_prepare_v2(world->reader, "SELECT name FROM sqlite_schema", -1,
+			&world->reading, NULL) == SQLITE_OK) {
 		(void)sqlite3_step(world->reading); /* the snapshot stands until it is reset */
 	}
 }
@@ -179,7 +179,8 @@ static struct request *decode(const struct history *history, const struct batch 
 	return request;
 }
 
-static void address(const struct history *history, const struct batch *batch, struct request *request)
+static void address(
+	const struct history *history, const struct batch *batch, struct request *request)
 {
 	request->id = batch->id;
 	request->credentials = credentials_ref(&client);
@@ -209,7 +210,7 @@ static bool push(struct world *world, struct request *request)
 static bool nobodys_guilt(const struct world *world, const struct request *request)
 {
 	return world->faulty && request->outcome == OUTCOME_FAILED && request->failure.retry &&
-	       request->failure.applied == APPLIED_NO;
+		request->failure.applied == APPLIED_NO;
 }
 
 /*
@@ -219,16 +220,16 @@ static bool nobodys_guilt(const struct world *world, const struct request *reque
 static bool not_looked_up(const struct world *world, const struct request *request)
 {
 	return world->faulty && request->outcome == OUTCOME_FAILED && request->failure.retry &&
-	       request->failure.applied == APPLIED_UNKNOWN &&
-	       request->identity.kind != IDENTITY_NONE;
+		request->failure.applied == APPLIED_UNKNOWN &&
+		request->identity.kind != IDENTITY_NONE;
 }
 
 /* The answer is there but could not be read: it says that it does not know. */
 static bool unreadable(const struct world *world, const struct request *request)
 {
 	return world->faulty && request->outcome == OUTCOME_FAILED &&
-	       request->failure.code == FAILURE_INTERNAL &&
-	       request->failure.applied == APPLIED_UNKNOWN;
+		request->failure.code == FAILURE_INTERNAL &&
+		request->failure.applied == APPLIED_UNKNOWN;
 }
 
 static uint64_t payload_hash(const struct request *request)
@@ -246,7 +247,7 @@ static void check_repeat(
 	const struct world *world, const struct batch *batch, const struct request *request)
 {
 	bool expired = request->outcome == OUTCOME_FAILED &&
-		       request->failure.code == FAILURE_SESSION_EXPIRED;
+		request->failure.code == FAILURE_SESSION_EXPIRED;
 	if (expired && batch_may_be_expired(world->history, batch)) {
 		return;
 	}
@@ -255,8 +256,8 @@ static void check_repeat(
 			batch->id, (unsigned long long)batch->commit_no,
 			(unsigned long long)request->commit_no);
 	} else if (request->outcome != OUTCOME_REPEAT) {
-		found(FOUND_ANSWER, "batch %u of commit %llu (kind %d) has no repeat: %s", batch->id,
-			(unsigned long long)batch->commit_no, batch->kind, why(request));
+		found(FOUND_ANSWER, "batch %u of commit %llu (kind %d) has no repeat: %s",
+			batch->id, (unsigned long long)batch->commit_no, batch->kind, why(request));
 	} else if (payload_hash(request) != batch->payload) {
 		found(FOUND_ANSWER, "the repeat of batch %u differs from its answer", batch->id);
 	} else if (request->commit_no != batch->commit_no) {
@@ -271,8 +272,8 @@ static void check_first(struct world *world, struct batch *batch, const struct r
 	uint64_t commit_before)
 {
 	bool succeeds = batch_succeeds(batch);
-	bool holds_something = batch->identity != IDENTITY_NONE ||
-			       (succeeds && batch->kind != BATCH_SELECT);
+	bool holds_something =
+		batch->identity != IDENTITY_NONE || (succeeds && batch->kind != BATCH_SELECT);
 	enum outcome expected = succeeds ? OUTCOME_OK : OUTCOME_FAILED;
 	if (request->outcome != expected) {
 		found(request->outcome == OUTCOME_REPEAT ? FOUND_GHOST : FOUND_ANSWER,
@@ -280,8 +281,9 @@ static void check_first(struct world *world, struct batch *batch, const struct r
 			batch->kind, request->outcome, expected, why(request));
 		return;
 	}
-	if (!succeeds && (request->failure.retry || request->failure.applied != APPLIED_NO ||
-				 request->failure.code == FAILURE_INTERNAL)) {
+	if (!succeeds &&
+		(request->failure.retry || request->failure.applied != APPLIED_NO ||
+			request->failure.code == FAILURE_INTERNAL)) {
 		found(FOUND_ANSWER, "batch %u (kind %d) failed in another way than it must: %s",
 			batch->id, batch->kind, why(request));
 	}
@@ -318,8 +320,7 @@ static void check_answer(struct world *world, const struct request *request, uin
 
 static void take_answers(struct world *world, struct list *answered, uint64_t commit_before)
 {
-	list_for_each_safe(node, answered)
-	{
+	list_for_each_safe(node, answered) {
 		struct request *request = container_of(node, struct request, node);
 		if (request->outcome == OUTCOME_OPEN) {
 			found(FOUND_ANSWER, "batch %u is answered with nothing", request->id);
@@ -342,8 +343,8 @@ static void drop(struct request **requests, size_t count)
 }
 
 /*
- * COMMIT has failed, and it may have come through. If it has, then with all of the group, and a client
- * who asks again will get these answers.
+ * COMMIT has failed, and it may have come through. If it has, then with all of the group, and a
+ * client who asks again will get these answers.
  */
 static void foresee(
 	struct world *world, struct request **requests, size_t count, uint64_t commit_before)
@@ -352,7 +353,7 @@ static void foresee(
 		const struct request *request = requests[i];
 		struct batch *batch = &world->history->batches[request->id];
 		bool holds_something = batch->identity != IDENTITY_NONE ||
-				       (batch_succeeds(batch) && batch->kind != BATCH_SELECT);
+			(batch_succeeds(batch) && batch->kind != BATCH_SELECT);
 		bool retry = request->outcome == OUTCOME_FAILED && request->failure.retry;
 		if (request->id != BYE_ID && batch->commit_no == 0 && holds_something && !retry) {
 			batch->commit_no = commit_before + 1;
@@ -395,8 +396,7 @@ static enum world_end run_once(struct world *world, struct request **taken, size
 		return WORLD_STOPPED;
 	}
 	size_t done = 0;
-	list_for_each(node, &answered)
-	{
+	list_for_each(node, &answered) {
 		taken[done++] = NULL;
 	}
 	take_answers(world, &answered, commit_before);
@@ -475,8 +475,8 @@ enum world_end world_checkpoint(struct world *world)
 	enum world_end end = WORLD_GOES_ON;
 	tape_mark(world->tape, TAPE_CHECKPOINT, 1);
 	product(true);
-	int failed = store_checkpoint_if_due(
-		world->store, world->options->checkpoint_frames, &error);
+	int failed =
+		store_checkpoint_if_due(world->store, world->options->checkpoint_frames, &error);
 	product(false);
 	if (failed != 0) {
 		if (!world->faulty) {
@@ -538,11 +538,12 @@ enum world_end world_ask_again(struct world *world, unsigned sample, struct rand
 	for (size_t i = 2; i < history->count; i++) {
 		bool recent = i + 24 >= history->count;
 		marks[i] = must_ask(history, &history->batches[i]) ||
-			   (recent && batch_may_be_asked(history, &history->batches[i]));
+			(recent && batch_may_be_asked(history, &history->batches[i]));
 	}
 	for (unsigned i = 0; i < sample && history->count > 2; i++) {
 		/* Half of them of the oldest, whose answers have moved. */
-		size_t count = i % 2 == 0 && history->count > IDLE_FROM ? IDLE_FROM : history->count;
+		size_t count =
+			i % 2 == 0 && history->count > IDLE_FROM ? IDLE_FROM : history->count;
 		size_t at = 2 + random_below(random, (uint32_t)count - 2);
 		marks[at] |= batch_may_be_asked(history, &history->batches[at]);
 	}
@@ -557,184 +558,4 @@ enum world_end world_ask_again(struct world *world, unsigned sample, struct rand
 		world_check_integrity(world);
 	}
 	return end;
-}
-
-/* ---- looking ---- */
-
-static sqlite3_stmt *query(struct world *world, const char *sql)
-{
-	sqlite3_stmt *stmt = NULL;
-	if (own_prepare(world->store, sql, &stmt) != SQLITE_OK) {
-		found(FOUND_CORRUPT, "%s: %s", sql, sqlite3_errmsg(world->store->handle));
-		return NULL;
-	}
-	return stmt;
-}
-
-static bool ended_well(struct world *world, sqlite3_stmt *stmt, int rc)
-{
-	if (rc != SQLITE_DONE) {
-		found(FOUND_CORRUPT, "%s: %s", sqlite3_sql(stmt),
-			sqlite3_errmsg(world->store->handle));
-	}
-	return rc == SQLITE_DONE;
-}
-
-static void check_integrity(struct world *world, const char *sql, const char *expected)
-{
-	sqlite3_stmt *stmt = query(world, sql);
-	if (stmt == NULL) {
-		return;
-	}
-	int rc = sqlite3_step(stmt);
-	const char *text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(stmt, 0) : NULL;
-	if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
-		(void)ended_well(world, stmt, rc);
-	} else if ((text == NULL) != (expected == NULL) ||
-		   (text != NULL && strcmp(text, expected) != 0)) {
-		found(FOUND_CORRUPT, "%s: %s", sql, text != NULL ? text : "nothing");
-	}
-	sqlite3_finalize(stmt);
-}
-
-static void check_number(struct world *world, const char *sql, int64_t expected)
-{
-	sqlite3_stmt *stmt = query(world, sql);
-	if (stmt == NULL) {
-		return;
-	}
-	int rc = sqlite3_step(stmt);
-	int64_t number = rc == SQLITE_ROW ? sqlite3_column_int64(stmt, 0) : -1;
-	if (number != expected) {
-		found(rc == SQLITE_ROW ? FOUND_HALF : FOUND_CORRUPT, "%s: %lld, not %lld", sql,
-			(long long)number, (long long)expected);
-	}
-	sqlite3_finalize(stmt);
-}
-
-/* A column of eight numbers. */
-static void check_numbers(struct world *world, const char *sql, const int64_t *expected)
-{
-	sqlite3_stmt *stmt = query(world, sql);
-	int rc = SQLITE_DONE;
-	for (unsigned i = 0; stmt != NULL && i < COUNTERS; i++) {
-		rc = sqlite3_step(stmt);
-		if (rc != SQLITE_ROW || sqlite3_column_int64(stmt, 0) != expected[i]) {
-			found(rc == SQLITE_ROW ? FOUND_HALF : FOUND_CORRUPT,
-				"%s: the %u. is %lld, not %lld", sql, i + 1,
-				rc == SQLITE_ROW ? (long long)sqlite3_column_int64(stmt, 0) : -1ll,
-				(long long)expected[i]);
-		}
-	}
-	sqlite3_finalize(stmt);
-}
-
-/* One row of `rows`; counts it for its batch. */
-static void check_row(struct world *world, sqlite3_stmt *stmt, uint32_t *seen)
-{
-	uint8_t pad[PAD_MAX];
-	int64_t id = sqlite3_column_int64(stmt, 0);
-	int64_t part = sqlite3_column_int64(stmt, 1);
-	if (id < 1 || id >= (int64_t)world->history->count) {
-		found(FOUND_GHOST, "a row of batch %lld, which was never sent", (long long)id);
-		return;
-	}
-	const struct batch *batch = &world->history->batches[id];
-	if (part < 0 || part >= batch_rows(batch)) {
-		found(FOUND_GHOST, "row %lld of batch %lld, which has %u", (long long)part,
-			(long long)id, batch_rows(batch));
-		return;
-	}
-	size_t len = batch_pad(batch, (uint32_t)part, pad);
-	if ((size_t)sqlite3_column_bytes(stmt, 2) != len ||
-		memcmp(sqlite3_column_blob(stmt, 2), pad, len) != 0) {
-		found(FOUND_CORRUPT, "row %lld of batch %lld holds other bytes", (long long)part,
-			(long long)id);
-	}
-	seen[id]++;
-}
-
-static void check_batch(const struct history *history, const struct batch *batch, uint32_t seen,
-	uint64_t commit_no)
-{
-	uint32_t expected = batch_rows_in(history, batch, commit_no);
-	if (seen == expected) {
-		return;
-	}
-	enum finding finding = expected == 0   ? FOUND_GHOST :
-			       seen == 0       ? FOUND_LOST :
-			       seen < expected ? FOUND_HALF :
-						 FOUND_TWICE;
-	found(finding, "batch %u (kind %d, commit %llu of %llu) has %u rows, not %u", batch->id,
-		batch->kind, (unsigned long long)batch->commit_no, (unsigned long long)commit_no, seen,
-		expected);
-}
-
-static void check_rows(struct world *world, uint64_t commit_no)
-{
-	const struct history *history = world->history;
-	sqlite3_stmt *stmt = query(world, "SELECT batch, part, pad FROM rows");
-	uint32_t *seen = calloc(history->count, sizeof(*seen));
-	int rc = SQLITE_ROW;
-	if (stmt == NULL || seen == NULL) {
-		free(seen);
-		return;
-	}
-	while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
-		check_row(world, stmt, seen);
-	}
-	if (ended_well(world, stmt, rc)) {
-		for (size_t i = 1; i < history->count; i++) {
-			check_batch(history, &history->batches[i], seen[i], commit_no);
-		}
-	}
-	sqlite3_finalize(stmt);
-	free(seen);
-}
-
-void world_check_recovered(struct world *world, const struct expected *expected)
-{
-	uint64_t commit_no = store_commit_no(world->store) - 1; /* the start has taken one */
-	if (commit_no < expected->acked) {
-		found(FOUND_LOST, "commit %llu was acknowledged, the newest is %llu",
-			(unsigned long long)expected->acked, (unsigned long long)commit_no);
-	}
-	if (commit_no > expected->commit_max) {
-		found(FOUND_GHOST, "commit %llu is there, the newest can be %llu",
-			(unsigned long long)commit_no, (unsigned long long)expected->commit_max);
-	}
-	if (expected->acked > 0 &&
-		memcmp(expected->epoch, store_epoch(world->store), STORE_EPOCH_BYTES) != 0) {
-		found(FOUND_LOST, "it has another epoch");
-	}
-	history_cut(world->history, expected->sent, expected->acked, commit_no);
-	world_check(world);
-}
-
-void world_check_integrity(struct world *world)
-{
-	check_integrity(world, "PRAGMA integrity_check", "ok");
-	check_integrity(world, "PRAGMA foreign_key_check", NULL);
-}
-
-void world_check(struct world *world)
-{
-	struct totals totals;
-	uint64_t commit_no = store_commit_no(world->store);
-	const struct batch *setup = &world->history->batches[1];
-	check_number(world, "SELECT commit_no FROM _lf_state", (int64_t)commit_no);
-	if (setup->commit_no == 0 || setup->commit_no > commit_no) {
-		check_number(world, "SELECT count(*) FROM sqlite_schema WHERE name = 'rows'", 0);
-		return;
-	}
-	check_rows(world, commit_no);
-	history_totals(world->history, commit_no, &totals);
-	check_numbers(world, "SELECT n FROM counter ORDER BY id", totals.counters);
-	check_numbers(world, "SELECT money FROM account ORDER BY id", totals.accounts);
-	check_number(world, "SELECT count(*) FROM parent", totals.parents);
-	check_number(world, "SELECT count(*) FROM child", totals.parents);
-	check_number(world, "SELECT count(*) FROM uniq", 1);
-	check_number(world, "SELECT count(*) FROM guarded", 0);
-	check_number(world, "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'made~_%' ESCAPE '~'",
-		totals.tables);
 }

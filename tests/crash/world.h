@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The daemon without its sockets: a store, a queue, and commit groups that are run as the writer runs
- * them, with a history at their side that says what must come of it. Whatever does not agree is a
- * finding.
+ * The daemon without its sockets: a store, a queue, and commit groups that are run as the writer
+ * runs them, with a history at their side that says what must come of it. Whatever does not agree
+ * is a finding.
  */
 
 #include "server/funnel/group.h"
@@ -35,9 +35,9 @@ struct world {
 	struct queue *queue;
 	sqlite3 *reader;
 	sqlite3_stmt *reading;
-	bool faulty;   /* failures that are nobody's guilt are to be expected now */
-	bool poisoned; /* it stopped because of an I/O error */
-	uint64_t transient; /* batches that were told to try again */
+	bool faulty;          /* failures that are nobody's guilt are to be expected now */
+	bool poisoned;        /* it stopped because of an I/O error */
+	uint64_t transient;   /* batches that were told to try again */
 	uint64_t commit_base; /* commit_no when commit_hooks was zero */
 	uint64_t commit_hooks;
 	bool unknown; /* the last group ended with GROUP_UNKNOWN */

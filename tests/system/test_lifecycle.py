@@ -262,11 +262,10 @@ for line in sys.stdin:
     print(answer, flush=True)
 """
 LOOP = """
-import os, sqlite3, sys, time
+import select, sqlite3, sys, time
 handle = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, timeout=5, isolation_level=None)
 print("up", flush=True)
-reads, last, fresh = 0, 0, 0
-import select
+reads, last = 0, 0
 while not select.select([sys.stdin], [], [], 0)[0]:
     if reads % 50 == 0:
         handle.close()
@@ -292,8 +291,8 @@ STRANGER = 20041
 def as_stranger(code, *args):
     """A process of a user who may read, and write nothing anywhere."""
     return subprocess.Popen([sys.executable, "-u", "-c", code, *args], stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", user=STRANGER, group=STRANGER,
-                            extra_groups=[READERS])
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+                            user=STRANGER, group=STRANGER, extra_groups=[READERS])
 
 
 def test_readers_under_another_uid_through_100_ends_of_the_daemon(daemon, slow):
