@@ -465,55 +465,71 @@ static void tear_down(struct funnel *funnel)
 	msgpack_zone_destroy(&funnel->zone);
 }
 
+/* On the heap: a writer that cannot be ended goes on using it until the process is gone. */
+static struct funnel *funnel_new(const struct funnel_options *options)
+{
+	struct funnel *funnel = calloc(1, sizeof(*funnel));
+	if (funnel == NULL || !msgpack_zone_init(&funnel->zone, 64 * 1024)) {
+		free(funnel);
+		return NULL;
+	}
+	funnel->options = options;
+	funnel->next_peer_id = 1;
+	funnel->started_us = clock_now_us();
+	funnel->started_wall_us = clock_wall_us();
+	funnel->page_size = store_page_size(options->store);
+	funnel->sync_full = store_sync_full(options->store);
+	funnel->foreign_keys = store_foreign_keys(options->store);
+	funnel->dedupe = store_dedupe(options->store);
+	memcpy(funnel->epoch, store_epoch(options->store), sizeof(funnel->epoch));
+	strncpy(funnel->encoding, store_encoding(options->store), sizeof(funnel->encoding) - 1);
+	list_init(&funnel->peers);
+	list_init(&funnel->closed);
+	list_init(&funnel->touched);
+	for (size_t i = 0; i < PEER_INDEX; i++) {
+		list_init(&funnel->by_id[i]);
+	}
+	funnel->hooks = (struct peer_hooks){method_frame, peer_closed, peer_timed, settle, funnel};
+	return funnel;
+}
+
+static int run(struct funnel *funnel)
+{
+	const struct funnel_options *options = funnel->options;
+	log_info("starting", log_str("version", LITEFUNNEL_VERSION),
+		log_str("sqlite", store_engine_version()),
+		log_str("sqlite_source", store_engine_source()),
+		log_str("wal_reset_bug",
+			store_engine_has_wal_reset_bug() ? "unreachable" : "fixed"),
+		log_uint("commit", store_commit_no(options->store)));
+	funnel_move(funnel, FUNNEL_RUNNING);
+	options->notify(options->ctx, "ready");
+	if (options->alive_us > 0) {
+		loop_timer_start(funnel->alive, options->alive_us);
+	}
+	loop_unblock_signals(funnel->loop);
+	return loop_run(funnel->loop);
+}
+
 int funnel_run(const struct funnel_options *options)
 {
-	struct funnel funnel = {
-		.options = options,
-		.next_peer_id = 1,
-		.started_us = clock_now_us(),
-		.started_wall_us = clock_wall_us(),
-		.page_size = store_page_size(options->store),
-		.sync_full = store_sync_full(options->store),
-		.foreign_keys = store_foreign_keys(options->store),
-		.dedupe = store_dedupe(options->store),
-	};
-	list_init(&funnel.peers);
-	list_init(&funnel.closed);
-	list_init(&funnel.touched);
-	for (size_t i = 0; i < PEER_INDEX; i++) {
-		list_init(&funnel.by_id[i]);
-	}
-	funnel.hooks = (struct peer_hooks){method_frame, peer_closed, peer_timed, settle, &funnel};
-	memcpy(funnel.epoch, store_epoch(options->store), sizeof(funnel.epoch));
-	strncpy(funnel.encoding, store_encoding(options->store), sizeof(funnel.encoding) - 1);
-	if (!msgpack_zone_init(&funnel.zone, 64 * 1024)) {
+	struct funnel *funnel = funnel_new(options);
+	if (funnel == NULL) {
 		return -ENOMEM;
 	}
-	int rc = set_up(&funnel);
-	if (rc == 0) {
-		log_info("starting", log_str("version", LITEFUNNEL_VERSION),
-			log_str("sqlite", store_engine_version()),
-			log_str("sqlite_source", store_engine_source()),
-			log_str("wal_reset_bug",
-				store_engine_has_wal_reset_bug() ? "unreachable" : "fixed"),
-			log_uint("commit", store_commit_no(options->store)));
-		funnel_move(&funnel, FUNNEL_RUNNING);
-		options->notify(options->ctx, "ready");
-		if (options->alive_us > 0) {
-			loop_timer_start(funnel.alive, options->alive_us);
-		}
-		loop_unblock_signals(funnel.loop);
-		rc = loop_run(funnel.loop);
-	}
-	int ended = end_writer(&funnel);
-	if (funnel.state == FUNNEL_CLOSING) {
-		funnel_move(&funnel, FUNNEL_STOPPED);
+	int rc = set_up(funnel);
+	rc = rc == 0 ? run(funnel) : rc;
+	int ended = end_writer(funnel);
+	if (funnel->state == FUNNEL_CLOSING) {
+		funnel_move(funnel, FUNNEL_STOPPED);
 	}
 	if (ended < 0) {
-		return ended; /* the writer still uses the queue: nothing may be freed */
+		return ended; /* the writer still uses it: nothing may be freed */
 	}
-	tear_down(&funnel);
-	return rc < 0 ? rc : !funnel.drained;
+	bool drained = funnel->drained;
+	tear_down(funnel);
+	free(funnel);
+	return rc < 0 ? rc : !drained;
 }
 
 /* ---- facts ---- */

@@ -33,7 +33,7 @@ static const char help[] =
 	"  --first N      begin with the N-th call\n"
 	"  --last N       end with the N-th call\n"
 	"  --seed N       of the script, and where a stride begins (1)\n"
-	"  --trap         stop with SIGTRAP where the failure strikes: for gdb, with --first and --last\n"
+	"  --trap         SIGTRAP where the failure strikes: for gdb, with --first and --last\n"
 	"  --must-find    success means that something was found\n"
 	"  --dir DIR      for the files (/dev/shm)\n"
 	"\n"

@@ -346,7 +346,8 @@ size_t batch_pad(const struct batch *batch, uint32_t part, uint8_t ret_pad[PAD_M
 /* ---- messages ---- */
 
 static const char setup_sql[] =
-	"CREATE TABLE rows(id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, part INTEGER NOT NULL, pad);"
+	"CREATE TABLE rows("
+	" id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, part INTEGER NOT NULL, pad);"
 	"CREATE INDEX rows_batch ON rows(batch, part);"
 	"CREATE INDEX rows_pad ON rows(substr(pad, 1, 8));"
 	"CREATE TABLE counter(id INTEGER PRIMARY KEY, n INTEGER NOT NULL);"

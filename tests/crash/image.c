@@ -325,7 +325,7 @@ void cutter_advance(struct cutter *cutter, size_t entries)
 
 /* ---- an image ---- */
 
-/* How likely each fate is in one image, in percent; what remains is to be written as it was meant. */
+/* How likely each fate is in one image, in percent; what remains is written as it was meant. */
 struct fates {
 	uint32_t dropped;
 	uint32_t torn;

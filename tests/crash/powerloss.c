@@ -658,7 +658,8 @@ static void parse_options(int argc, char **argv, struct options *options)
 
 static void report(double seconds)
 {
-	printf("powerloss: seed %llu, %llu images (%llu nested) in %.1f s, %.0f/s, %llu commits taped: ",
+	printf("powerloss: seed %llu, %llu images (%llu nested) in %.1f s, %.0f/s, "
+	       "%llu commits taped: ",
 		(unsigned long long)machine.options.seed, (unsigned long long)machine.images_done,
 		(unsigned long long)machine.nested_done, seconds,
 		(double)machine.images_done / seconds, (unsigned long long)machine.commits);

@@ -267,7 +267,7 @@ static void check_repeat(
 	}
 }
 
-/* A batch that nothing was known of: it must have been executed, with the result that it must have. */
+/* A batch that nothing was known of: it must have been executed, with its own result. */
 static void check_first(struct world *world, struct batch *batch, const struct request *request,
 	uint64_t commit_before)
 {

@@ -23,7 +23,7 @@ struct world_options {
 enum world_end {
 	WORLD_GOES_ON = 0,
 	WORLD_BUSY,    /* no transaction can be begun; nothing of what was sent is answered */
-	WORLD_STOPPED, /* the daemon would have ended itself: UNKNOWN, or a checkpoint's I/O error */
+	WORLD_STOPPED, /* the daemon would have ended itself: UNKNOWN, or EIO in a checkpoint */
 };
 
 struct world {
@@ -79,8 +79,8 @@ enum world_end world_play(struct world *world, const uint32_t *ids, size_t count
 enum world_end world_checkpoint(struct world *world);
 void world_settle(struct world *world);
 
-/* The client of a session takes its leave. */
-enum world_end world_say_goodbye(struct world *world, uint32_t session);
+/* The client of the session at that index of the history takes its leave. */
+enum world_end world_say_goodbye(struct world *world, uint32_t index);
 
 /* A reader of its own takes a snapshot and holds it, or lets go. */
 void world_reader(struct world *world, bool on);
