@@ -85,12 +85,12 @@ static int check_place(struct leave *leave)
 	struct stat st;
 
 	int r = place_check_ground(&leave->place, &report);
+	if (r == PLACE_MISSING) {
+		return fail(
+			leave, "there is no database %s (cure: the right path)", leave->place.db);
+	}
 	if (r != 0) {
-		return fail(leave, "%s",
-			r < 0 ? strerror(-r)
-				: r == PLACE_MISSING
-				? "there is no such database (cure: the right path)"
-				: report.error);
+		return fail(leave, "%s", r < 0 ? strerror(-r) : report.error);
 	}
 	if (lstat(leave->place.poisoned, &st) == 0) {
 		return fail(leave,

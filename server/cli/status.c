@@ -25,7 +25,7 @@
 static const char help[] =
 	"usage: litefunnel status DB [--check] [--json] [options]\n"
 	"\n"
-	"The first line is ok, degraded: reason, paused: reason or stopped: reason. Degraded is a\n"
+	"The first line is ok, or degraded, paused, stopped or unknown with the reason. Degraded is a\n"
 	"daemon that is about to stop, in which somebody has waited for more than 5 s, or whose WAL\n"
 	"is over 1 GiB. Without a daemon the facts come from the files.\n"
 	"\n"
@@ -61,7 +61,7 @@ struct status {
 	lf_db *db;
 	lf_reply *stats; /* what the daemon answered, or NULL */
 	struct lock_view lock;
-	const char *word; /* ok, degraded, paused, stopped */
+	const char *word; /* ok, degraded, paused, stopped, unknown */
 	char reason[PLACE_TEXT_BYTES];
 };
 
@@ -161,7 +161,12 @@ static void judge_absence(struct status *status)
 	const char *why = status->stats != NULL ? lf_reply_message(status->stats) : "";
 	struct stat st;
 	bool lives = lock->pid > 0 && (kill(lock->pid, 0) == 0 || errno == EPERM);
-	if (lock->state == LOCK_HELD) {
+	if (access(status->place.socket, F_OK) == 0 && access(status->place.socket, W_OK) != 0) {
+		judge(status, "unknown",
+			"uid %u may not connect to %s (cure: membership in its group, or the setting "
+			"socket_group)",
+			geteuid(), status->place.socket);
+	} else if (lock->state == LOCK_HELD) {
 		judge(status, "stopped", "the daemon, pid %ld%s, does not answer (%s)",
 			(long)lock->pid, lives ? "" : " elsewhere", why);
 	} else if (lock->state == LOCK_HIDDEN) {
