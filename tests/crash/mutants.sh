@@ -49,14 +49,14 @@ fail() {
 }
 
 copy() {
-	rm -rf "$tree"
+	rm -rf "$tree" "$build" # objects of an earlier mutant would look newer than their sources
 	mkdir -p "$tree" && (cd "$root" && tar cf - --exclude=./.git --exclude=./build .) |
 		tar xf - -C "$tree" || fail "cannot copy the tree"
 	# The machines alone: the rest of the tests is not needed here.
 	printf "subdir('crash')\n" >"$tree/tests/meson.build"
 	printf '' >"$tree/examples/meson.build"
 	printf '' >"$tree/deploy/meson.build"
-	[ -d "$build" ] || meson setup "$build" "$tree" >"$work/setup.log" 2>&1 || {
+	meson setup "$build" "$tree" >"$work/setup.log" 2>&1 || {
 		cat "$work/setup.log" >&2
 		fail "meson setup fails"
 	}

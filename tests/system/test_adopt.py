@@ -447,7 +447,7 @@ def test_leave_of_what_was_never_adopted_changes_no_owner(litefunnel, data):
     assert "nothing is remembered" in said
     after = look_at_all(data)
     assert {name: after[name] for name in before} == before
-    assert "no such database" in bad(run(litefunnel, "leave", f"{data}/none.db"))
+    assert "there is no database" in bad(run(litefunnel, "leave", f"{data}/none.db"))
     open(f"{data}/app.db-poisoned", "w").close()
     assert "recovery is due" in bad(run(litefunnel, "leave", f"{data}/app.db"))
 
