@@ -317,6 +317,7 @@ struct reading {
 	char *error; /* of the first line that is wrong, "" if none is */
 	int lines;
 	int long_line; /* the number of the line that did not fit, 0: none */
+	bool seen[SETTING_COUNT];
 };
 
 /*
@@ -350,6 +351,14 @@ static int ini_line(void *ctx, const char *section, const char *name, const char
 		fail(reading->error, "section [%s]: a litefunnel config file has no sections",
 			section);
 		return 0;
+	}
+	const struct setting *setting = find(name);
+	if (setting != NULL && reading->seen[setting - settings]) {
+		fail(reading->error, "%s is set twice: which one is meant?", name);
+		return 0;
+	}
+	if (setting != NULL) {
+		reading->seen[setting - settings] = true;
 	}
 	return config_set(reading->config, name, value != NULL ? value : "", SETTING_FROM_FILE,
 		       reading->error) == 0;

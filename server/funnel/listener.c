@@ -68,9 +68,10 @@ static int give_to_group(const char *path, const char *group, char *ret_error, s
 	gid_t gid = (gid_t)strtoul(group, &end, 10);
 	if (*end != 0) {
 		if (getgrnam_r(group, &entry, space, sizeof(space), &found) != 0 || found == NULL) {
-			errno = ENOENT;
-			return fail(ret_error, bytes, path,
-				"socket_group names no group of this system");
+			snprintf(ret_error, bytes,
+				"socket_group = %s: there is no such group (cure: groupadd, or a gid)",
+				group);
+			return -ENOENT;
 		}
 		gid = entry.gr_gid;
 	}

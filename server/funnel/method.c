@@ -289,11 +289,15 @@ static bool do_hello(struct call *call)
 		return false;
 	}
 	if (peer->credentials->role == ROLE_NONE) {
+		const char *why = "";
+		if (peer->credentials->overflow) {
+			why = ": that uid stands for users without a name here (cure: run the client, "
+			      "and the daemon, under a user of their own)";
+		} else if (peer->credentials->foreign_root) {
+			why = ": it is root of another user namespace";
+		}
 		failure_set(&call->failure, FAILURE_DENIED,
-			"%s matches no role (settings roles_…)%s", peer->credentials->text,
-			peer->credentials->overflow || peer->credentials->foreign_root
-				? ": it is from another user namespace"
-				: "");
+			"%s matches no role (settings roles_…)%s", peer->credentials->text, why);
 		method_refuse(peer, call->message->id, &call->failure);
 		peer_close(peer, FAILURE_DENIED, "no role");
 		return true;

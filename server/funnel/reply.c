@@ -262,7 +262,10 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 		failure_set(failure, meaning[error->condition], "%s", message);
 	}
 	if (error->condition == STORE_RESOURCE && (error->sqlite & 0xff) == SQLITE_CODE_FULL) {
-		failure->code = FAILURE_DISK_LOW;
+		failure_set(failure, FAILURE_DISK_LOW,
+			"the disk is full, and nothing of the batch was applied: writes go on when there is "
+			"room (%s)",
+			message);
 	}
 	if (error->condition == STORE_TIMEOUT) {
 		failure->retry = false; /* it would only take as long again */

@@ -19,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { BUSY_PAUSE_US = 5000, BUSY_LOG_US = 1000000 };
+enum { BUSY_PAUSE_US = 5000, LOG_AGAIN_US = 1000000 };
 
 struct writer {
 	struct writer_options options;
@@ -29,6 +29,7 @@ struct writer {
 	pthread_mutex_t lock; /* guards stats */
 	struct writer_stats stats;
 	uint64_t busy_logged_us;
+	uint64_t full_logged_us;
 	bool unsettled; /* something was committed since the last store_settle() */
 };
 
@@ -86,11 +87,19 @@ static void count(struct writer *writer, const struct group_result *result, stru
 	uint64_t slow_us = number(writer, SETTING_SLOW) * 1000;
 	uint64_t failed = 0;
 	uint64_t batches = 0;
+	bool full = false;
 	list_for_each(node, answered) {
 		const struct request *request = container_of(node, struct request, node);
 		failed += request->outcome == OUTCOME_FAILED;
+		full |= request->outcome == OUTCOME_FAILED &&
+			request->failure.code == FAILURE_DISK_LOW;
 		batches++;
 		log_if_slow(request, slow_us);
+	}
+	if (full && clock_now_us() - writer->full_logged_us >= LOG_AGAIN_US) {
+		writer->full_logged_us = clock_now_us();
+		log_warn("the disk is full; writes are refused until there is room",
+			log_uint("failed", failed));
 	}
 	pthread_mutex_lock(&writer->lock);
 	struct writer_stats *stats = &writer->stats;
@@ -140,7 +149,7 @@ static void note_busy(struct writer *writer, const char *reason)
 	pthread_mutex_lock(&writer->lock);
 	writer->stats.busy++;
 	pthread_mutex_unlock(&writer->lock);
-	if (now_us - writer->busy_logged_us >= BUSY_LOG_US) {
+	if (now_us - writer->busy_logged_us >= LOG_AGAIN_US) {
 		writer->busy_logged_us = now_us;
 		log_warn("no transaction can begin; writes wait", log_str("error", reason));
 	}

@@ -61,6 +61,7 @@ int stmt_failed(
 		return store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(handle));
 	case SQLITE_BUSY:
 	case SQLITE_LOCKED:
+	case SQLITE_PROTOCOL: /* locks that somebody else holds for long */
 		return store_error_set(error, STORE_BUSY, rc, "%s", sqlite3_errmsg(handle));
 	default:
 		return store_error_set(error, STORE_SQL, rc, "%s", sqlite3_errmsg(handle));

@@ -22,7 +22,7 @@ def test_sigterm_answers_what_is_queued(daemon):
     served = daemon(commit_group_max=5)
     with served.wire(timeout=60) as wire:
         wire.write("CREATE TABLE t(a)")
-        ids = [wire.request("write", batch=[["INSERT INTO t VALUES (?)", [i]], [BUSY.format(20000)]])
+        ids = [wire.request("write", batch=[["INSERT INTO t VALUES (?)", [i]], [BUSY.format(20000 // served.slow)]])
                for i in range(100)]
         wait_for(lambda: served.read("SELECT count(*) FROM t")[0][0] > 0, "nothing was written")
         served.process.send_signal(signal.SIGTERM)

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from wire import Closed, Wire
+
 SLOW = 30
 
 
@@ -64,12 +66,12 @@ def funnel_pid(db):
 
 
 def accepts(db):
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(f"{db}-funnel")
-        except OSError:
-            return False
-        return True
+    """Whether it answers: the socket is there before the database is open."""
+    try:
+        with Wire(f"{db}-funnel", timeout=SLOW) as wire:
+            return wire.hello()
+    except (OSError, Closed):
+        return False
 
 
 def children(pid):
