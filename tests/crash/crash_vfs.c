@@ -17,6 +17,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+enum { SECTOR = 512 };
+
 struct crash_file {
 	sqlite3_file base;
 	enum db_file kind;
@@ -172,10 +174,17 @@ static int file_read(sqlite3_file *file, void *to, int len, sqlite3_int64 offset
 	return below(file)->pMethods->xRead(below(file), to, len, offset);
 }
 
+/* Where a write stops half-way: before its last sector, for much of a page may be as it was. */
+static int half(int len)
+{
+	return len > SECTOR ? (len - 1) / SECTOR * SECTOR : len / 2;
+}
+
 static int file_write(sqlite3_file *file, const void *data, int len, sqlite3_int64 offset)
 {
 	bool fails = struck(VFS_WRITE, kind_of(file));
-	int written = !fails ? len : !layer.dead && layer.fault.partial ? len / 2 : 0;
+	bool partly = fails && !layer.dead && layer.fault.partial;
+	int written = partly ? half(len) : fails ? 0 : len;
 	if (written > 0) {
 		tape_add(TAPE_WRITE, kind_of(file), (uint64_t)offset, data, (size_t)written);
 		int rc = below(file)->pMethods->xWrite(below(file), data, written, offset);

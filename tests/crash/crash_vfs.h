@@ -71,7 +71,7 @@ struct vfs_fault {
 	enum vfs_op op;
 	uint64_t at;  /* the first call is 1 */
 	bool sticky;  /* … and every later one */
-	bool partial; /* half of a write is done, or half of a read comes */
+	bool partial; /* a part of the write is done, or of the read comes */
 	bool trap;    /* SIGTRAP where it strikes first, for a debugger */
 	int code;     /* what SQLite is told */
 };

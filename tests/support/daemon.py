@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 
-from wire import Wire
+from wire import TIMEOUT, Wire
 
 READERS = 20100  # the group that may reach the files of a place
 CLONE_NEWUSER, PR_SET_DUMPABLE = 0x10000000, 4
@@ -191,14 +191,14 @@ class Daemon:
 
     def wire(self, greet=True, timeout=None, **hello):
         """A connection that has said hello."""
-        wire = Wire(self.socket, **({} if timeout is None else {"timeout": timeout}))
+        wire = Wire(self.socket, timeout=TIMEOUT * self.slow if timeout is None else timeout)
         if greet:
             wire.hello(**hello)
         return wire
 
     def wire_as(self, uid, *, greet=True, **who):
         """The same, but the daemon sees the user `uid`."""
-        wire = WireAs(connect_as(self.socket, uid, **who))
+        wire = WireAs(connect_as(self.socket, uid, **who), TIMEOUT * self.slow)
         if greet:
             wire.hello()
         return wire
@@ -224,7 +224,7 @@ class Daemon:
 class WireAs(Wire):
     """A Wire around a socket that is already connected."""
 
-    def __init__(self, connected, timeout=10.0):
+    def __init__(self, connected, timeout=TIMEOUT):
         self.timeout = timeout
         self.socket = connected
         self.received = bytearray()

@@ -784,7 +784,7 @@ def test_status_of_a_daemon_that_does_not_answer(bare, daemon):
 def test_status_degraded(bare, daemon):
     one = daemon(exec_timeout="10m")
     bare("exec", one.db, "CREATE TABLE t(a)")
-    slow = bare.start("exec", one.db, "--deadline", "10m", LONG.format(3000000) + "INSERT INTO t SELECT max(i) FROM n",
+    slow = bare.start("exec", one.db, "--deadline", "10m", LONG.format(3000000 // one.slow) + "INSERT INTO t SELECT max(i) FROM n",
                       stdout=subprocess.DEVNULL)
     wait_for(lambda: one.stats()["running_batches"] > 0, "the long write runs")
     waiting = bare.start("exec", one.db, "INSERT INTO t VALUES (1)", stdout=subprocess.DEVNULL)
@@ -861,7 +861,7 @@ def test_shutdown(bare, daemon):
 def test_shutdown_waits_for_what_runs(bare, daemon):
     one = daemon(drain_timeout="60s")
     bare("exec", one.db, "CREATE TABLE t(a)")
-    slow = bare.start("exec", one.db, LONG.format(10**7) + "INSERT INTO t SELECT max(i) FROM n",
+    slow = bare.start("exec", one.db, LONG.format(10**7 // one.slow) + "INSERT INTO t SELECT max(i) FROM n",
                       stdout=subprocess.DEVNULL)
     wait_for(lambda: one.stats()["running_batches"] > 0, "the write runs")
     done = bare("shutdown", one.db, "--wait", "--deadline", "50ms", code=3)

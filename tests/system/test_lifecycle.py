@@ -19,7 +19,7 @@ BUSY = ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i 
 
 
 def test_sigterm_answers_what_is_queued(daemon):
-    served = daemon(commit_group_max=5)
+    served = daemon(commit_group_max=5, drain_timeout="5m")
     with served.wire(timeout=60) as wire:
         wire.write("CREATE TABLE t(a)")
         ids = [wire.request("write", batch=[["INSERT INTO t VALUES (?)", [i]], [BUSY.format(20000 // served.slow)]])

@@ -175,7 +175,7 @@ def test_half_close_behind_a_pause_loses_nothing(daemon):
 def test_a_clean_stop_answers_what_it_committed(daemon):
     """Answers of the last group were dropped while large ones went out: committed, unanswered, exit 0."""
     for round in range(4):
-        served = daemon()
+        served = daemon(drain_timeout="60s")
         served.write("CREATE TABLE t(a)")
         with served.wire() as wire:
             wire.send(b"".join(batch(id, "SELECT zeroblob(4000000)") for id in range(10, 16)) +
