@@ -44,6 +44,8 @@ stages=(
 	'unit-tsan:build-tsan'
 	'unit-clang:build-clang'
 	'lint:build-gcc'
+	'crash:build-gcc'
+	'mutants:build-gcc'
 	'format:'
 	'tidy:build-clang'
 	'examples:build-gcc'
@@ -122,10 +124,14 @@ sanitizer_options() {
 
 stage_unit() {
 	sanitizer_options
-	run_meson "$1" --no-suite lint
+	run_meson "$1" --no-suite lint --no-suite crash
 }
 
 stage_lint() { run_meson gcc --suite lint; }
+
+# Power loss and failing I/O below the store; then bugs planted in a copy, each of which must be caught.
+stage_crash() { run_meson gcc --suite crash; }
+stage_mutants() { bash tests/crash/mutants.sh; }
 
 run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 	local kind=$1 report=$logs/$stage.xml

@@ -15,6 +15,7 @@
 #include "server/store/inside.h"
 #include "tests/crash/findings.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
@@ -107,6 +108,9 @@ bool world_open(struct world *world, char ret_error[STORE_ERROR_BYTES])
 	product(false);
 	if (opened != 0) {
 		world->store = NULL;
+		if (opened == -ENOMEM) {
+			snprintf(ret_error, STORE_ERROR_BYTES, "out of memory");
+		}
 		return false;
 	}
 	world->poisoned = false;

@@ -19,7 +19,7 @@ packages_test=(
 	clang clang-format clang-tidy valgrind
 	libcmocka-dev
 	python3-pytest python3-pytest-xdist
-	binutils git procps mandoc strace
+	binutils git patch procps mandoc strace
 	systemd e2fsprogs mount util-linux passwd
 )
 
