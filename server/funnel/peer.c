@@ -244,7 +244,7 @@ static void hand_on(struct peer *peer)
 	}
 }
 
-/* One read. False: no more for now, or the end. */
+/* One read. False: nothing more has come, or the end. */
 static bool read_once(struct peer *peer)
 {
 	uint8_t *room = NULL;
