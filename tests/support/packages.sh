@@ -9,6 +9,7 @@
 packages_build=(
 	gcc libc6-dev meson ninja-build pkg-config
 	libsqlite3-dev libmsgpack-dev libevent-dev libjansson-dev libinih-dev libsystemd-dev libxxhash-dev
+	libcurl4-openssl-dev libssl-dev liblz4-dev
 )
 
 # To run the examples in Python.
