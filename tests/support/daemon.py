@@ -212,6 +212,22 @@ class Daemon:
         with self.wire() as wire:
             return dict(wire.call("show", what="stats")["rows"])
 
+    def wait_runs(self, client):
+        """
+        Returns when the writer has the one request of this client, a process that runs. "Some batch
+        runs" would not do: an earlier client's `bye` is still with the writer when it is gone.
+        """
+        def with_the_writer():
+            with self.wire() as wire:
+                shown = wire.call("show", what="clients")
+                rows = [dict(zip(shown["columns"], row)) for row in shown["rows"]]
+                if not any(row["pid"] == client.pid and row["in_flight"] for row in rows):
+                    assert client.poll() is None, "it has ended, and nobody saw it run"
+                    return False
+                stats = dict(wire.call("show", what="stats")["rows"])
+                return stats["running_batches"] > 0 and stats["queue_batches"] == 0
+        wait_for(with_the_writer, "the request runs")
+
     def read(self, sql, *params):
         """Rows from the file itself."""
         with contextlib.closing(self.reader()) as reader:
