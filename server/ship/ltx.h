@@ -6,7 +6,7 @@
  * trailer. Written as Litestream 0.5.16 and later read it (page flag 1, an LZ4 block behind its
  * size; no database checksums); read as any Litestream 0.5 wrote it (also LZ4 frames, page flag 0).
  * All integers are big-endian. Both directions are one forward pass in bounded memory, except the
- * index, which takes 16 bytes a page while a file is written.
+ * index, which takes 8 bytes a page while a file is written.
  *
  * A file whose min_txid is 1 is a snapshot: it must hold every page but the lock page.
  *
