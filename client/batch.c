@@ -50,6 +50,7 @@ lf_batch *lf_batch_new(void)
 		buffer_init(&batch->sql, BATCH_BYTES_MAX);
 		buffer_init(&batch->rows, BATCH_BYTES_MAX);
 		buffer_init(&batch->row, BATCH_BYTES_MAX);
+		buffer_init(&batch->guard_tables, BATCH_BYTES_MAX);
 	}
 	return batch;
 }
@@ -63,6 +64,7 @@ void lf_batch_free(lf_batch *batch)
 	buffer_finish(&batch->sql);
 	buffer_finish(&batch->rows);
 	buffer_finish(&batch->row);
+	buffer_finish(&batch->guard_tables);
 	free(batch);
 }
 
@@ -80,6 +82,9 @@ void lf_batch_clear(lf_batch *batch)
 	buffer_clear(&batch->sql);
 	buffer_clear(&batch->rows);
 	buffer_clear(&batch->row);
+	batch->guarded = false;
+	batch->guard_tables_count = 0;
+	buffer_clear(&batch->guard_tables);
 }
 
 size_t lf_batch_steps(const lf_batch *batch)
@@ -484,4 +489,58 @@ void lf_batch_class(lf_batch *batch, const char *request_class)
 void lf_batch_ack_shipped(lf_batch *batch)
 {
 	batch->ack_shipped = true;
+}
+
+/* ---- guards ---------------------------------------------------------------------------------- */
+
+void lf_batch_if_commit(lf_batch *batch, const uint8_t *epoch, uint64_t commit)
+{
+	if (epoch == NULL || commit > INT64_MAX) {
+		batch_fail(batch, -EINVAL);
+		return;
+	}
+	memcpy(batch->guard_epoch, epoch, sizeof(batch->guard_epoch));
+	batch->guard_commit = commit;
+	batch->guarded = true;
+}
+
+void lf_batch_if_table(lf_batch *batch, const char *table)
+{
+	msgpack_packer packer;
+	if (!batch->guarded || table == NULL || table[0] == '\0') {
+		batch_fail(batch, -EINVAL);
+		return;
+	}
+	buffer_packer(&batch->guard_tables, &packer);
+	pack_cstr(&packer, table);
+	if (batch->guard_tables.failed) {
+		batch_fail(batch, buffer_error(&batch->guard_tables, strlen(table)));
+		return;
+	}
+	batch->guard_tables_count++;
+}
+
+int builder_encode_guard(const struct lf_batch *batch, struct buffer *ret_bytes, size_t *ret_nodes)
+{
+	msgpack_packer packer;
+	size_t tables = batch->guard_tables_count;
+	*ret_nodes = 0;
+	if (!batch->guarded) {
+		return 0;
+	}
+	buffer_packer(ret_bytes, &packer);
+	msgpack_pack_map(&packer, tables > 0 ? 2 : 1);
+	if (tables > 0) {
+		pack_cstr(&packer, "tables");
+		msgpack_pack_array(&packer, tables);
+		buffer_append(ret_bytes, batch->guard_tables.data, batch->guard_tables.len);
+	}
+	pack_cstr(&packer, "at");
+	msgpack_pack_map(&packer, 2);
+	pack_cstr(&packer, "epoch");
+	pack_bin(&packer, batch->guard_epoch, sizeof(batch->guard_epoch));
+	pack_cstr(&packer, "commit");
+	msgpack_pack_uint64(&packer, batch->guard_commit);
+	*ret_nodes = 7 + (tables > 0 ? 2 + tables : 0);
+	return ret_bytes->failed ? -ENOMEM : 0;
 }

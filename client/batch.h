@@ -53,6 +53,12 @@ struct lf_batch {
 	char class_name[CLASS_NAME_MAX + 1];
 	uint32_t deadline_ms;
 	bool ack_shipped;
+
+	bool guarded; /* lf_batch_if_commit() was called */
+	uint8_t guard_epoch[16];
+	uint64_t guard_commit;
+	struct buffer guard_tables; /* names, packed */
+	size_t guard_tables_count;
 };
 
 /*
@@ -62,6 +68,9 @@ struct lf_batch {
  * -ENOMEM, -EMSGSIZE.
  */
 int builder_encode(const struct lf_batch *batch, struct buffer *ret_bytes, size_t *ret_nodes);
+
+/* The value of `if_commit`, as above; nothing if there is no guard. 0 or -ENOMEM. */
+int builder_encode_guard(const struct lf_batch *batch, struct buffer *ret_bytes, size_t *ret_nodes);
 
 /* One of the three request classes. */
 bool builder_class_valid(const char *name);

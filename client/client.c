@@ -270,12 +270,18 @@ void lf_close(lf_db *db)
 int lf_submit(lf_db *db, const lf_batch *batch, uint64_t *ret_ticket)
 {
 	struct buffer body;
-	struct pending_spec spec = {.kind = PENDING_WRITE, .method = "write", .body = &body};
+	struct buffer guard;
+	struct pending_spec spec = {
+		.kind = PENDING_WRITE, .method = "write", .body = &body, .guard = &guard};
+	size_t guard_nodes = 0;
 
 	db_enter(db);
 	buffer_init(&body, BATCH_BYTES_MAX);
+	buffer_init(&guard, BATCH_BYTES_MAX);
 	int r = builder_encode(batch, &body, &spec.nodes);
+	r = r == 0 ? builder_encode_guard(batch, &guard, &guard_nodes) : r;
 	if (r == 0) {
+		spec.nodes += guard_nodes;
 		spec.key = batch->key;
 		spec.class_name = batch->class_name;
 		spec.ack_shipped = batch->ack_shipped;
@@ -283,6 +289,7 @@ int lf_submit(lf_db *db, const lf_batch *batch, uint64_t *ret_ticket)
 		r = engine_submit(&db->engine, db_now_ms(), &spec, ret_ticket);
 	}
 	buffer_finish(&body);
+	buffer_finish(&guard);
 	switch (r) {
 	case -ENOMEM:
 		return out_of_memory(db);

@@ -100,6 +100,7 @@ static void settle(struct engine *engine, struct pending *pending, struct lf_rep
 	engine->open_count--;
 	engine->settled++;
 	buffer_finish(&pending->body); /* an answer may wait long to be collected */
+	buffer_finish(&pending->guard);
 }
 
 static bool in_doubt(const struct pending *pending)

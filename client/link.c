@@ -80,7 +80,8 @@ void engine_withdraw(struct engine *engine, struct pending *pending)
 static bool may_write(const struct engine *engine, const struct pending *pending)
 {
 	if (engine->link == LINK_HELLO) {
-		uint64_t bytes = engine->out_base + engine->out.len + pending->body.len;
+		uint64_t bytes =
+			engine->out_base + engine->out.len + pending->body.len + pending->guard.len;
 		return !engine->epoch_known && !pending->lost &&
 			bytes + REQUEST_HEAD_BYTES <= FRAME_MAX_BEFORE_HELLO;
 	}

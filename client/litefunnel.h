@@ -193,6 +193,20 @@ void lf_rows_max(lf_batch *batch, uint32_t max, bool truncate);
  */
 void lf_batch_key(lf_batch *batch, const char *key);
 
+/*
+ * A guard on what was read: the batch is applied only if the tables named by lf_batch_if_table() have
+ * not changed since commit number `commit` of `epoch` (16 bytes), else it fails with the code
+ * "snapshot_changed" ("epoch_changed" after a restore): read again, decide anew, and send another.
+ * Without a table it guards the whole database. Both numbers stand in the snapshot itself: read
+ *
+ *	SELECT epoch, commit_no FROM _lf_state
+ *
+ * in the read transaction in which the rest is read. No lock is held in between. Tables, not views; a
+ * table that does not exist is "not_found". lf_batch_if_table() after lf_batch_if_commit() only.
+ */
+void lf_batch_if_commit(lf_batch *batch, const uint8_t *epoch, uint64_t commit);
+void lf_batch_if_table(lf_batch *batch, const char *table);
+
 void lf_batch_deadline(lf_batch *batch, uint32_t deadline_ms); /* instead of the client's */
 void lf_batch_class(lf_batch *batch, const char *request_class);
 

@@ -46,6 +46,10 @@ int pending_new(const struct pending_spec *spec, struct pending **ret_pending)
 	pending->deadline_ms = spec->deadline_ms;
 	pending->body = *spec->body;
 	buffer_init(spec->body, 0);
+	if (spec->guard != NULL) {
+		pending->guard = *spec->guard;
+		buffer_init(spec->guard, 0);
+	}
 	*ret_pending = pending;
 	return 0;
 }
@@ -56,6 +60,7 @@ void pending_free(struct pending *pending)
 		return;
 	}
 	buffer_finish(&pending->body);
+	buffer_finish(&pending->guard);
 	lf_reply_free(pending->retry_reply);
 	lf_reply_free(pending->reply);
 	free(pending->key);
@@ -69,14 +74,19 @@ static size_t pack_write_params(
 	bool numbered = pending->seq != 0;
 	bool keyed = pending->key != NULL;
 	bool classed = pending->class_name[0] != '\0';
-	size_t keys = 2u + (numbered ? 1u : 0u) + (keyed ? 1u : 0u) + (done > 0 ? 1u : 0u) +
-		(classed ? 1u : 0u) + (pending->ack_shipped ? 1u : 0u);
+	bool guarded = pending->guard.len > 0;
+	size_t keys = 2u + (guarded ? 1u : 0u) + (numbered ? 1u : 0u) + (keyed ? 1u : 0u) +
+		(done > 0 ? 1u : 0u) + (classed ? 1u : 0u) + (pending->ack_shipped ? 1u : 0u);
 	msgpack_packer packer;
 
 	buffer_packer(out, &packer);
 	msgpack_pack_map(&packer, keys);
 	pack_cstr(&packer, "batch");
 	buffer_append(out, pending->body.data, pending->body.len);
+	if (guarded) {
+		pack_cstr(&packer, "if_commit");
+		buffer_append(out, pending->guard.data, pending->guard.len);
+	}
 	if (numbered) {
 		pack_cstr(&packer, "seq");
 		msgpack_pack_uint64(&packer, pending->seq);
@@ -108,7 +118,7 @@ void pending_pack(const struct pending *pending, struct buffer *out, uint64_t do
 	size_t mark = message_begin_request(out, pending->id, pending->method);
 	size_t nodes = 4 + pending->nodes; /* the message, its type, id and method */
 	if (pending->kind == PENDING_WRITE) {
-		/* the map, and for each key itself and its value: `batch` is counted already */
+		/* the map, and for each key itself and its value: some are counted already */
 		nodes += 2 * pack_write_params(pending, out, done, deadline_left_ms);
 	} else {
 		buffer_append(out, pending->body.data, pending->body.len);

@@ -33,9 +33,10 @@ struct pending {
 	enum pending_state state;
 	char method[MESSAGE_METHOD_MAX + 1];
 
-	struct buffer body; /* a write's `batch` value, else the whole params map */
-	size_t nodes;       /* MessagePack values in it */
-	char *key;          /* NULL: none */
+	struct buffer body;  /* a write's `batch` value, else the whole params map */
+	struct buffer guard; /* a write's `if_commit` value, or nothing */
+	size_t nodes;        /* MessagePack values in both */
+	char *key;           /* NULL: none */
 	char class_name[CLASS_NAME_MAX + 1];
 	bool ack_shipped;
 
@@ -59,11 +60,12 @@ struct pending {
 
 TAILQ_HEAD(pending_list, pending);
 
-/* What a new request consists of. The body is taken over. */
+/* What a new request consists of. The body, and the guard if there is one, are taken over. */
 struct pending_spec {
 	enum pending_kind kind;
 	const char *method;
 	struct buffer *body;
+	struct buffer *guard; /* NULL: none */
 	size_t nodes;
 	const char *key; /* "" or NULL: none */
 	const char *class_name;

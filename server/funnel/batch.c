@@ -331,12 +331,134 @@ static void fill_step(struct filling *filling, const msgpack_object *object, siz
 	}
 }
 
+/* ---- guards ---- */
+
+static bool bad_guard(struct failure *failure, const char *name)
+{
+	failure_set(failure, FAILURE_BAD_REQUEST,
+		"%s: the snapshot is {epoch, commit} as the database or an answer gave them, and "
+		"tables, if given, are 1 to 1000 names",
+		name);
+	return false;
+}
+
+static bool check_tables(const msgpack_object *tables, size_t *ret_bytes)
+{
+	if (tables->type != MSGPACK_OBJECT_ARRAY || tables->via.array.size < 1 ||
+		tables->via.array.size > GUARD_TABLES_MAX) {
+		return false;
+	}
+	for (uint32_t i = 0; i < tables->via.array.size; i++) {
+		struct span name;
+		if (!object_str(&tables->via.array.ptr[i], &name) || name.len == 0 ||
+			memchr(name.data, 0, name.len) != NULL) {
+			return false;
+		}
+		*ret_bytes += name.len + 1;
+	}
+	return true;
+}
+
+/* The keys of a map that are not understood would be guards that nobody keeps. */
+static bool only_keys(const msgpack_object *map, const char *const *keys, size_t count)
+{
+	if (map->type != MSGPACK_OBJECT_MAP || map->via.map.size > count) {
+		return false;
+	}
+	for (uint32_t i = 0; i < map->via.map.size; i++) {
+		struct span key;
+		bool known = false;
+		if (!object_str(&map->via.map.ptr[i].key, &key) || stands_twice(map, i)) {
+			return false;
+		}
+		for (size_t k = 0; k < count && !known; k++) {
+			known = span_equal(key, keys[k]);
+		}
+		if (!known) {
+			return false;
+		}
+	}
+	return true;
+}
+
+/* What a guard says, where the message has it. */
+struct guard_parts {
+	const msgpack_object *snapshot; /* NULL: there is no guard */
+	const msgpack_object *tables;   /* or NULL */
+	size_t bytes;                   /* what a copy takes */
+};
+
+static bool check_guard(
+	const struct message *message, struct guard_parts *ret_parts, struct failure *failure)
+{
+	static const char *const keys[] = {"tables", "at"};
+	static const char *const snapshot_keys[] = {"epoch", "commit"};
+	const struct field *field = message_field(message, "if_commit");
+	struct span epoch;
+	uint64_t commit_no = 0;
+	*ret_parts = (struct guard_parts){0};
+	if (field == NULL) {
+		return true;
+	}
+	const msgpack_object *snapshot = object_get(field->value, "at");
+	const msgpack_object *tables = object_get(field->value, "tables");
+	const msgpack_object *lineage = snapshot != NULL ? object_get(snapshot, "epoch") : NULL;
+	const msgpack_object *number = snapshot != NULL ? object_get(snapshot, "commit") : NULL;
+	ret_parts->bytes = STORE_EPOCH_BYTES;
+	if (!only_keys(field->value, keys, 2) || snapshot == NULL ||
+		!only_keys(snapshot, snapshot_keys, 2) || lineage == NULL || number == NULL ||
+		!object_bin(lineage, &epoch) || epoch.len != STORE_EPOCH_BYTES ||
+		!object_uint64(number, &commit_no) || commit_no > INT64_MAX ||
+		(tables != NULL && !check_tables(tables, &ret_parts->bytes))) {
+		return bad_guard(failure, "if_commit");
+	}
+	if (tables != NULL) {
+		ret_parts->bytes += tables->via.array.size * sizeof(struct bytes);
+	}
+	ret_parts->snapshot = snapshot;
+	ret_parts->tables = tables;
+	return true;
+}
+
+/* Copies it into `room`, which is aligned and has the bytes that check_guard() asked for. */
+static void fill_guard(struct guard *guard, const struct guard_parts *parts, uint8_t *room)
+{
+	struct bytes *names = (struct bytes *)(void *)room;
+	struct span epoch = {0};
+	if (parts->snapshot == NULL) {
+		return;
+	}
+	guard->tables = names;
+	guard->tables_count = parts->tables != NULL ? parts->tables->via.array.size : 0;
+	uint8_t *to = (uint8_t *)(names + guard->tables_count);
+	(void)object_bin(object_get(parts->snapshot, "epoch"), &epoch);
+	(void)object_uint64(object_get(parts->snapshot, "commit"), &guard->commit_no);
+	memcpy(to, epoch.data, STORE_EPOCH_BYTES);
+	guard->epoch = to;
+	to += STORE_EPOCH_BYTES;
+	for (size_t i = 0; i < guard->tables_count; i++) {
+		const msgpack_object_str *name = &parts->tables->via.array.ptr[i].via.str;
+		memcpy(to, name->ptr, name->size);
+		to[name->size] = 0;
+		names[i] = (struct bytes){to, name->size};
+		to += name->size + 1;
+	}
+}
+
 /* ---- identity ---- */
 
-static void hash_content(struct request *request, const struct field *batch)
+/* The content is the bytes of the batch, and of its guard, as they were sent. */
+static void hash_content(
+	struct request *request, const struct field *batch, const struct field *guard)
 {
 	XXH128_canonical_t canonical;
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits(batch->raw.data, batch->raw.len));
+	XXH128_hash_t hash = XXH3_128bits(batch->raw.data, batch->raw.len);
+	if (guard != NULL) {
+		XXH128_hash_t of_guard = XXH3_128bits(guard->raw.data, guard->raw.len);
+		XXH128_hash_t both[] = {hash, of_guard};
+		hash = XXH3_128bits(both, sizeof(both));
+	}
+	XXH128_canonicalFromHash(&canonical, hash);
 	memcpy(request->identity.hash, canonical.digest, sizeof(request->identity.hash));
 }
 
@@ -407,14 +529,23 @@ struct request *batch_decode(const struct message *message, struct failure *fail
 		}
 	}
 
-	size_t extra = sizes.steps * sizeof(struct step) + sizes.values * sizeof(struct value) +
-		sizes.names * sizeof(struct bytes) + batch->raw.len + DEDUPE_KEY_BYTES_MAX;
+	struct guard_parts guard;
+	if (!check_guard(message, &guard, failure)) {
+		return NULL;
+	}
+
+	size_t guard_room = (guard.bytes + 15) & ~(size_t)15;
+	size_t extra = guard_room + sizes.steps * sizeof(struct step) +
+		sizes.values * sizeof(struct value) + sizes.names * sizeof(struct bytes) +
+		batch->raw.len + DEDUPE_KEY_BYTES_MAX;
 	void *room = NULL;
 	struct request *request = request_new(REQUEST_WRITE, extra, &room);
 	if (request == NULL) {
 		return no_memory(failure);
 	}
-	struct filling filling = {.step = room, .from = batch->raw.data};
+	fill_guard(&request->guard, &guard, room);
+	struct filling filling = {.step = (struct step *)(void *)((uint8_t *)room + guard_room),
+		.from = batch->raw.data};
 	filling.value = (struct value *)(void *)(filling.step + sizes.steps);
 	filling.name = (struct bytes *)(void *)(filling.value + sizes.values);
 	filling.to = (uint8_t *)(filling.name + sizes.names);
@@ -424,7 +555,7 @@ struct request *batch_decode(const struct message *message, struct failure *fail
 		return NULL;
 	}
 	if (request->identity.kind != IDENTITY_NONE) {
-		hash_content(request, batch);
+		hash_content(request, batch, message_field(message, "if_commit"));
 	}
 	request->steps = filling.step;
 	request->steps_count = sizes.steps;

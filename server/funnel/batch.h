@@ -12,6 +12,7 @@
 enum {
 	BATCH_STEPS_MAX = 10000,
 	SQL_BYTES_MAX = 1000000,
+	GUARD_TABLES_MAX = 1000,
 };
 
 /* The params of `write`. NULL with the failure set: bad_request, or internal without memory. */

@@ -27,6 +27,8 @@ static const struct {
 	[FAILURE_DEADLINE] = {"deadline", APPLIED_NO, true, 5},
 	[FAILURE_CANCELLED] = {"cancelled", APPLIED_NO, false, 0},
 	[FAILURE_OVERLOADED] = {"overloaded", APPLIED_NO, true, 5},
+	[FAILURE_SNAPSHOT_CHANGED] = {"snapshot_changed", APPLIED_NO, false, 517},
+	[FAILURE_EPOCH_CHANGED] = {"epoch_changed", APPLIED_NO, false, 517},
 	[FAILURE_KEY_MISMATCH] = {"key_mismatch", APPLIED_NO, false, 0},
 	[FAILURE_SESSION_EXPIRED] = {"session_expired", APPLIED_UNKNOWN, false, 0},
 	[FAILURE_DISK_LOW] = {"disk_low", APPLIED_NO, true, 13},

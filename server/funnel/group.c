@@ -216,6 +216,7 @@ static enum run batch_succeeded(
 		fail_from_store(request, &error, -1);
 		return RUN_LOST;
 	}
+	store_batch_keep(group->store);
 	request->outcome = OUTCOME_OK;
 	return RUN_DONE;
 }
@@ -228,7 +229,9 @@ static enum run run_batch(struct group *group, struct request *request)
 	enum run run = RUN_LOST;
 	int64_t failed_step = -1;
 	bool wrote = false;
+	/* A guarded batch has one always: at it, virtual tables write what they hold back. */
 	bool savepoint = request->use_savepoint || request->steps_count > 1 ||
+		request->guard.epoch != NULL ||
 		!store_step_is_atomic(store, request->credentials->role, &request->steps[0]);
 
 	packing_init(&packing, &request->payload, group->limits->result_bytes_max);
@@ -238,6 +241,9 @@ static enum run run_batch(struct group *group, struct request *request)
 		fail_for_now(request, "out of memory");
 	} else if (savepoint && store_savepoint(store, &error) != 0) {
 		fail_from_store(request, &error, -1);
+	} else if (request->guard.epoch != NULL &&
+		store_check_guard(store, &request->guard, &error) != 0) {
+		run = batch_failed(group, request, &error, -1, savepoint, false);
 	} else {
 		store_batch_begin(store, clock_now_us() + group->limits->exec_timeout_us);
 		int rc = run_steps(group, request, &packing, &error, &failed_step, &wrote);

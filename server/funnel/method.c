@@ -231,7 +231,7 @@ static void pack_settings(msgpack_packer *packer, const struct funnel *funnel)
 static void pack_features(msgpack_packer *packer)
 {
 	static const char *const features[] = {
-		"write", "describe", "cancel", "sessions", "keys", "show"};
+		"write", "describe", "cancel", "sessions", "keys", "show", "if_commit"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
@@ -362,11 +362,6 @@ static bool enqueue_decoded(struct call *call, struct request *request)
 
 static bool do_write(struct call *call)
 {
-	if (message_field(call->message, "if_commit") != NULL) {
-		failure_set(&call->failure, FAILURE_BAD_REQUEST,
-			"if_commit is not among the features that hello named");
-		return false;
-	}
 	if (message_field(call->message, "seq") != NULL && !call->peer->has_session) {
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "seq needs a session in hello");
 		return false;

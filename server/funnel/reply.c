@@ -243,6 +243,9 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 		[STORE_RESOURCE] = FAILURE_SQL,
 		[STORE_BUSY] = FAILURE_FOREIGN_WRITER,
 		[STORE_UNKNOWN] = FAILURE_INTERNAL,
+		[STORE_SNAPSHOT] = FAILURE_SNAPSHOT_CHANGED,
+		[STORE_EPOCH] = FAILURE_EPOCH_CHANGED,
+		[STORE_NOT_FOUND] = FAILURE_NOT_FOUND,
 	};
 	struct failure *failure = &request->failure;
 	const char *message = error->message != NULL ? error->message : "out of memory";

@@ -49,6 +49,7 @@ struct request {
 	uint64_t deadline_us; /* not begun by then: answered `deadline` */
 
 	struct identity identity;
+	struct guard guard; /* its epoch is NULL if there is none */
 	struct step *steps; /* REQUEST_WRITE; of REQUEST_DESCRIBE only the sql of the first */
 	size_t steps_count;
 

@@ -8,6 +8,7 @@
 #include "server/store/dedupe.h"
 #include "server/store/stmt.h"
 #include "server/store/store.h"
+#include "server/store/touched.h"
 
 #include <sqlite3.h>
 
@@ -69,6 +70,7 @@ struct store {
 	bool batch_dml;            /* something of it has counted changes */
 
 	struct binder binder;
+	struct touched touched;
 	struct wal wal;
 };
 

@@ -20,6 +20,12 @@ void store_batch_begin(struct store *store, uint64_t exec_deadline_us)
 	store->batch_total = sqlite3_total_changes64(store->handle);
 	store->batch_dml = false;
 	store->exec_deadline_us = exec_deadline_us;
+	touched_batch_begin(&store->touched);
+}
+
+void store_batch_keep(struct store *store)
+{
+	touched_batch_keep(&store->touched);
 }
 
 void store_batch_end(struct store *store)
@@ -250,6 +256,7 @@ static void note_effects(struct store *store, bool readonly, bool dml, bool ddl)
 	store->batch_dml |= dml;
 	store->ddl |= ddl;
 	if (ddl) {
+		touched_schema(&store->touched);
 		/* What was found out about other statements may no longer be true. */
 		stmt_cache_clear(&store->cache);
 	}

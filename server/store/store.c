@@ -183,6 +183,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 	if (rc != 0) {
 		return rc;
 	}
+	touched_install(&store->touched, store);
 	store->authorizer.role = ROLE_SELF;
 	authorizer_install(&store->authorizer, store->handle);
 	checkpoint_setup(store);
@@ -206,9 +207,11 @@ static int set_up(struct store *store, const struct store_options *options, char
 	rc = rc == 0 ? state_open(store, ret_error) : rc;
 	rc = rc == 0 ? schema_check(store, ret_error) : rc;
 	rc = rc == 0 ? prepare_own(store, ret_error) : rc;
+	rc = rc == 0 ? touched_prepare(&store->touched) : rc;
 	rc = rc == 0 ? dedupe_new(store, options->session_window, &store->dedupe) : rc;
 	rc = rc == 0 ? load_memory(store, ret_error) : rc;
 	rc = rc == 0 ? first_commit(store, ret_error) : rc;
+	touched_everything(&store->touched, store->commit_no); /* by whom is not remembered */
 	return rc == 0 ? recovery_sync_wal(store, ret_error) : rc;
 }
 
@@ -241,6 +244,7 @@ void store_close(struct store *store)
 		sqlite3_finalize(store->own[i]);
 	}
 	stmt_cache_finish(&store->cache);
+	touched_finish(&store->touched);
 	sqlite3_close(store->handle);
 	recovery_finish(&store->hold);
 	binder_finish(&store->binder);
@@ -314,6 +318,7 @@ int store_begin(struct store *store, struct store_error *error)
 	store->dirty = false;
 	store->ddl = false;
 	store->exec_deadline_us = 0;
+	touched_begin(&store->touched);
 	return failed(store, run(store, OWN_BEGIN), error);
 }
 
@@ -337,7 +342,14 @@ bool store_deferred_violations(struct store *store)
 
 int store_savepoint(struct store *store, struct store_error *error)
 {
-	return failed(store, run(store, OWN_SAVEPOINT), error);
+	/*
+	 * Before a savepoint virtual tables write what they hold back: it belongs to batches that
+	 * were kept.
+	 */
+	touched_batch_begin(&store->touched);
+	int rc = run(store, OWN_SAVEPOINT);
+	touched_batch_keep(&store->touched);
+	return failed(store, rc, error);
 }
 
 int store_release(struct store *store, struct store_error *error)
@@ -375,6 +387,7 @@ void store_rollback(struct store *store)
 	}
 	assert(!store_in_transaction(store));
 	forget_schema(store);
+	touched_rolled_back(&store->touched);
 	dedupe_rolled_back(store->dedupe);
 }
 
@@ -420,7 +433,9 @@ int store_commit(struct store *store, struct store_error *error)
 		store_rollback(store);
 		return STORE_RESOURCE;
 	}
+	touched_batch_begin(&store->touched);
 	rc = run(store, OWN_COMMIT);
+	touched_batch_keep(&store->touched); /* virtual tables write their last here */
 	if (rc != SQLITE_OK) {
 		return commit_failed(store, rc, error);
 	}
@@ -429,10 +444,64 @@ int store_commit(struct store *store, struct store_error *error)
 	 */
 	assert(store->wal.hook_calls == hook_calls + 1);
 	store->commit_no++;
+	touched_committed(&store->touched, store->commit_no);
 	if (store->ddl) {
 		stmt_cache_clear(&store->cache);
 		assert(pragma_holds(store)); /* no schema may have changed what safety rests on */
 	}
 	dedupe_committed(store->dedupe);
 	return 0;
+}
+
+/* ---- guards ---- */
+
+static int snapshot_changed(
+	const struct guard *guard, const char *name, uint64_t commit_no, struct store_error *error)
+{
+	char when[48] = "just now";
+	if (commit_no != UINT64_MAX) {
+		snprintf(when, sizeof(when), "by commit %llu", (unsigned long long)commit_no);
+	}
+	return store_error_set(error, STORE_SNAPSHOT, SQLITE_BUSY_SNAPSHOT,
+		"%s%s%s was changed %s, after commit %llu: read again, and decide anew",
+		name != NULL ? "the table \"" : "", name != NULL ? name : "the database",
+		name != NULL ? "\"" : "", when, (unsigned long long)guard->commit_no);
+}
+
+static int check_table(
+	struct store *store, const struct guard *guard, const char *name, struct store_error *error)
+{
+	uint64_t commit_no = 0;
+	switch (touched_when(&store->touched, name, &commit_no)) {
+	case 0:
+		return commit_no > guard->commit_no
+			? snapshot_changed(guard, name, commit_no, error)
+			: 0;
+	case -ENOENT:
+		return store_error_set(error, STORE_NOT_FOUND, 0,
+			"there is no table \"%s\": a guard names tables, not views", name);
+	default:
+		return store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
+	}
+}
+
+int store_check_guard(struct store *store, const struct guard *guard, struct store_error *error)
+{
+	int rc = 0;
+	if (memcmp(guard->epoch, store->epoch, STORE_EPOCH_BYTES) != 0) {
+		return store_error_set(error, STORE_EPOCH, SQLITE_BUSY_SNAPSHOT,
+			"the database has another epoch than the snapshot: read again, and decide anew");
+	}
+	if (guard->commit_no > store->commit_no) {
+		return store_error_set(error, STORE_SNAPSHOT, SQLITE_BUSY_SNAPSHOT,
+			"the snapshot is of commit %llu, and the newest is %llu",
+			(unsigned long long)guard->commit_no, (unsigned long long)store->commit_no);
+	}
+	if (guard->tables_count == 0 && touched_any(&store->touched) > guard->commit_no) {
+		rc = snapshot_changed(guard, NULL, touched_any(&store->touched), error);
+	}
+	for (size_t i = 0; rc == 0 && i < guard->tables_count; i++) {
+		rc = check_table(store, guard, guard->tables[i].data, error);
+	}
+	return rc;
 }

@@ -36,6 +36,9 @@ enum store_condition {
 	STORE_RESOURCE,    /* FULL, NOMEM or IOERR: nobody's guilt, may be tried again */
 	STORE_BUSY,        /* begin: another process holds the write lock */
 	STORE_UNKNOWN,     /* commit: an I/O error; the commit may or may not survive. Stop. */
+	STORE_SNAPSHOT,    /* a guard: something was changed since the client looked */
+	STORE_EPOCH,       /* a guard: the client looked at another lineage of the database */
+	STORE_NOT_FOUND,   /* a guard: there is no such table */
 };
 
 struct store_error {
@@ -125,8 +128,27 @@ void store_batch_begin(struct store *store, uint64_t exec_deadline_us);
 /* Its steps are over: what follows is ours and is not interrupted. */
 void store_batch_end(struct store *store);
 
+/* What the batch did stays, and counts as done by this transaction. */
+void store_batch_keep(struct store *store);
+
 /* True once something in this transaction has, or may have, written. */
 bool store_dirty(const struct store *store);
+
+/* ---- guards ---- */
+
+/* A snapshot that a client has read, and the tables that it rests on. */
+struct guard {
+	const uint8_t *epoch; /* STORE_EPOCH_BYTES; NULL: there is no guard */
+	uint64_t commit_no;
+	const struct bytes *tables; /* each with a NUL behind it */
+	size_t tables_count;        /* 0: all tables */
+};
+
+/*
+ * In the open transaction, outside the batch's own work: 0 if nothing that the guard names has changed
+ * since; STORE_SNAPSHOT, STORE_EPOCH, STORE_NOT_FOUND or STORE_RESOURCE.
+ */
+int store_check_guard(struct store *store, const struct guard *guard, struct store_error *error);
 
 /* ---- steps ---- */
 

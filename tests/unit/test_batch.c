@@ -367,10 +367,46 @@ static void every_allocation_may_fail(void **state)
 	fail_alloc_at(0);
 }
 
+static void guards(void **state)
+{
+	static const uint8_t epoch[16] = "0123456789abcdef";
+	static const char want[] = "\x82\xa6tables\x92\xa1t\xa1u\xa2"
+				   "at\x82\xa5"
+				   "epoch\xc4\x10"
+				   "0123456789abcdef\xa6"
+				   "commit\x2a";
+	struct buffer bytes;
+	size_t nodes = 0;
+	lf_batch *batch = lf_batch_new();
+	(void)state;
+	buffer_init(&bytes, 0);
+	one_step(batch);
+	assert_int_equal(builder_encode_guard(batch, &bytes, &nodes), 0);
+	assert_int_equal(bytes.len + nodes, 0);
+	lf_batch_if_commit(batch, epoch, 42);
+	lf_batch_if_table(batch, "t");
+	lf_batch_if_table(batch, "u");
+	assert_int_equal(builder_encode_guard(batch, &bytes, &nodes), 0);
+	assert_int_equal(bytes.len, sizeof(want) - 1);
+	assert_memory_equal(bytes.data, want, bytes.len);
+	assert_int_equal(nodes, 11);
+	/* A cleared batch has none; a table without a snapshot is a mistake that is remembered. */
+	lf_batch_clear(batch);
+	buffer_clear(&bytes);
+	one_step(batch);
+	assert_int_equal(builder_encode_guard(batch, &bytes, &nodes), 0);
+	assert_int_equal(bytes.len, 0);
+	lf_batch_if_table(batch, "t");
+	assert_int_equal(builder_encode(batch, &bytes, &nodes), -EINVAL);
+	buffer_finish(&bytes);
+	lf_batch_free(batch);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(calls_give_bytes),
+		cmocka_unit_test(guards),
 		cmocka_unit_test(many_rows_use_wide_headers),
 		cmocka_unit_test(misuse_is_remembered),
 		cmocka_unit_test(longest_key_fits),

@@ -498,6 +498,33 @@ static void test_describe(void **state)
 
 /* ---- memory ---- */
 
+static void test_guards(void **state)
+{
+	(void)state;
+	struct request *plain = write_of("{\"batch\": [[\"A\"]], \"seq\": 1}");
+	struct request *guarded = write_of(
+		"{\"batch\": [[\"A\"]], \"seq\": 1, \"if_commit\": {\"tables\": [\"t\", \"long name\"],"
+		" \"at\": {\"epoch\": x'000102030405060708090a0b0c0d0e0f', \"commit\": 42}}}");
+	struct request *all =
+		write_of("{\"batch\": [[\"A\"]], \"seq\": 1, \"if_commit\": {\"at\":"
+			 " {\"epoch\": x'000102030405060708090a0b0c0d0e0f', \"commit\": 42}}}");
+	assert_null(plain->guard.epoch);
+	assert_int_equal(guarded->guard.commit_no, 42);
+	assert_memory_equal(guarded->guard.epoch, "\0\1\2\3", 4);
+	assert_int_equal(guarded->guard.tables_count, 2);
+	assert_string_equal(guarded->guard.tables[0].data, "t");
+	assert_string_equal(guarded->guard.tables[1].data, "long name");
+	assert_true(is_bytes(guarded->steps[0].sql, "A"));
+	assert_non_null(all->guard.epoch);
+	assert_int_equal(all->guard.tables_count, 0);
+	/* The guard is a part of the content. */
+	assert_memory_not_equal(plain->identity.hash, guarded->identity.hash, 16);
+	assert_memory_not_equal(all->identity.hash, guarded->identity.hash, 16);
+	request_free(plain);
+	request_free(guarded);
+	request_free(all);
+}
+
 static void test_no_memory(void **state)
 {
 	static const char params[] = "\x81\xa5"
@@ -542,6 +569,7 @@ int main(void)
 		cmocka_unit_test(test_sql_is_text),
 		cmocka_unit_test(test_steps_and_keys_have_limits),
 		cmocka_unit_test(test_describe),
+		cmocka_unit_test(test_guards),
 		cmocka_unit_test(test_no_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
