@@ -1,47 +1,64 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Sixteen bytes a turn, by sixteen tables: the content of every page goes through it, and a byte a
- * turn would be slower than compressing the page. The tables are made at the first use.
+ * The content of every page goes through it, so it must not be slower than compressing the page.
+ * The polynomial is x^64 + x^4 + x^3 + x + 1: so few terms that a word is folded by shifts, and
+ * since squaring keeps their number (x^128 = x^8 + x^6 + x^2 + 1, and so on), eight words are
+ * folded side by side, each over the whole turn, by instructions that compilers make vectors of.
+ *
+ * Bits are reflected: the top bit is x^0, and multiplying by x is a shift to the right.
  */
 
 #include "server/ship/crc64.h"
 
 #include <endian.h>
-#include <pthread.h>
 #include <string.h>
 
-enum { SLICES = 16 };
+enum { LANES = 8 };
 
-static const uint64_t polynomial = UINT64_C(0xD800000000000000);
-
-/* tables[k][b]: what byte b does to the checksum k bytes later. */
-static uint64_t tables[SLICES][256];
-static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
-
-static void make_tables(void)
+/* What was shifted out, `over` * x^64, in at most 60 bits. */
+static inline uint64_t fold_over(uint64_t over)
 {
-	for (uint64_t byte = 0; byte < 256; byte++) {
-		uint64_t crc = byte;
-		for (int bit = 0; bit < 8; bit++) {
-			crc = (crc & 1) != 0 ? (crc >> 1) ^ polynomial : crc >> 1;
-		}
-		tables[0][byte] = crc;
-	}
-	for (int slice = 1; slice < SLICES; slice++) {
-		for (int byte = 0; byte < 256; byte++) {
-			uint64_t crc = tables[slice - 1][byte];
-			tables[slice][byte] = tables[0][crc & 255] ^ (crc >> 8);
-		}
+	return over ^ over >> 1 ^ over >> 3 ^ over >> 4;
+}
+
+/* value * x^64 */
+static inline uint64_t fold_word(uint64_t value)
+{
+	return value ^ value >> 1 ^ value >> 3 ^ value >> 4 ^
+		fold_over(value << 63 ^ value << 61 ^ value << 60);
+}
+
+/* value * x^512: one turn of eight words */
+static inline uint64_t fold_turn(uint64_t value)
+{
+	return value ^ value >> 8 ^ value >> 24 ^ value >> 32 ^
+		fold_over(value << 56 ^ value << 40 ^ value << 32);
+}
+
+static inline void take_words(uint64_t *lanes, const uint8_t *bytes)
+{
+	for (int i = 0; i < LANES; i++) {
+		uint64_t word;
+		memcpy(&word, bytes + i * 8, sizeof word);
+		lanes[i] ^= le64toh(word);
 	}
 }
 
-/* What eight bytes do that are followed by `after` more bytes of the same turn. */
-static inline uint64_t eight_bytes(uint64_t word, int after)
+/* `turns` times eight words, at least one turn. */
+static uint64_t take_turns(uint64_t crc, const uint8_t *bytes, size_t turns)
 {
-	uint64_t crc = 0;
-	for (int i = 0; i < 8; i++) {
-		crc ^= tables[after + 7 - i][(word >> (8 * i)) & 255];
+	uint64_t lanes[LANES] = {crc};
+	take_words(lanes, bytes);
+	for (size_t turn = 1; turn < turns; turn++) {
+		for (int i = 0; i < LANES; i++) {
+			lanes[i] = fold_turn(lanes[i]);
+		}
+		take_words(lanes, bytes + turn * LANES * 8);
+	}
+	crc = 0;
+	for (int i = 0; i < LANES; i++) {
+		crc = fold_word(crc ^ lanes[i]);
 	}
 	return crc;
 }
@@ -49,17 +66,16 @@ static inline uint64_t eight_bytes(uint64_t word, int after)
 uint64_t crc64(uint64_t crc, const void *bytes, size_t len)
 {
 	const uint8_t *at = bytes;
-	pthread_once(&tables_once, make_tables);
+	size_t turns = len / (LANES * 8);
 	crc = ~crc;
-	while (len >= SLICES) {
-		uint64_t words[2];
-		memcpy(words, at, sizeof words);
-		crc = eight_bytes(crc ^ le64toh(words[0]), 8) ^ eight_bytes(le64toh(words[1]), 0);
-		at += SLICES;
-		len -= SLICES;
+	if (turns > 0) {
+		crc = take_turns(crc, at, turns);
+		at += turns * LANES * 8;
+		len -= turns * LANES * 8;
 	}
 	while (len > 0) {
-		crc = tables[0][(crc ^ *at) & 255] ^ (crc >> 8);
+		crc ^= *at;
+		crc = crc >> 8 ^ fold_over(crc << 56);
 		at++;
 		len--;
 	}
