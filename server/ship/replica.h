@@ -70,8 +70,8 @@ const char *replica_url(const struct replica *replica);
 struct replica_stats replica_stats(const struct replica *replica);
 
 /*
- * Makes an unfinished request end soon, also one of another thread: it returns REPLICA_AGAIN. For
- * stopping.
+ * Makes an unfinished request end soon, also one of another thread: it and all later ones return
+ * REPLICA_AGAIN. For stopping.
  */
 void replica_interrupt(struct replica *replica);
 
