@@ -35,6 +35,32 @@ struct wal {
 	struct checkpoint_stats stats;
 };
 
+/* The file of the WAL, with an xWrite that notes a full disk. */
+struct wal_file {
+	sqlite3_file *file; /* NULL: it could not be had */
+	const sqlite3_io_methods *methods;
+	sqlite3_io_methods noting;
+	bool full; /* since the transaction began */
+};
+
+/* The beginning of SQLite's index of the WAL, as its format has it (3007000). */
+struct wal_index {
+	struct wal_index_header {
+		uint32_t version;
+		uint32_t unused;
+		uint32_t changes;
+		uint8_t initialized;
+		uint8_t big_endian;
+		uint16_t page_size;
+		uint32_t frames; /* valid ones */
+		uint32_t pages;
+		uint32_t checksum[2];
+		uint32_t salt[2];
+		uint32_t own_checksum[2];
+	} header, copy;
+	uint32_t backfilled;
+};
+
 struct hold {
 	int shm_fd; /* of the -shm, or -1 */
 	sqlite3_file *file;
@@ -61,8 +87,9 @@ struct store {
 	bool explain_trusted;
 	uint32_t session_window;
 
-	bool dirty; /* this transaction has, or may have, written */
-	bool ddl;   /* … has changed the schema */
+	bool dirty;        /* this transaction has, or may have, written */
+	bool ddl;          /* … has changed the schema */
+	bool schema_stale; /* a schema was undone, and SQLite may still believe in it */
 
 	/* The batch that runs. */
 	uint64_t exec_deadline_us; /* 0: none */
@@ -72,6 +99,7 @@ struct store {
 	struct binder binder;
 	struct touched touched;
 	struct wal wal;
+	struct wal_file wal_file;
 };
 
 /* Creates or migrates the tables, reads epoch and commit number. 0, or -EINVAL with a sentence. */
@@ -117,6 +145,19 @@ void recovery_finish(struct hold *hold);
 /* 0, or negative with a sentence. */
 int recovery_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 int recovery_sync_wal(const struct store *store, char ret_error[STORE_ERROR_BYTES]);
+
+/* SQLite's code as a condition, with its message. */
+int store_failed(struct store *store, int rc, struct store_error *error);
+
+/*
+ * wal.c. Attach: notes a full disk from now on. Index: a copy, which is whole only under the write
+ * lock. Offset: of the byte behind that many frames. Seal: nothing that a failed COMMIT has left can
+ * come back; false: it may.
+ */
+bool wal_attach(struct store *store);
+bool wal_index(struct store *store, struct wal_index *ret_index);
+uint64_t wal_offset(const struct store *store, uint32_t frames);
+bool wal_seal(struct store *store);
 
 /* Takes checkpoints into our own hand and counts frames (checkpoint.c). */
 void checkpoint_setup(struct store *store);

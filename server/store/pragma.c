@@ -27,6 +27,7 @@ static bool read_text(struct store *store, const char *sql, char *ret_text, size
 	if (found) {
 		const char *text = (const char *)sqlite3_column_text(stmt, 0);
 		snprintf(ret_text, bytes, "%s", text != NULL ? text : "");
+		found = text != NULL; /* NULL: there was no memory for it */
 	}
 	sqlite3_finalize(stmt);
 	return found;

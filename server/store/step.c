@@ -142,7 +142,7 @@ static int run_rows(struct store *store, const struct stmt *stmt, const struct s
 		}
 		result->rows++;
 	}
-	return rc == SQLITE_DONE ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
+	return rc == SQLITE_DONE ? 0 : store_failed(store, rc, error);
 }
 
 /* ---- steps ---- */
@@ -321,8 +321,7 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 	if (rc == SQLITE_DONE && dml) {
 		result->changes += sqlite3_changes64(store->handle);
 	}
-	int failed =
-		rc == SQLITE_DONE ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
+	int failed = rc == SQLITE_DONE ? 0 : store_failed(store, rc, error);
 	sqlite3_reset(stmt);
 	note_effects(store, readonly, dml, ddl);
 	return failed == 0 && ddl ? check_own_tables(store, error) : failed;

@@ -210,6 +210,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 	rc = rc == 0 ? touched_prepare(&store->touched) : rc;
 	rc = rc == 0 ? dedupe_new(store, options->session_window, &store->dedupe) : rc;
 	rc = rc == 0 ? load_memory(store, ret_error) : rc;
+	(void)wal_attach(store); /* SQLite opens it with the first read */
 	rc = rc == 0 ? first_commit(store, ret_error) : rc;
 	touched_everything(&store->touched, store->commit_no); /* by whom is not remembered */
 	return rc == 0 ? recovery_sync_wal(store, ret_error) : rc;
@@ -307,19 +308,48 @@ struct dedupe *store_dedupe(struct store *store)
 
 /* ---- transactions ---- */
 
-static int failed(struct store *store, int rc, struct store_error *error)
+int store_failed(struct store *store, int rc, struct store_error *error)
 {
-	return rc == SQLITE_OK ? 0 : stmt_failed(store->handle, &store->authorizer, rc, error);
+	if (rc == SQLITE_OK) {
+		return 0;
+	}
+	int condition = stmt_failed(store->handle, &store->authorizer, rc, error);
+	if ((rc & 0xff) == SQLITE_FULL && !store->wal_file.full && store->wal_file.file != NULL) {
+		/* Not the disk but a limit of its own, as of an AUTOINCREMENT: it stays so. */
+		error->condition = STORE_SQL;
+		return STORE_SQL;
+	}
+	return condition;
+}
+
+/*
+ * What the last transaction could not finish for want of memory: its ROLLBACK, or forgetting a schema
+ * that was undone. Until both are done nothing else may begin.
+ */
+static int clear_up(struct store *store, struct store_error *error)
+{
+	if (store_in_transaction(store) || store->schema_stale) {
+		store_rollback(store);
+	}
+	if (store_in_transaction(store) || store->schema_stale) {
+		return store_error_set(
+			error, STORE_BUSY, SQLITE_NOMEM, "no memory to undo the last transaction");
+	}
+	return 0;
 }
 
 int store_begin(struct store *store, struct store_error *error)
 {
-	assert(sqlite3_get_autocommit(store->handle));
+	int rc = clear_up(store, error);
+	if (rc != 0) {
+		return rc;
+	}
 	store->dirty = false;
 	store->ddl = false;
+	store->wal_file.full = false;
 	store->exec_deadline_us = 0;
 	touched_begin(&store->touched);
-	return failed(store, run(store, OWN_BEGIN), error);
+	return store_failed(store, run(store, OWN_BEGIN), error);
 }
 
 bool store_in_transaction(const struct store *store)
@@ -349,13 +379,13 @@ int store_savepoint(struct store *store, struct store_error *error)
 	touched_batch_begin(&store->touched);
 	int rc = run(store, OWN_SAVEPOINT);
 	touched_batch_keep(&store->touched);
-	return failed(store, rc, error);
+	return store_failed(store, rc, error);
 }
 
 int store_release(struct store *store, struct store_error *error)
 {
 	store->exec_deadline_us = 0;
-	return failed(store, run(store, OWN_RELEASE), error);
+	return store_failed(store, run(store, OWN_RELEASE), error);
 }
 
 /*
@@ -364,8 +394,10 @@ int store_release(struct store *store, struct store_error *error)
  */
 static void forget_schema(struct store *store)
 {
-	if (store->ddl) {
-		(void)own_exec(store, "PRAGMA writable_schema = RESET");
+	store->schema_stale |= store->ddl;
+	if (store->schema_stale) {
+		store->schema_stale =
+			own_exec(store, "PRAGMA writable_schema = RESET") != SQLITE_OK;
 		stmt_cache_clear(&store->cache);
 	}
 }
@@ -376,16 +408,17 @@ int store_rollback_to(struct store *store, struct store_error *error)
 	int rc = run(store, OWN_ROLLBACK_TO);
 	rc = rc == SQLITE_OK ? run(store, OWN_RELEASE) : rc;
 	forget_schema(store);
-	return failed(store, rc, error);
+	return store_failed(
+		store, rc == SQLITE_OK && store->schema_stale ? SQLITE_NOMEM : rc, error);
 }
 
 void store_rollback(struct store *store)
 {
 	store->exec_deadline_us = 0;
 	if (store_in_transaction(store)) {
-		(void)run(store, OWN_ROLLBACK); /* whatever it says, autocommit is back on */
+		/* It fails only without any memory; then store_begin() tries again. */
+		(void)run(store, OWN_ROLLBACK);
 	}
-	assert(!store_in_transaction(store));
 	forget_schema(store);
 	touched_rolled_back(&store->touched);
 	dedupe_rolled_back(store->dedupe);
@@ -405,9 +438,16 @@ static int commit_failed(struct store *store, int rc, struct store_error *error)
 	switch (rc & 0xff) {
 	case SQLITE_FULL:
 	case SQLITE_BUSY:
-		/* The frame that commits is the last to be written: it was not. */
+		/*
+		 * The frame that commits is the last to be written: it was not, or only in part. But
+		 * what stood in its place before could complete it.
+		 */
 		store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
 		store_rollback(store);
+		if (store->wal_file.full && !wal_seal(store)) {
+			return store_error_set(error, STORE_UNKNOWN, rc,
+				"COMMIT: the disk is full, also for taking back what was written");
+		}
 		return STORE_RESOURCE;
 	case SQLITE_IOERR:
 	case SQLITE_NOMEM:

@@ -158,6 +158,21 @@ def test_a_memory_that_cannot_be_read_is_refused_at_start(daemon):
 # ---- full disks
 
 
+def test_the_end_of_an_autoincrement_is_no_full_disk(daemon):
+    """It was answered `disk_low`, try again: SQLite calls both SQLITE_FULL."""
+    served = daemon()
+    served.write("CREATE TABLE a(i INTEGER PRIMARY KEY AUTOINCREMENT)", "CREATE TABLE t(a)",
+                 "INSERT INTO a VALUES (9223372036854775807)")
+    with served.wire(session=os.urandom(16)) as wire:
+        wire.send(batch(10, insert(1), seq=1) + batch(11, "INSERT INTO a VALUES (NULL)", seq=2) +
+                  batch(12, insert(2), seq=3))
+        assert wire.reply(10)[0] is None and wire.reply(12)[0] is None
+        error, _ = wire.reply(11)
+        assert (error["code"], error["sqlite"], error["applied"], error["retry"]) == (
+            "sql", 13, "no", False)
+    assert served.read("SELECT a FROM t") == [(1,), (2,)]
+
+
 def test_a_repeat_keeps_its_answer_beside_a_full_disk(litefunnel, tmp_path):
     """A repeat that shared a group with a batch too large for the disk was told `applied: no`."""
     with on_small_disk(litefunnel, tmp_path, 6) as (served, _):

@@ -529,21 +529,139 @@ static void test_another_writer(void **state)
 	sqlite3_close(other);
 }
 
+/* A disk that takes no more writes to the WAL; `lies`: they arrive all the same. */
+static struct {
+	sqlite3_io_methods methods;
+	const sqlite3_io_methods *real;
+	bool full;
+	bool lies;
+} disk;
+
+static int disk_write(sqlite3_file *file, const void *data, int bytes, sqlite3_int64 offset)
+{
+	if (disk.full && !disk.lies) {
+		return SQLITE_FULL;
+	}
+	int rc = disk.real->xWrite(file, data, bytes, offset);
+	return disk.full && bytes > 100 ? SQLITE_FULL : rc;
+}
+
+static int refuse_truncate(sqlite3_file *file, sqlite3_int64 bytes)
+{
+	(void)file;
+	(void)bytes;
+	return SQLITE_IOERR_TRUNCATE;
+}
+
+static void disk_under_the_wal(bool lies)
+{
+	disk.real = bed.store->wal_file.methods;
+	disk.methods = *disk.real;
+	disk.methods.xWrite = disk_write;
+	disk.full = false;
+	disk.lies = lies;
+	bed.store->wal_file.methods = &disk.methods;
+}
+
 /* A disk that is full: the transaction is undone, the answer may be tried again. */
 static void test_a_full_disk(void **state)
 {
 	struct step step = bed_step_of("INSERT INTO t VALUES (zeroblob(1000000))");
 	(void)state;
 	bed_script(bed.store, "CREATE TABLE t(a)");
-	assert_int_equal(own_exec(bed.store, "PRAGMA max_page_count = 50"), SQLITE_OK);
+	assert_int_equal(own_exec(bed.store, "PRAGMA cache_size = 10"), SQLITE_OK);
+	disk_under_the_wal(false);
 	bed_begin(bed.store);
+	disk.full = true;
 	assert_int_equal(bed_step(bed.store, ROLE_DDL, &step, &shown), STORE_RESOURCE);
 	assert_int_equal(shown.error.sqlite, SQLITE_FULL);
 	store_rollback(bed.store);
-	assert_int_equal(own_exec(bed.store, "PRAGMA max_page_count = 1000000"), SQLITE_OK);
+	disk.full = false;
 	bed_begin(bed.store);
 	assert_int_equal(bed_step(bed.store, ROLE_DDL, &step, &shown), 0);
 	bed_commit(bed.store);
+}
+
+/* SQLite says the same of limits that are no disk's; there trying again does not help. */
+static void test_a_limit_is_no_full_disk(void **state)
+{
+	struct step step = bed_step_of("INSERT INTO t VALUES (NULL)");
+	(void)state;
+	bed_script(bed.store,
+		"CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT);"
+		"INSERT INTO t VALUES (9223372036854775807)");
+	bed_begin(bed.store);
+	assert_int_equal(bed_step(bed.store, ROLE_DDL, &step, &shown), STORE_SQL);
+	assert_int_equal(shown.error.sqlite, SQLITE_FULL);
+	store_rollback(bed.store);
+}
+
+static void copy_file(const char *from, const char *to)
+{
+	char command[2048];
+	snprintf(command, sizeof(command), "cp '%s' '%s'", from, to);
+	assert_int_equal(system(command), 0);
+}
+
+/* What other processes would find after a loss of power right now. */
+static int64_t number_after_a_crash(const char *sql)
+{
+	static char db[768];
+	static char wal[800];
+	char from[768];
+	sqlite3 *other = NULL;
+	sqlite3_stmt *stmt = NULL;
+	snprintf(db, sizeof(db), "%s/crashed.db", bed.dir);
+	snprintf(wal, sizeof(wal), "%s-wal", db);
+	snprintf(from, sizeof(from), "%s-wal", bed.path);
+	copy_file(bed.path, db);
+	copy_file(from, wal);
+	assert_int_equal(sqlite3_open(db, &other), SQLITE_OK);
+	assert_int_equal(sqlite3_prepare_v2(other, sql, -1, &stmt, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
+	int64_t number = sqlite3_column_int64(stmt, 0);
+	sqlite3_finalize(stmt);
+	sqlite3_close(other);
+	unlink(db);
+	unlink(wal);
+	return number;
+}
+
+/*
+ * A write that failed may be whole on the disk: on a file system that copies on write, what stood in
+ * its place can complete it. The batch is answered "not applied", so it must not come back.
+ */
+static void test_a_full_disk_leaves_no_frame_behind(void **state)
+{
+	struct store_error error = {.row = -1};
+	struct checkpoint_stats stats;
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
+	disk_under_the_wal(true);
+	for (int restarted = 0; restarted < 2; restarted++) {
+		bed_begin(bed.store);
+		bed_do(bed.store, "INSERT INTO t VALUES (2)");
+		disk.full = true;
+		assert_int_equal(store_commit(bed.store, &error), STORE_RESOURCE);
+		disk.full = false;
+		store_error_clear(&error);
+		assert_int_equal(number_after_a_crash("SELECT count(*) FROM t"), 1);
+		assert_int_equal(other_number("SELECT count(*) FROM t"), 1);
+		/* The second time at the very beginning of the file. */
+		assert_int_equal(store_checkpoint_if_due(bed.store, 1, &error), 0);
+		stats = store_checkpoint_stats(bed.store);
+		assert_int_equal(stats.backfilled, stats.wal_frames);
+	}
+	bed_script(bed.store, "INSERT INTO t VALUES (3)");
+	assert_int_equal(number_after_a_crash("SELECT count(*) FROM t"), 2);
+	/* No room even to take it back: nobody can tell. */
+	disk.lies = false;
+	bed_begin(bed.store);
+	bed_do(bed.store, "INSERT INTO t VALUES (4)");
+	disk.full = true;
+	bed.store->wal_file.noting.xTruncate = refuse_truncate;
+	assert_int_equal(store_commit(bed.store, &error), STORE_UNKNOWN);
+	store_error_clear(&error);
 }
 
 static int set_up(void **state)
@@ -586,6 +704,8 @@ int main(void)
 		TEST(test_deferred_violations),
 		TEST(test_another_writer),
 		TEST(test_a_full_disk),
+		TEST(test_a_limit_is_no_full_disk),
+		TEST(test_a_full_disk_leaves_no_frame_behind),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
