@@ -267,8 +267,12 @@ int dedupe_write(struct dedupe *dedupe, uint64_t commit_no)
 /* What the end of a transaction leaves to do either way. */
 static void transaction_over(struct dedupe *dedupe)
 {
-	if (dedupe->record != NULL) {
+	if (sqlite3_str_errcode(dedupe->record) == SQLITE_OK) {
 		sqlite3_str_reset(dedupe->record);
+	} else {
+		/* It would never forget that there was no memory, however much there is now. */
+		sqlite3_free(sqlite3_str_finish(dedupe->record));
+		dedupe->record = NULL;
 	}
 	dedupe->pending_count = 0;
 	dedupe->moves_count = 0;
