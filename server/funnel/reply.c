@@ -246,6 +246,7 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 		[STORE_SNAPSHOT] = FAILURE_SNAPSHOT_CHANGED,
 		[STORE_EPOCH] = FAILURE_EPOCH_CHANGED,
 		[STORE_NOT_FOUND] = FAILURE_NOT_FOUND,
+		[STORE_MISMATCH] = FAILURE_KEY_MISMATCH,
 	};
 	struct failure *failure = &request->failure;
 	const char *message = error->message != NULL ? error->message : "out of memory";

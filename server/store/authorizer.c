@@ -159,6 +159,9 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	if (authorizer->role == ROLE_SELF) {
 		return SQLITE_OK;
 	}
+	if (authorizer->observe != NULL) {
+		authorizer->observe(authorizer->observe_ctx, action, first, second);
+	}
 	switch (action) {
 	case SQLITE_READ:
 		if (first != NULL && sqlite3_stricmp(first, "sqlite_stmt") == 0) {

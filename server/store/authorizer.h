@@ -16,6 +16,9 @@ struct authorizer {
 	/* What the statement being compiled was seen to do. The caller clears these before. */
 	bool saw_ddl;
 	bool saw_changes; /* asks for changes() somewhere, triggers included */
+	/* Told of each action while a statement is looked at (slicing.c), or NULL. */
+	void (*observe)(void *ctx, int action, const char *first, const char *second);
+	void *observe_ctx;
 	/* A PRAGMA that is answered without being executed: its name, or "". */
 	char answered[32];
 	/* The first refusal. */

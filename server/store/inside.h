@@ -69,6 +69,8 @@ struct hold {
 	bool kept;
 };
 
+struct chunks;
+
 struct store {
 	sqlite3 *handle;
 	char *path;
@@ -76,6 +78,7 @@ struct store {
 	struct authorizer authorizer;
 	struct stmt_cache cache;
 	struct dedupe *dedupe;
+	struct chunks *chunks;
 	sqlite3_stmt *own[OWN_COUNT];
 
 	uint8_t epoch[STORE_EPOCH_BYTES];

@@ -12,6 +12,32 @@
 #include <string.h>
 #include <sys/random.h>
 
+/* Since format 2. */
+#define CHUNK_TABLE                                                                                \
+	"CREATE TABLE _lf_chunk("                                                                  \
+	" id INTEGER PRIMARY KEY,"                                                                 \
+	" uid INTEGER NOT NULL,"                                                                   \
+	" name TEXT NOT NULL,"                                                                     \
+	" hash BLOB NOT NULL,"                                                                     \
+	" sql TEXT NOT NULL,"                                                                      \
+	" params BLOB NOT NULL,"                                                                   \
+	" key TEXT,"                                                                               \
+	" first_key,"                                                                              \
+	" last_key,"                                                                               \
+	" done_key,"                                                                               \
+	" state INTEGER NOT NULL,"                                                                 \
+	" rows INTEGER NOT NULL DEFAULT 0,"                                                        \
+	" changes INTEGER NOT NULL DEFAULT 0,"                                                     \
+	" slices INTEGER NOT NULL DEFAULT 0,"                                                      \
+	" busy_us INTEGER NOT NULL DEFAULT 0,"                                                     \
+	" commit_no INTEGER NOT NULL DEFAULT 0,"                                                   \
+	" rate INTEGER NOT NULL DEFAULT 0,"                                                        \
+	" slice_ms INTEGER NOT NULL DEFAULT 10,"                                                   \
+	" started_s INTEGER NOT NULL,"                                                             \
+	" ended_s INTEGER NOT NULL DEFAULT 0,"                                                     \
+	" error TEXT NOT NULL DEFAULT '',"                                                         \
+	" UNIQUE (uid, name));"
+
 static const char schema[] = "CREATE TABLE _lf_state("
 			     " id INTEGER PRIMARY KEY CHECK (id = 1),"
 			     " format INTEGER NOT NULL,"
@@ -40,7 +66,7 @@ static const char schema[] = "CREATE TABLE _lf_state("
 			     " commit_no INTEGER NOT NULL,"
 			     " born_s INTEGER NOT NULL,"
 			     " reply BLOB NOT NULL,"
-			     " UNIQUE (uid, key));";
+			     " UNIQUE (uid, key));" CHUNK_TABLE;
 
 static int state_exists(struct store *store, bool *ret_exists)
 {
@@ -103,6 +129,17 @@ static int state_read(struct store *store, int *ret_format, int64_t *ret_window)
 	return rc;
 }
 
+/* Brings the tables of an older format up to this one, in one transaction. SQLite's code. */
+static int state_migrate(struct store *store)
+{
+	char sql[80];
+	snprintf(sql, sizeof(sql), "UPDATE _lf_state SET format = %d", STORE_FORMAT);
+	int rc = own_exec(store, "BEGIN IMMEDIATE");
+	rc = rc == SQLITE_OK ? own_exec(store, CHUNK_TABLE) : rc;
+	rc = rc == SQLITE_OK ? own_exec(store, sql) : rc;
+	return rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
+}
+
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
 	bool exists = false;
@@ -114,6 +151,9 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 	}
 	if (rc == SQLITE_OK) {
 		rc = state_read(store, &format, &window);
+	}
+	if (rc == SQLITE_OK && format < STORE_FORMAT) {
+		rc = state_migrate(store);
 	}
 	if (rc != SQLITE_OK) {
 		snprintf(ret_error, STORE_ERROR_BYTES,

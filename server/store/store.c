@@ -9,6 +9,7 @@
 #include "server/store/store.h"
 
 #include "server/base/clock.h"
+#include "server/store/chunk_inside.h"
 #include "server/store/inside.h"
 
 #include <assert.h>
@@ -211,6 +212,8 @@ static int set_up(struct store *store, const struct store_options *options, char
 	rc = rc == 0 ? dedupe_new(store, options->session_window, &store->dedupe) : rc;
 	rc = rc == 0 ? load_memory(store, ret_error) : rc;
 	(void)wal_attach(store); /* SQLite opens it with the first read */
+	rc = rc == 0 ? chunks_new(&store->chunks) : rc;
+	rc = rc == 0 ? store_chunks_load(store) : rc;
 	rc = rc == 0 ? first_commit(store, ret_error) : rc;
 	touched_everything(&store->touched, store->commit_no); /* by whom is not remembered */
 	return rc == 0 ? recovery_sync_wal(store, ret_error) : rc;
@@ -241,6 +244,7 @@ void store_close(struct store *store)
 		return;
 	}
 	dedupe_free(store->dedupe);
+	chunks_free(store->chunks);
 	for (size_t i = 0; i < OWN_COUNT; i++) {
 		sqlite3_finalize(store->own[i]);
 	}

@@ -38,7 +38,8 @@ enum store_condition {
 	STORE_UNKNOWN,     /* commit: an I/O error; the commit may or may not survive. Stop. */
 	STORE_SNAPSHOT,    /* a guard: something was changed since the client looked */
 	STORE_EPOCH,       /* a guard: the client looked at another lineage of the database */
-	STORE_NOT_FOUND,   /* a guard: there is no such table */
+	STORE_NOT_FOUND,   /* a guard: there is no such table; a chunk: none of that name */
+	STORE_MISMATCH,    /* the name stands for something else */
 };
 
 struct store_error {
@@ -68,7 +69,7 @@ struct store_options {
 	bool poisoned; /* the last run stopped at an I/O error of a commit: re-write before trusting */
 };
 
-enum { STORE_ERROR_BYTES = 512, STORE_EPOCH_BYTES = 16, STORE_FORMAT = 1 };
+enum { STORE_ERROR_BYTES = 512, STORE_EPOCH_BYTES = 16, STORE_FORMAT = 2 };
 
 /*
  * Opens, checks, migrates and takes the first commit number of this run. On failure ret_error holds

@@ -181,13 +181,28 @@ static void test_tables_of_another_format(void **state)
 	open_must_fail("cannot read or make litefunnel's tables");
 }
 
+static void test_tables_of_an_older_format_are_migrated(void **state)
+{
+	(void)state;
+	uint8_t epoch[STORE_EPOCH_BYTES];
+	memcpy(epoch, store_epoch(bed.store), sizeof(epoch));
+	bed_close(&bed);
+	assert_int_equal(
+		other_exec("DROP TABLE _lf_chunk; UPDATE _lf_state SET format = 1"), SQLITE_OK);
+	bed_open(&bed);
+	assert_memory_equal(store_epoch(bed.store), epoch, sizeof(epoch));
+	assert_int_equal(bed_number(bed.store, "SELECT format FROM _lf_state"), STORE_FORMAT);
+	assert_int_equal(bed_number(bed.store, "SELECT count(*) FROM _lf_chunk"), 0);
+}
+
 /* Left and come back: without its tables it is a new lineage. */
 static void test_tables_that_were_dropped_are_made_again(void **state)
 {
 	(void)state;
 	bed_close(&bed);
 	assert_int_equal(other_exec("DROP TABLE _lf_state; DROP TABLE _lf_group; "
-				    "DROP TABLE _lf_session; DROP TABLE _lf_key"),
+				    "DROP TABLE _lf_session; DROP TABLE _lf_key; "
+				    "DROP TABLE _lf_chunk"),
 		SQLITE_OK);
 	bed_open(&bed);
 	assert_int_equal(store_commit_no(bed.store), 1);
@@ -286,7 +301,7 @@ static void test_the_schema_keeps_away_from_our_tables(void **state)
 	/* Nor does a step bring it there. */
 	static const char *const steps[] = {
 		"CREATE TABLE x(a REFERENCES _lf_group(commit_no))",
-		"ALTER TABLE y RENAME TO _lf_chunk",
+		"ALTER TABLE y RENAME TO _lf_yours",
 		"ALTER TABLE y ADD COLUMN b REFERENCES _lf_key(id)",
 	};
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
@@ -690,6 +705,7 @@ int main(void)
 		TEST(test_what_is_no_database_is_refused),
 		TEST(test_links_are_not_followed),
 		TEST(test_tables_of_another_format),
+		TEST(test_tables_of_an_older_format_are_migrated),
 		TEST(test_tables_that_were_dropped_are_made_again),
 		TEST(test_schemas_that_need_what_is_not_there),
 		TEST(test_extensions_that_cannot_be_loaded),

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What chunks are made of: for chunk.c and chunk_table.c only. */
+
+#include "server/base/list.h"
+#include "server/store/chunk.h"
+#include "server/store/inside.h"
+#include "server/store/slicing.h"
+
+#include <sqlite3.h>
+
+enum { CHUNK_HASH_BYTES = 16, CHUNK_ERROR_BYTES = 512 };
+
+enum chunk_sql {
+	CHUNK_SQL_FIND,
+	CHUNK_SQL_FIND_ANY,
+	CHUNK_SQL_READ,
+	CHUNK_SQL_LIST,
+	CHUNK_SQL_INSERT,
+	CHUNK_SQL_PRUNE,
+	CHUNK_SQL_COUNT_OPEN,
+	CHUNK_SQL_STATE,
+	CHUNK_SQL_SAVE,
+	CHUNK_SQL_SCHEMA,
+	CHUNK_SQL_COUNT,
+};
+
+/* One row of _lf_chunk, and what runs it. */
+struct chunk {
+	struct list node;
+	struct chunk_facts facts;
+	char *name;
+	char *sql;
+	char *by; /* or NULL */
+	char error[CHUNK_ERROR_BYTES];
+	void *params; /* as chunk_params_pack() made them */
+	size_t params_len;
+	sqlite3_value *first; /* the keys at the ends, and the last one done; NULL: none */
+	sqlite3_value *last;
+	sqlite3_value *done;
+
+	struct slicing slicing;
+	bool planned;
+	int64_t schema; /* the schema_version for which it is */
+	sqlite3_stmt *slice;
+	sqlite3_stmt *from;
+	sqlite3_stmt *after;
+	uint64_t slice_rows; /* that the next slice takes */
+	bool seen;           /* by the running load */
+};
+
+struct chunks {
+	struct list list;
+	sqlite3_stmt *stmts[CHUNK_SQL_COUNT];
+	bool stale;
+};
+
+int chunks_new(struct chunks **ret_chunks);
+void chunks_free(struct chunks *chunks); /* accepts NULL */
+
+struct chunk *chunk_find(const struct store *store, uint64_t id); /* or NULL */
+
+/* The statement, prepared at its first use; NULL: SQLite says why. */
+sqlite3_stmt *chunk_stmt(struct store *store, enum chunk_sql which);
+
+/* Writes down that it has failed, and chunk->error. SQLite's code. */
+int chunk_fail(struct store *store, const struct chunk *chunk);
+
+void chunk_free(struct chunk *chunk);
+void chunk_unplan(struct chunk *chunk);
+
+/* chunk_params.c: the values of a statement as one blob, and back as a step of `sql`. */
+char *chunk_params_pack(
+	const struct step *step, size_t *ret_len); /* NULL: no memory; sqlite3_free() */
+struct chunk_params {
+	struct step step;
+	struct value *values;
+	struct bytes *names;
+};
+int chunk_params_unpack(
+	const void *data, size_t len, struct chunk_params *ret_params); /* 0 or -errno */
+void chunk_params_finish(struct chunk_params *params);

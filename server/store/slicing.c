@@ -1,0 +1,550 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Makes the slices of a statement and shows that they are the same as the whole:
+ *
+ *	- rows are walked along a unique key without NULLs, so that ranges of it part them;
+ *	- the statement does not change that key;
+ *	- nothing that it changes is read by another part of it, nor by a trigger for the walked
+ *	  table: what one slice did cannot be seen by the next. SQLite's own program for the slice
+ *	  tells that, by the b-trees that it opens;
+ *	- it aggregates nothing: a slice over no rows changes nothing.
+ *
+ * Nothing is changed here; the statements that are run read.
+ */
+
+#include "server/store/slicing.h"
+
+#include "server/store/inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+__attribute__((format(printf, 2, 3))) static int refuse(
+	struct store_error *error, const char *format, ...)
+{
+	char why[STORE_ERROR_BYTES];
+	va_list args;
+	va_start(args, format);
+	sqlite3_vsnprintf(sizeof(why), why, format, args);
+	va_end(args);
+	return store_error_set(error, STORE_BAD_REQUEST, 0, "cannot be sliced: %s", why);
+}
+
+static int no_memory(struct store_error *error)
+{
+	return store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
+}
+
+/* ---- the key ---- */
+
+/* One row of up to three texts, with up to two text values. SQLite's code; NULL reads as "". */
+static int look_up(struct store *store, const char *sql, const char *first, const char *second,
+	char texts[3][SLICING_NAME_BYTES], bool *ret_found)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store, sql, &stmt);
+	*ret_found = false;
+	if (rc == SQLITE_OK) {
+		sqlite3_bind_text(stmt, 1, first, -1, SQLITE_STATIC);
+		if (second != NULL) {
+			sqlite3_bind_text(stmt, 2, second, -1, SQLITE_STATIC);
+		}
+		rc = sqlite3_step(stmt);
+		*ret_found = rc == SQLITE_ROW;
+		for (int i = 0; rc == SQLITE_ROW && i < sqlite3_column_count(stmt); i++) {
+			const char *text = (const char *)sqlite3_column_text(stmt, i);
+			sqlite3_snprintf(
+				SLICING_NAME_BYTES, texts[i], "%s", text != NULL ? text : "");
+		}
+	}
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+/* The INTEGER PRIMARY KEY of the table, if it has one: such a column is the rowid. */
+static int find_rowid(struct store *store, struct slicing *slicing, bool *ret_found)
+{
+	static const char sql[] =
+		"SELECT c.name FROM pragma_table_info(?1) AS c"
+		" WHERE c.pk = 1 AND c.type = 'INTEGER' COLLATE NOCASE"
+		" AND (SELECT count(*) FROM pragma_table_info(?1) WHERE pk > 0) = 1"
+		" AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1) WHERE origin = 'pk')";
+	char texts[3][SLICING_NAME_BYTES] = {""};
+	int rc = look_up(store, sql, slicing->table, NULL, texts, ret_found);
+	if (*ret_found) {
+		memcpy(slicing->key, texts[0], sizeof(slicing->key));
+	}
+	return rc;
+}
+
+/* A unique index over one column that is never NULL; `by` NULL: the primary key's. */
+static int find_unique(
+	struct store *store, const char *by, struct slicing *slicing, bool *ret_found)
+{
+	static const char sql[] =
+		"SELECT l.name, c.name, x.coll FROM pragma_index_list(?1) AS l,"
+		" pragma_index_xinfo(l.name) AS x, pragma_table_info(?1) AS c"
+		" WHERE l.\"unique\" AND NOT l.partial AND x.\"key\" AND x.seqno = 0"
+		" AND (SELECT count(*) FROM pragma_index_info(l.name)) = 1"
+		" AND c.cid = x.cid AND (c.\"notnull\" OR (c.pk = 1 AND"
+		" (SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1)))"
+		" AND (c.name = ?2 COLLATE NOCASE OR (?2 IS NULL AND l.origin = 'pk'))";
+	char texts[3][SLICING_NAME_BYTES] = {""};
+	int rc = look_up(store, sql, slicing->table, by, texts, ret_found);
+	if (*ret_found) {
+		memcpy(slicing->index, texts[0], sizeof(slicing->index));
+		memcpy(slicing->key, texts[1], sizeof(slicing->key));
+		memcpy(slicing->collation, texts[2], sizeof(slicing->collation));
+	}
+	return rc;
+}
+
+/* Which kind of table it is; its name as the schema has it. */
+static int find_table(struct store *store, struct slicing *slicing, struct store_error *error)
+{
+	char texts[3][SLICING_NAME_BYTES] = {""};
+	bool found = false;
+	int rc = look_up(store,
+		"SELECT name, type FROM pragma_table_list"
+		" WHERE schema = 'main' AND name = ?1 COLLATE NOCASE",
+		slicing->table, NULL, texts, &found);
+	if (rc != SQLITE_OK) {
+		return store_failed(store, rc, error);
+	}
+	if (!found || strcmp(texts[1], "table") != 0) {
+		return refuse(error, "\"%s\" is no ordinary table%s%s", slicing->table,
+			found ? " but a " : "", texts[1]);
+	}
+	memcpy(slicing->table, texts[0], sizeof(slicing->table));
+	return 0;
+}
+
+static int find_key(
+	struct store *store, const char *by, struct slicing *slicing, struct store_error *error)
+{
+	bool found = false;
+	int rc = find_table(store, slicing, error);
+	if (rc != 0) {
+		return rc;
+	}
+	rc = find_rowid(store, slicing, &found);
+	if (found && by != NULL && sqlite3_stricmp(by, slicing->key) != 0) {
+		found = false;
+		slicing->key[0] = 0;
+	}
+	if (rc == SQLITE_OK && !found) {
+		rc = find_unique(store, by, slicing, &found);
+	}
+	if (rc != SQLITE_OK) {
+		return store_failed(store, rc, error);
+	}
+	if (found) {
+		return 0;
+	}
+	return by != NULL
+		? refuse(error,
+			  "\"%s\" is no key of \"%s\": `by` names an INTEGER PRIMARY KEY, or a column that is NOT NULL and alone UNIQUE (a bare rowid is renumbered by VACUUM)",
+			  by, slicing->table)
+		: refuse(error,
+			  "\"%s\" has no INTEGER PRIMARY KEY: name with `by` a column that is NOT NULL and alone UNIQUE",
+			  slicing->table);
+}
+
+/* ---- texts ---- */
+
+/* The key as it is compared, qualified by `as` unless that is empty. */
+static void append_key(sqlite3_str *text, const struct slicing *slicing, struct bytes as)
+{
+	if (as.len > 0) {
+		sqlite3_str_append(text, as.data, (int)as.len);
+		sqlite3_str_appendchar(text, 1, '.');
+	}
+	sqlite3_str_appendf(text, "\"%w\"", slicing->key);
+	if (slicing->collation[0] != 0) {
+		sqlite3_str_appendf(text, " COLLATE \"%w\"", slicing->collation);
+	}
+}
+
+static void append_hint(sqlite3_str *text, const struct slicing *slicing)
+{
+	if (slicing->index[0] != 0) {
+		sqlite3_str_appendf(text, " INDEXED BY \"%w\"", slicing->index);
+	} else {
+		sqlite3_str_appendall(text, " NOT INDEXED");
+	}
+}
+
+static void append_range(sqlite3_str *text, const struct slicing *slicing, struct bytes as)
+{
+	append_key(text, slicing, as);
+	sqlite3_str_appendf(text, " >= ?%u AND ", slicing->params + 1);
+	append_key(text, slicing, as);
+	sqlite3_str_appendf(text, " <= ?%u", slicing->params + 2);
+}
+
+/* The statement from `from` on, up to the end of its condition, with the range in it. */
+static void append_sliced(sqlite3_str *text, const struct slicing *slicing, struct bytes sql,
+	const struct slicing_text *parts, size_t from)
+{
+	const char *at = sql.data;
+	size_t condition = parts->where_at > 0 ? parts->where_at : parts->where_end;
+	sqlite3_str_append(text, at + from, (int)(parts->hint_at - from));
+	append_hint(text, slicing);
+	sqlite3_str_append(text, at + parts->hint_at, (int)(condition - parts->hint_at));
+	if (parts->where_at > 0) {
+		sqlite3_str_appendall(text, " (");
+		sqlite3_str_append(text, at + condition, (int)(parts->where_end - condition));
+		sqlite3_str_appendall(text, ") AND ");
+	} else {
+		sqlite3_str_appendall(text, " WHERE ");
+	}
+	append_range(text, slicing, parts->as);
+}
+
+static char *slice_text(struct store *store, const struct slicing *slicing, struct bytes sql,
+	const struct slicing_text *parts)
+{
+	sqlite3_str *text = sqlite3_str_new(store->handle);
+	append_sliced(text, slicing, sql, parts, 0);
+	sqlite3_str_appendchar(text, 1, ' ');
+	sqlite3_str_append(text, (const char *)sql.data + parts->where_end,
+		(int)(parts->end - parts->where_end));
+	return sqlite3_str_finish(text);
+}
+
+/* SELECT key FROM table … ORDER BY key …, with a condition between. */
+static char *keys_text(struct store *store, const struct slicing *slicing, const char *condition,
+	const char *order)
+{
+	const struct bytes none = {NULL, 0};
+	sqlite3_str *text = sqlite3_str_new(store->handle);
+	sqlite3_str_appendf(text, "SELECT \"%w\" FROM \"%w\"", slicing->key, slicing->table);
+	append_hint(text, slicing);
+	for (; *condition != 0; condition++) {
+		if (*condition == '@') {
+			append_key(text, slicing, none);
+		} else {
+			sqlite3_str_appendchar(text, 1, *condition);
+		}
+	}
+	sqlite3_str_appendall(text, " ORDER BY ");
+	append_key(text, slicing, none);
+	sqlite3_str_appendall(text, order);
+	return sqlite3_str_finish(text);
+}
+
+static int make_texts(struct store *store, struct bytes sql, const struct slicing_text *parts,
+	struct slicing *slicing, struct store_error *error)
+{
+	char *last = keys_text(store, slicing, "", " DESC LIMIT 1");
+	char *first = keys_text(store, slicing, "", " LIMIT 1");
+	slicing->slice = slice_text(store, slicing, sql, parts);
+	slicing->from = keys_text(store, slicing, " WHERE @ <= ?1", " LIMIT ?2");
+	slicing->after = keys_text(store, slicing, " WHERE @ > ?3 AND @ <= ?1", " LIMIT ?2");
+	slicing->ends = first != NULL && last != NULL
+		? sqlite3_mprintf("SELECT (%s), (%s)", first, last)
+		: NULL;
+	sqlite3_free(first);
+	sqlite3_free(last);
+	return slicing->slice != NULL && slicing->from != NULL && slicing->after != NULL &&
+			slicing->ends != NULL
+		? 0
+		: no_memory(error);
+}
+
+/* ---- what the authorizer tells ---- */
+
+struct watching {
+	const struct slicing *slicing;
+	bool changes_key;
+};
+
+static void watch(void *ctx, int action, const char *first, const char *second)
+{
+	struct watching *watching = ctx;
+	if (action == SQLITE_UPDATE && watching->slicing->kind == SLICING_UPDATE &&
+		sqlite3_stricmp(first, watching->slicing->table) == 0 &&
+		(sqlite3_stricmp(second, watching->slicing->key) == 0 ||
+			sqlite3_stricmp(second, "ROWID") == 0)) {
+		watching->changes_key = true;
+	}
+}
+
+/* Compiles the statement of a text alone; with values its count of parameters. */
+static int compile(struct store *store, enum role role, struct bytes sql, sqlite3_stmt **ret_stmt,
+	struct store_error *error)
+{
+	size_t tail = 0;
+	int rc = stmt_prepare(
+		store->handle, &store->authorizer, role, sql, 0, ret_stmt, &tail, error);
+	if (rc == 0 && (*ret_stmt == NULL || tail < sql.len)) {
+		sqlite3_finalize(*ret_stmt);
+		*ret_stmt = NULL;
+		return store_error_set(
+			error, STORE_BAD_REQUEST, 0, "a chunk is exactly one statement");
+	}
+	return rc;
+}
+
+/* The slice compiles, asks for the range beside its own values, and leaves the key alone. */
+static int check_slice(struct store *store, enum role role, const struct slicing *slicing,
+	struct store_error *error)
+{
+	struct watching watching = {.slicing = slicing};
+	struct bytes text = {slicing->slice, strlen(slicing->slice)};
+	sqlite3_stmt *stmt = NULL;
+	store->authorizer.observe = watch;
+	store->authorizer.observe_ctx = &watching;
+	int rc = compile(store, role, text, &stmt, error);
+	store->authorizer.observe = NULL;
+	unsigned params = stmt != NULL ? (unsigned)sqlite3_bind_parameter_count(stmt) : 0;
+	bool rows = stmt != NULL && sqlite3_column_count(stmt) > 0;
+	sqlite3_finalize(stmt);
+	if (rc != 0) {
+		return rc;
+	}
+	if (params != slicing->params + 2 || rows || store->authorizer.saw_ddl) {
+		return refuse(error, "its text is not understood");
+	}
+	if (store->authorizer.saw_changes) {
+		return refuse(error, "changes() would speak of the slice, not of the whole");
+	}
+	return watching.changes_key
+		? refuse(error, "it changes the key \"%s\" that it is walked along", slicing->key)
+		: 0;
+}
+
+/* ---- what SQLite's program tells ---- */
+
+enum { OPENED_MAX = 512 };
+
+/* A cursor of the program on the b-tree of a table or an index. */
+struct opened {
+	bool inner; /* of a trigger, or a foreign key's action */
+	int cursor;
+	int root;
+	bool writes;
+	bool index;
+	bool walked; /* of the index that is the key */
+	char table[SLICING_NAME_BYTES];
+};
+
+struct program {
+	struct opened opened[OPENED_MAX];
+	size_t count;
+};
+
+static void note_opened(struct program *program, bool inner, int cursor, int root, bool writes)
+{
+	for (size_t i = 0; i < program->count; i++) {
+		struct opened *opened = &program->opened[i];
+		if (opened->inner == inner && opened->cursor == cursor && opened->root == root) {
+			opened->writes |= writes;
+			return;
+		}
+	}
+	if (program->count < OPENED_MAX) {
+		program->opened[program->count] = (struct opened){
+			.inner = inner, .cursor = cursor, .root = root, .writes = writes};
+	}
+	program->count++;
+}
+
+/* Reads EXPLAIN: the program itself, then those of its triggers, each from address 0. SQLite's code. */
+static int read_program(struct store *store, const char *slice, struct program *program)
+{
+	char *text = sqlite3_mprintf("EXPLAIN %s", slice);
+	sqlite3_stmt *stmt = NULL;
+	int rc = text != NULL ? own_prepare(store, text, &stmt) : SQLITE_NOMEM;
+	int programs = 0;
+	while (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+		const char *opcode = (const char *)sqlite3_column_text(stmt, 1);
+		programs += sqlite3_column_int(stmt, 0) == 0;
+		rc = opcode != NULL ? SQLITE_OK : SQLITE_NOMEM;
+		if (opcode != NULL &&
+			(strcmp(opcode, "OpenRead") == 0 || strcmp(opcode, "OpenWrite") == 0 ||
+				strcmp(opcode, "ReopenIdx") == 0)) {
+			note_opened(program, programs > 1, sqlite3_column_int(stmt, 2),
+				sqlite3_column_int(stmt, 3), opcode[4] == 'W');
+		}
+	}
+	sqlite3_finalize(stmt);
+	sqlite3_free(text);
+	return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+/* Gives each cursor the table that its b-tree belongs to. SQLite's code. */
+static int name_tables(struct store *store, const struct slicing *slicing, struct program *program)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store,
+		"SELECT tbl_name, type = 'index', name FROM sqlite_schema WHERE rootpage = ?1",
+		&stmt);
+	for (size_t i = 0; rc == SQLITE_OK && i < program->count; i++) {
+		struct opened *opened = &program->opened[i];
+		sqlite3_bind_int(stmt, 1, opened->root);
+		if (sqlite3_step(stmt) == SQLITE_ROW) {
+			const char *table = (const char *)sqlite3_column_text(stmt, 0);
+			const char *name = (const char *)sqlite3_column_text(stmt, 2);
+			sqlite3_snprintf(sizeof(opened->table), opened->table, "%s",
+				table != NULL ? table : "");
+			opened->index = sqlite3_column_int(stmt, 1) != 0;
+			opened->walked =
+				opened->index && name != NULL && strcmp(name, slicing->index) == 0;
+		}
+		rc = sqlite3_reset(stmt);
+	}
+	sqlite3_finalize(stmt);
+	return rc;
+}
+
+static bool is_written(const struct program *program, const char *table)
+{
+	for (size_t i = 0; i < program->count; i++) {
+		if (program->opened[i].writes && strcmp(program->opened[i].table, table) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Whether another cursor of the statement itself is open on the same b-tree. */
+static bool is_shared(const struct program *program, const struct opened *one)
+{
+	for (size_t i = 0; i < program->count; i++) {
+		const struct opened *other = &program->opened[i];
+		if (!other->inner && other->root == one->root && other->cursor != one->cursor) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static int check_cursors(
+	const struct slicing *slicing, const struct program *program, struct store_error *error)
+{
+	bool met = false;
+	for (size_t i = 0; i < program->count; i++) {
+		const struct opened *opened = &program->opened[i];
+		bool written = is_written(program, opened->table);
+		bool walked = strcmp(opened->table, slicing->table) == 0;
+		met |= walked && !opened->inner;
+		if (!written) {
+			continue;
+		}
+		if (opened->inner && walked) {
+			return refuse(error,
+				"a trigger or a foreign key of \"%s\" reads or changes it too: what a slice did would be seen by the next",
+				slicing->table);
+		}
+		if (!opened->inner &&
+			(is_shared(program, opened) || (!opened->writes && !opened->walked))) {
+			return refuse(error,
+				"it reads \"%s\", which it also changes: what a slice did would be seen by the next (put what it reads into a table first)",
+				opened->table);
+		}
+	}
+	return met ? 0 : refuse(error, "it does not walk \"%s\"", slicing->table);
+}
+
+static int check_program(
+	struct store *store, const struct slicing *slicing, struct store_error *error)
+{
+	struct program *program = calloc(1, sizeof(*program));
+	if (program == NULL) {
+		return no_memory(error);
+	}
+	int rc = read_program(store, slicing->slice, program);
+	if (rc == SQLITE_OK && program->count > OPENED_MAX) {
+		free(program);
+		return refuse(error, "it opens more than %d tables and indexes", OPENED_MAX);
+	}
+	rc = rc == SQLITE_OK ? name_tables(store, slicing, program) : rc;
+	int verdict = rc == SQLITE_OK ? check_cursors(slicing, program, error)
+				      : store_failed(store, rc, error);
+	free(program);
+	return verdict;
+}
+
+/*
+ * An aggregate gives a row even of no rows. Only the SELECT of an INSERT can hold one: it is run over
+ * a range without rows.
+ */
+static int check_no_aggregate(struct store *store, enum role role, const struct slicing *slicing,
+	struct bytes sql, const struct slicing_text *parts, struct store_error *error)
+{
+	sqlite3_stmt *stmt = NULL;
+	if (slicing->kind != SLICING_INSERT) {
+		return 0;
+	}
+	sqlite3_str *builder = sqlite3_str_new(store->handle);
+	sqlite3_str_append(builder, sql.data, (int)parts->verb_at);
+	append_sliced(builder, slicing, sql, parts, parts->select_at);
+	char *text = sqlite3_str_finish(builder);
+	int rc = text != NULL
+		? compile(store, role, (struct bytes){text, strlen(text)}, &stmt, error)
+		: no_memory(error);
+	if (rc == 0) {
+		int stepped = sqlite3_step(stmt);
+		rc = stepped == SQLITE_ROW
+			? refuse(error,
+				  "its SELECT aggregates, and so looks at all rows at once: put what it gives into a table first")
+			: stepped != SQLITE_DONE ? store_failed(store, stepped, error)
+						 : 0;
+	} else if (rc == STORE_SQL) {
+		rc = refuse(error, "its SELECT does not stand by itself (put WITH before INSERT)");
+	}
+	sqlite3_finalize(stmt);
+	sqlite3_free(text);
+	return rc;
+}
+
+/* ---- the whole ---- */
+
+static int make(struct store *store, enum role role, struct bytes sql, const char *by,
+	struct slicing *slicing, struct store_error *error)
+{
+	struct slicing_text parts;
+	sqlite3_stmt *stmt = NULL;
+	int rc = compile(store, role, sql, &stmt, error);
+	if (rc != 0) {
+		return rc;
+	}
+	slicing->params = (unsigned)sqlite3_bind_parameter_count(stmt);
+	sqlite3_finalize(stmt);
+	rc = slicing_read(sql, &parts, error);
+	if (rc == 0 && parts.params_behind) {
+		rc = refuse(error, "number or name the values behind ON CONFLICT (?1, :name)");
+	}
+	if (rc != 0) {
+		return rc;
+	}
+	slicing->kind = parts.kind;
+	memcpy(slicing->table, parts.table, sizeof(slicing->table));
+	rc = find_key(store, by, slicing, error);
+	rc = rc == 0 ? make_texts(store, sql, &parts, slicing, error) : rc;
+	rc = rc == 0 ? check_slice(store, role, slicing, error) : rc;
+	rc = rc == 0 ? check_program(store, slicing, error) : rc;
+	return rc == 0 ? check_no_aggregate(store, role, slicing, sql, &parts, error) : rc;
+}
+
+int slicing_make(struct store *store, enum role role, struct bytes sql, const char *by,
+	struct slicing *ret_slicing, struct store_error *error)
+{
+	*ret_slicing = (struct slicing){0};
+	int rc = make(store, role, sql, by, ret_slicing, error);
+	if (rc != 0) {
+		slicing_finish(ret_slicing);
+	}
+	return rc;
+}
+
+void slicing_finish(struct slicing *slicing)
+{
+	sqlite3_free(slicing->slice);
+	sqlite3_free(slicing->from);
+	sqlite3_free(slicing->after);
+	sqlite3_free(slicing->ends);
+	*slicing = (struct slicing){0};
+}
