@@ -89,7 +89,7 @@ static void show_queue(struct funnel *funnel, struct table *table)
 		if (wanted(table, name)) {
 			row(table, 2);
 			word(table, name);
-			number(table, facts.by_class[i]);
+			number(table, facts.classes[i].waiting);
 		}
 	}
 }

@@ -78,8 +78,15 @@ const struct setting settings[SETTING_COUNT] = {
 		true, "bytes of requests that may share one transaction"),
 	[SETTING_COMMIT_GROUP_MAX_US] = NUMBER("commit_group_max_us", "10000", 100, 10000000, true,
 		"microseconds after which a transaction takes in no further batch"),
+	[SETTING_SLICE_MS] = NUMBER("slice_ms", "10", 1, 1000, true,
+		"milliseconds for which work of the class bulk may hold the writer at once while others "
+		"wait"),
+	[SETTING_OFFENDER_ALONE] = MS("offender_alone", "1m", 0, DAY_MS, true,
+		"how long the batches of a connection run alone, and last in their class, after one "
+		"was stopped at a limit of execution"),
 	[SETTING_QUEUE_MAX] = NUMBER("queue_max", "10000", 1, 10000000, true,
-		"batches that may wait; more are answered overloaded"),
+		"batches that may wait; more are answered overloaded, and so is a user who would hold "
+		"over eight times what is left for others"),
 	[SETTING_QUEUE_BYTES_MAX] = BYTES("queue_bytes_max", "64MiB", 64 * KIB, 64 * GIB, true,
 		"bytes of batches that may wait"),
 	[SETTING_CONNECTIONS_MAX] =

@@ -77,6 +77,7 @@ static void peer_closed(void *ctx, struct peer *peer)
 	list_remove(&peer->by_id);
 	list_remove(&peer->node);
 	list_push_back(&funnel->closed, &peer->node);
+	queue_forget(funnel->queue, peer->id);
 	funnel->peers_count--;
 }
 
@@ -145,7 +146,7 @@ static void deliver(struct funnel *funnel, struct request *request)
 				log_int("pid", peer->credentials->pid),
 				log_str("who", peer->credentials->text));
 			peer_move(peer, PEER_CLOSED);
-		} else if (peer->state < PEER_CLOSING) {
+		} else if (peer->state < PEER_CLOSING && request->reply.len > 0) {
 			buffer_append(&peer->out, request->reply.data, request->reply.len);
 			list_remove(&peer->touched);
 			list_push_back(&funnel->touched, &peer->touched);
@@ -322,6 +323,13 @@ static void terminate(void *ctx)
 
 /* ---- reload ---- */
 
+static void apply_times(struct funnel *funnel)
+{
+	const struct config *config = funnel->options->config;
+	queue_set_times(funnel->queue, config_number(config, SETTING_SLICE_MS) * 1000,
+		config_number(config, SETTING_OFFENDER_ALONE) * 1000);
+}
+
 struct reloading {
 	struct buffer *out;
 	uint32_t count;
@@ -373,6 +381,7 @@ int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONF
 		size_t at = pack_array_begin(out);
 		config_reload(config, &fresh, setting_changed, &reloading);
 		assign_roles(funnel);
+		apply_times(funnel);
 		pack_array_end(out, at, reloading.count);
 		log_setup(STDERR_FILENO, (enum log_level)config_number(config, SETTING_LOG_LEVEL),
 			(enum log_format)config_number(config, SETTING_LOG_FORMAT));
@@ -416,6 +425,7 @@ static int set_up(struct funnel *funnel)
 	if (funnel->tick == NULL || funnel->alive == NULL || funnel->limit == NULL) {
 		return -ENOMEM;
 	}
+	apply_times(funnel);
 	struct writer_options writer = {
 		.store = options->store,
 		.queue = funnel->queue,

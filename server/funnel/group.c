@@ -183,6 +183,7 @@ static enum run batch_failed(struct group *group, struct request *request,
 	struct store_error *error, int64_t step, bool savepoint, bool wrote)
 {
 	bool nobodys_guilt = error->condition == STORE_RESOURCE || error->condition == STORE_BUSY;
+	request->offended = error->condition == STORE_TIMEOUT;
 	fail_from_store(request, error, step);
 	if (!store_in_transaction(group->store)) {
 		request->condemned = !nobodys_guilt;
@@ -221,6 +222,14 @@ static enum run batch_succeeded(
 	return RUN_DONE;
 }
 
+/* When a batch must be done: the daemon's limit, or what its client has said. */
+static uint64_t exec_deadline(const struct group *group, const struct request *request)
+{
+	uint64_t limit_us = clock_now_us() + group->limits->exec_timeout_us;
+	return request->own_deadline && request->deadline_us < limit_us ? request->deadline_us
+									: limit_us;
+}
+
 static enum run run_batch(struct group *group, struct request *request)
 {
 	struct store *store = group->store;
@@ -245,7 +254,7 @@ static enum run run_batch(struct group *group, struct request *request)
 		store_check_guard(store, &request->guard, &error) != 0) {
 		run = batch_failed(group, request, &error, -1, savepoint, false);
 	} else {
-		store_batch_begin(store, clock_now_us() + group->limits->exec_timeout_us);
+		store_batch_begin(store, exec_deadline(group, request));
 		int rc = run_steps(group, request, &packing, &error, &failed_step, &wrote);
 		store_batch_end(store);
 		run = rc == 0 ? batch_succeeded(group, request, &packing, savepoint)
@@ -294,6 +303,7 @@ static enum run run_member(struct group *group, struct request *request)
 		return store_in_transaction(group->store) ? RUN_DONE : RUN_LOST;
 	}
 	begin_again(request);
+	queue_run(group->queue, request);
 	if (request->kind == REQUEST_BYE) {
 		run_bye(group, request);
 	} else if (request->kind == REQUEST_WRITE && answered_from_memory(group, request)) {
@@ -309,6 +319,7 @@ static enum run run_member(struct group *group, struct request *request)
 		run = RUN_LOST; /* one of our own statements has met a full disk, or too little memory */
 	}
 	request->exec_us = clock_now_us() - began_us;
+	request->cost_us += request->exec_us;
 	group->result.exec_us += request->exec_us;
 	return run;
 }
@@ -354,6 +365,7 @@ static void stamp(struct group *group, struct list *members, uint64_t commit_us,
 			request->commit_no = store_commit_no(group->store);
 		}
 		request->commit_us = commit_us;
+		request->cost_us += commit_us / batches;
 		request->group = batches;
 	}
 }
@@ -527,6 +539,25 @@ static enum attempt run_each_alone(struct group *group, struct list *answered)
 
 /* ---- the group ---- */
 
+/* The transaction is lost: what the others have run for nothing is the guilty one's to pay. */
+static void charge_the_guilty(struct group *group)
+{
+	struct request *guilty = NULL;
+	uint64_t lost_us = 0;
+	list_for_each(node, &group->members) {
+		struct request *request = container_of(node, struct request, node);
+		if (request->condemned) {
+			guilty = request;
+		} else {
+			lost_us += request->cost_us;
+			request->cost_us = 0;
+		}
+	}
+	if (guilty != NULL) {
+		guilty->cost_us += lost_us;
+	}
+}
+
 static enum attempt run_together(struct group *group, bool first)
 {
 	enum attempt attempt = begin(group, &group->members);
@@ -538,6 +569,7 @@ static enum attempt run_together(struct group *group, bool first)
 		return finish(group, &group->members, group->count);
 	}
 	store_rollback(group->store);
+	charge_the_guilty(group);
 	group->result.replays++;
 	return ATTEMPT_LOST;
 }
@@ -563,6 +595,7 @@ int group_run(struct store *store, struct queue *queue, const struct group_limit
 	} else if (attempt != ATTEMPT_UNKNOWN) {
 		list_append_all(answered, &group.members);
 	}
+	queue_run(queue, NULL);
 	buffer_finish(&group.spare);
 	*ret_result = group.result;
 	*ret_reason = group.reason;

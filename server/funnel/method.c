@@ -357,6 +357,7 @@ static bool enqueue_decoded(struct call *call, struct request *request)
 		request_free(request);
 		return false;
 	}
+	request->own_deadline = message_field(call->message, "deadline_ms") != NULL;
 	return enqueue(call, request);
 }
 

@@ -1,22 +1,37 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The meeting point of the two threads: one lock, held for a few pointer moves. Classes are served
- * in order, and within a class by age.
+ * The meeting point of the two threads: one lock, held for a few pointer moves. It counts what waits
+ * and keeps it by age; in which order it is served is schedule.c's.
  */
 
 #include "server/funnel/queue.h"
 
+#include "server/base/clock.h"
+#include "server/funnel/schedule.h"
+
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
+
+/*
+ * What is taken under one lock: enough to make the lock cheap, little enough that who comes
+ * meanwhile, and goes first, need not wait for the whole commit group.
+ */
+enum { TAKE_COUNT = 256, TAKE_US = 1000 };
 
 struct queue {
 	pthread_mutex_t lock;
 	pthread_cond_t work; /* the writer waits here */
-	struct list waiting[CLASS_COUNT];
-	size_t by_class[CLASS_COUNT];
+	struct schedule schedule;
+	struct list arrivals; /* all that wait, by age */
+	struct list urgent;   /* tasks that go before everybody */
+	const struct request *_Atomic running;
+	uint64_t number; /* of the newest request */
+	uint64_t refused;
+	uint64_t held_us; /* since when the writer is held; 0: it is not */
 	size_t count;
 	size_t bytes;
 	size_t taken;
@@ -40,14 +55,43 @@ int queue_new(void (*wake)(void *ctx), void *ctx, struct queue **ret_queue)
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&queue->work, &attributes);
 	pthread_condattr_destroy(&attributes);
-	for (unsigned i = 0; i < CLASS_COUNT; i++) {
-		list_init(&queue->waiting[i]);
-	}
+	schedule_init(&queue->schedule);
+	list_init(&queue->arrivals);
+	list_init(&queue->urgent);
 	list_init(&queue->answered);
 	queue->wake = wake;
 	queue->wake_ctx = ctx;
 	*ret_queue = queue;
 	return 0;
+}
+
+/* With the lock held: the request waits no longer. It may be taken, or leave for good. */
+static void stop_waiting(struct queue *queue, struct request *request)
+{
+	list_remove(&request->arrival);
+	queue->count--;
+	queue->bytes -= request->bytes;
+}
+
+/* With the lock held: a waiting request leaves for good. */
+static void remove_waiting(struct queue *queue, struct request *request)
+{
+	stop_waiting(queue, request);
+	if (request->line != NULL) {
+		schedule_remove(&queue->schedule, request);
+	} else {
+		list_remove(&request->node);
+	}
+}
+
+/* With the lock held: all that waits leaves. */
+static void remove_all(struct queue *queue, struct list *ret_requests)
+{
+	list_for_each_safe(node, &queue->arrivals) {
+		struct request *request = container_of(node, struct request, arrival);
+		remove_waiting(queue, request);
+		list_push_back(ret_requests, &request->node);
+	}
 }
 
 static void free_all(struct list *requests)
@@ -59,25 +103,48 @@ static void free_all(struct list *requests)
 
 void queue_free(struct queue *queue)
 {
+	struct list waiting;
 	if (queue == NULL) {
 		return;
 	}
-	for (unsigned i = 0; i < CLASS_COUNT; i++) {
-		free_all(&queue->waiting[i]);
-	}
+	list_init(&waiting);
+	remove_all(queue, &waiting);
+	free_all(&waiting);
 	free_all(&queue->answered);
+	schedule_finish(&queue->schedule);
 	pthread_cond_destroy(&queue->work);
 	pthread_mutex_destroy(&queue->lock);
 	free(queue);
 }
 
-/* With the lock held: the request leaves the waiting. */
-static void remove_waiting(struct queue *queue, struct request *request)
+void queue_set_times(struct queue *queue, uint64_t slice_us, uint64_t alone_us)
 {
-	list_remove(&request->node);
-	queue->by_class[request->class]--;
-	queue->count--;
-	queue->bytes -= request->bytes;
+	pthread_mutex_lock(&queue->lock);
+	schedule_set_times(&queue->schedule, slice_us, alone_us);
+	pthread_mutex_unlock(&queue->lock);
+}
+
+/* ---- coming in ---- */
+
+static void wake_writer(struct queue *queue)
+{
+	if (queue->writer_waits) {
+		queue->writer_waits = false;
+		pthread_cond_signal(&queue->work);
+	}
+}
+
+/* With the lock held. An urgent task is the administrator's: it always finds room. */
+static bool has_room(
+	struct queue *queue, const struct request *request, const struct queue_limits *limits)
+{
+	size_t bytes_max = queue->bytes == 0 && request->bytes > limits->bytes_max
+		? request->bytes /* alone, or it would never come */
+		: limits->bytes_max;
+	return request->task.urgent ||
+		(queue->count < limits->count_max && queue->bytes + request->bytes <= bytes_max &&
+			schedule_fits(&queue->schedule, request->identity.uid, request->bytes,
+				limits->count_max - queue->count, bytes_max - queue->bytes));
 }
 
 int queue_push(struct queue *queue, struct request *request, const struct queue_limits *limits)
@@ -86,22 +153,64 @@ int queue_push(struct queue *queue, struct request *request, const struct queue_
 	pthread_mutex_lock(&queue->lock);
 	if (queue->closed) {
 		rc = QUEUE_CLOSED;
-	} else if (queue->count >= limits->count_max ||
-		(queue->bytes > 0 && queue->bytes + request->bytes > limits->bytes_max)) {
+	} else if (!has_room(queue, request, limits)) {
+		queue->refused++;
 		rc = QUEUE_FULL;
+	} else if (request->task.urgent) {
+		list_push_back(&queue->urgent, &request->node);
 	} else {
-		list_push_back(&queue->waiting[request->class], &request->node);
-		queue->by_class[request->class]++;
+		rc = schedule_add(&queue->schedule, request);
+	}
+	if (rc == 0) {
+		list_push_back(&queue->arrivals, &request->arrival);
+		request->number = ++queue->number;
 		queue->count++;
 		queue->bytes += request->bytes;
-		if (queue->writer_waits) {
-			queue->writer_waits = false;
-			pthread_cond_signal(&queue->work);
-		}
+		wake_writer(queue);
 	}
 	pthread_mutex_unlock(&queue->lock);
 	return rc;
 }
+
+void queue_forget(struct queue *queue, uint64_t peer_id)
+{
+	pthread_mutex_lock(&queue->lock);
+	schedule_forget(&queue->schedule, peer_id);
+	pthread_mutex_unlock(&queue->lock);
+}
+
+/* ---- holding the writer ---- */
+
+void queue_hold(struct queue *queue, uint64_t now_us)
+{
+	pthread_mutex_lock(&queue->lock);
+	if (queue->held_us == 0) {
+		queue->held_us = now_us;
+	}
+	pthread_mutex_unlock(&queue->lock);
+}
+
+void queue_release(struct queue *queue, uint64_t now_us)
+{
+	pthread_mutex_lock(&queue->lock);
+	if (queue->held_us != 0) {
+		list_for_each(node, &queue->arrivals) {
+			struct request *request = container_of(node, struct request, arrival);
+			uint64_t since_us = request->received_us > queue->held_us
+				? request->received_us
+				: queue->held_us;
+			if (!request->own_deadline && request->deadline_us != UINT64_MAX &&
+				now_us > since_us) {
+				request->deadline_us += now_us - since_us;
+			}
+		}
+		queue->held_us = 0;
+		wake_writer(queue);
+	}
+	pthread_mutex_unlock(&queue->lock);
+}
+
+/* ---- going out without having run ---- */
 
 bool queue_withdraw(struct queue *queue, struct request *request)
 {
@@ -118,13 +227,12 @@ bool queue_withdraw(struct queue *queue, struct request *request)
 void queue_expire(struct queue *queue, uint64_t now_us, struct list *ret_expired)
 {
 	pthread_mutex_lock(&queue->lock);
-	for (unsigned i = 0; i < CLASS_COUNT; i++) {
-		list_for_each_safe(node, &queue->waiting[i]) {
-			struct request *request = container_of(node, struct request, node);
-			if (now_us >= request->deadline_us) {
-				remove_waiting(queue, request);
-				list_push_back(ret_expired, node);
-			}
+	list_for_each_safe(node, &queue->arrivals) {
+		struct request *request = container_of(node, struct request, arrival);
+		if (now_us >= request->deadline_us &&
+			(queue->held_us == 0 || request->own_deadline)) {
+			remove_waiting(queue, request);
+			list_push_back(ret_expired, &request->node);
 		}
 	}
 	pthread_mutex_unlock(&queue->lock);
@@ -149,26 +257,32 @@ void queue_stop(struct queue *queue, struct list *ret_waiting)
 	pthread_mutex_lock(&queue->lock);
 	queue->closed = true;
 	queue->stopped = true;
-	for (unsigned i = 0; i < CLASS_COUNT; i++) {
-		list_append_all(ret_waiting, &queue->waiting[i]);
-		queue->by_class[i] = 0;
-	}
-	queue->count = 0;
-	queue->bytes = 0;
+	remove_all(queue, ret_waiting);
 	queue->writer_waits = false;
 	pthread_cond_signal(&queue->work);
 	pthread_mutex_unlock(&queue->lock);
 }
 
+/* ---- the writer ---- */
+
+/* With the lock held: there is something that may begin. */
+static bool has_work(const struct queue *queue)
+{
+	return !list_empty(&queue->urgent) || (queue->count > 0 && queue->held_us == 0);
+}
+
 bool queue_wait(struct queue *queue)
 {
 	pthread_mutex_lock(&queue->lock);
-	while (queue->count == 0 && !queue->stopped) {
+	while (!has_work(queue) && !queue->stopped) {
 		queue->writer_waits = true;
 		pthread_cond_wait(&queue->work, &queue->lock);
 	}
 	queue->writer_waits = false;
 	bool more = queue->count > 0;
+	if (queue->taken == 0) {
+		schedule_close(&queue->schedule);
+	}
 	pthread_mutex_unlock(&queue->lock);
 	return more;
 }
@@ -190,55 +304,133 @@ bool queue_pause(struct queue *queue, uint64_t us)
 	return !stopped;
 }
 
+/* With the lock held. */
+static void take(struct queue *queue, struct request *request, struct list *to)
+{
+	stop_waiting(queue, request);
+	queue->taken++;
+	if (to != NULL) {
+		list_push_back(to, &request->node);
+	}
+}
+
 size_t queue_take(struct queue *queue, size_t count_max, size_t bytes_max, struct list *to)
 {
 	size_t count = 0;
 	size_t bytes = 0;
+	int64_t us = 0;
+	uint64_t now_us = clock_now_us();
+	count_max = count_max < TAKE_COUNT ? count_max : TAKE_COUNT;
 	pthread_mutex_lock(&queue->lock);
-	for (unsigned i = 0; i < CLASS_COUNT; i++) {
-		while (!list_empty(&queue->waiting[i]) && count < count_max && bytes < bytes_max) {
-			struct request *request =
-				container_of(queue->waiting[i].next, struct request, node);
-			remove_waiting(queue, request);
-			request->taken = true;
-			list_push_back(to, &request->node);
-			bytes += request->bytes;
-			count++;
+	bool may = queue->held_us == 0 && list_empty(&queue->urgent);
+	schedule_open(&queue->schedule, now_us);
+	while (may && count < count_max && bytes < bytes_max && us < TAKE_US) {
+		struct request *request = schedule_next(&queue->schedule, now_us);
+		if (request == NULL) {
+			break;
 		}
+		take(queue, request, to);
+		bytes += request->bytes;
+		us += request->estimate_us;
+		count++;
 	}
-	queue->taken += count;
 	pthread_mutex_unlock(&queue->lock);
 	return count;
 }
 
+struct request *queue_take_task(struct queue *queue)
+{
+	struct request *request = NULL;
+	pthread_mutex_lock(&queue->lock);
+	if (!list_empty(&queue->urgent)) {
+		request = container_of(queue->urgent.next, struct request, node);
+		list_remove(&request->node);
+		request->taken = true;
+	} else if (queue->held_us == 0) {
+		request = schedule_next_task(&queue->schedule, clock_now_us());
+	}
+	if (request != NULL) {
+		take(queue, request, NULL);
+	}
+	pthread_mutex_unlock(&queue->lock);
+	return request;
+}
+
+/* With the lock held. */
+static void end_turn(struct queue *queue)
+{
+	if (queue->taken == 0) {
+		schedule_close(&queue->schedule);
+	}
+}
+
 void queue_give_back(struct queue *queue, struct list *requests)
 {
+	uint64_t now_us = clock_now_us();
 	pthread_mutex_lock(&queue->lock);
 	while (!list_empty(requests)) {
 		struct request *request = container_of(requests->prev, struct request, node);
 		list_remove(&request->node);
-		request->taken = false;
-		list_push_front(&queue->waiting[request->class], &request->node);
-		queue->by_class[request->class]++;
+		if (request->line == NULL) {
+			request->taken = false;
+			list_push_front(&queue->urgent, &request->node);
+		} else {
+			if (request->cost_us > 0) {
+				schedule_charge(&queue->schedule, request, now_us);
+				request->cost_us = 0;
+			}
+			schedule_return(&queue->schedule, request);
+		}
+		list_push_front(&queue->arrivals, &request->arrival);
 		queue->count++;
 		queue->bytes += request->bytes;
 		queue->taken--;
 	}
+	end_turn(queue);
 	pthread_mutex_unlock(&queue->lock);
 }
 
 void queue_answer(struct queue *queue, struct list *requests)
 {
+	uint64_t now_us = clock_now_us();
 	pthread_mutex_lock(&queue->lock);
 	list_for_each(node, requests) {
+		struct request *request = container_of(node, struct request, node);
 		queue->taken--;
+		if (request->line != NULL) {
+			schedule_charge(&queue->schedule, request, now_us);
+			schedule_leave(&queue->schedule, request);
+		}
 	}
+	end_turn(queue);
 	bool wake = list_empty(&queue->answered) && !list_empty(requests);
 	list_append_all(&queue->answered, requests);
 	pthread_mutex_unlock(&queue->lock);
 	if (wake) {
 		queue->wake(queue->wake_ctx);
 	}
+}
+
+void queue_run(struct queue *queue, const struct request *request)
+{
+	atomic_store_explicit(&queue->running, request, memory_order_release);
+}
+
+/* ---- looking ---- */
+
+const struct request *queue_running(const struct queue *queue)
+{
+	return atomic_load_explicit(
+		&((struct queue *)(uintptr_t)queue)->running, memory_order_acquire);
+}
+
+void queue_each(struct queue *queue, void (*fn)(void *ctx, struct request *request), void *ctx)
+{
+	pthread_mutex_lock(&queue->lock);
+	list_for_each(node, &queue->arrivals) {
+		fn(ctx, container_of(node, struct request, arrival));
+	}
+	pthread_mutex_unlock(&queue->lock);
 }
 
 bool queue_is_empty(struct queue *queue)
@@ -257,15 +449,15 @@ struct queue_facts queue_facts(struct queue *queue)
 	facts.bytes = queue->bytes;
 	facts.taken = queue->taken;
 	facts.answered = !list_empty(&queue->answered);
+	facts.refused = queue->refused;
+	facts.held_us = queue->held_us;
 	for (unsigned i = 0; i < CLASS_COUNT; i++) {
-		facts.by_class[i] = queue->by_class[i];
-		if (!list_empty(&queue->waiting[i])) {
-			const struct request *oldest =
-				container_of(queue->waiting[i].next, struct request, node);
-			if (facts.oldest_us == 0 || oldest->received_us < facts.oldest_us) {
-				facts.oldest_us = oldest->received_us;
-			}
-		}
+		facts.classes[i] = queue->schedule.ranks[i].facts;
+		facts.classes[i].waiting = queue->schedule.ranks[i].waiting;
+	}
+	if (!list_empty(&queue->arrivals)) {
+		facts.oldest_us =
+			container_of(queue->arrivals.next, struct request, arrival)->received_us;
 	}
 	pthread_mutex_unlock(&queue->lock);
 	return facts;

@@ -40,6 +40,7 @@ struct request *request_new(enum request_kind kind, size_t extra, void **ret_ext
 	request->bytes = head + extra;
 	failure_init(&request->failure);
 	list_init(&request->node);
+	list_init(&request->arrival);
 	list_init(&request->in_flight);
 	*ret_extra = (uint8_t *)request + head;
 	return request;
@@ -51,6 +52,7 @@ void request_free(struct request *request)
 		return;
 	}
 	list_remove(&request->node);
+	list_remove(&request->arrival);
 	list_remove(&request->in_flight);
 	credentials_unref(request->credentials);
 	failure_clear(&request->failure);

@@ -22,23 +22,70 @@
 #include "server/store/dedupe.h"
 #include "server/store/store.h"
 
-enum request_kind { REQUEST_WRITE, REQUEST_DESCRIBE, REQUEST_BYE };
+enum request_kind { REQUEST_WRITE, REQUEST_DESCRIBE, REQUEST_BYE, REQUEST_TASK };
 
 /* In the order in which they are served. */
 enum request_class { CLASS_INTERACTIVE, CLASS_NORMAL, CLASS_BULK, CLASS_COUNT };
 const char *request_class_name(enum request_class class);
 bool request_class_parse(struct span name, enum request_class *ret_class);
 
+/* What a class has had since the start. */
+struct class_facts {
+	size_t waiting;
+	uint64_t served;
+	uint64_t writer_us; /* charged */
+	uint64_t waited_us;
+	uint64_t waited_us_max;
+	uint64_t turns; /* commit groups and runs of tasks that began with it */
+};
+
+struct request;
+
+/* How a run of a task ended. */
+enum task_end {
+	TASK_DONE,
+	TASK_MORE,    /* run it again when it is its turn */
+	TASK_UNKNOWN, /* as STORE_UNKNOWN: failure.message says why; the writer stops */
+};
+
+/*
+ * Work that the writer does between commit groups, with no transaction open before and after: a
+ * slice of something long, or a turn for itself (a checkpoint, a lease). It is a request of the
+ * kind REQUEST_TASK: it waits in its class like a batch, is charged like one, and one that is done
+ * is answered like one, if `outcome` is set; else it just ends.
+ */
+struct task {
+	const char *what; /* "checkpoint", "chunk": for people; NULL: this is no task */
+	/*
+	 * In the writer's thread. One that can be cut should hold the writer no longer than
+	 * budget_us and answer TASK_MORE; whoever waits in a higher class then goes first.
+	 */
+	enum task_end (*run)(struct request *request, struct store *store, uint64_t budget_us);
+	/* In the loop's thread, while it runs: asks it to end soon. NULL: it cannot. */
+	void (*interrupt)(struct request *request);
+	/* In the loop's thread, before it is freed, also if it never ran. May be NULL. */
+	void (*ended)(struct request *request);
+	void *ctx;
+	bool urgent; /* before everybody, also while the writer is held (queue_hold) */
+};
+
 /* How a request ended. */
 enum outcome { OUTCOME_OPEN, OUTCOME_OK, OUTCOME_FAILED, OUTCOME_REPEAT };
 
 struct request {
 	struct list node; /* in a queue, a commit group, or among the answered */
-	bool taken;       /* the queue's, under its lock: the writer has it */
+
+	/* The queue's, under its lock. */
+	bool taken;          /* the writer has it */
+	struct list arrival; /* among all that wait, by age */
+	struct line *line;   /* NULL: urgent */
+	int64_t estimate_us; /* what it was charged in advance */
+	bool owed;           /* … and that was time owed to its class */
+	uint64_t number;     /* for `kill`; no other request since the start has it */
 
 	/* The loop's. */
 	struct list in_flight; /* peer::in_flight[] */
-	uint64_t peer_id;
+	uint64_t peer_id;      /* 0: nobody's; TASK_PEER + n: a task with a line of its own */
 
 	uint32_t id; /* on the wire */
 	enum request_kind kind;
@@ -46,12 +93,14 @@ struct request {
 	struct credentials *credentials; /* counted by the loop; the writer only reads */
 	size_t bytes;                    /* what it counts in the queue */
 	uint64_t received_us;
-	uint64_t deadline_us; /* not begun by then: answered `deadline` */
+	uint64_t deadline_us; /* not begun, or not done, by then: answered `deadline` */
+	bool own_deadline;    /* the client has named it: it holds also while the writer is held */
 
 	struct identity identity;
 	struct guard guard; /* its epoch is NULL if there is none */
 	struct step *steps; /* REQUEST_WRITE; of REQUEST_DESCRIBE only the sql of the first */
 	size_t steps_count;
+	struct task task; /* REQUEST_TASK */
 
 	/* The writer's. */
 	bool use_savepoint; /* learned when it ran without one */
@@ -63,10 +112,15 @@ struct request {
 	uint64_t taken_us;
 	uint64_t exec_us;
 	uint64_t commit_us;
-	uint64_t group; /* batches in its commit group */
+	uint64_t group;   /* batches in its commit group */
+	uint64_t cost_us; /* what its line is charged: all runs of it, and its part of the commit */
+	bool offended; /* it was stopped at a limit of execution: its line goes alone for a while */
 
 	struct buffer reply; /* the frame that answers it */
 };
+
+/* Tasks that belong to no connection, or outlive theirs, take peer ids from here on. */
+#define TASK_PEER (UINT64_C(1) << 63)
 
 /* Room behind the struct for `extra` bytes, aligned for anything. NULL: no memory. */
 struct request *request_new(enum request_kind kind, size_t extra, void **ret_extra);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The writer's thread. After each commit group it first lets go of the answers and only then does
- * what can wait: the checkpoint, the log, the read mark.
+ * The writer's thread. It asks whose turn it is, a commit group's or a task's, and after each first
+ * lets go of the answers and only then does what can wait: the checkpoint, the log, the read mark.
  */
 
 #include "server/funnel/writer.h"
@@ -117,7 +117,10 @@ static void count(struct writer *writer, const struct group_result *result, stru
 static void answer(struct writer *writer, struct list *answered)
 {
 	list_for_each(node, answered) {
-		reply_build(container_of(node, struct request, node), &writer->facts);
+		struct request *request = container_of(node, struct request, node);
+		if (request->outcome != OUTCOME_OPEN) { /* a task that nobody waits for has none */
+			reply_build(request, &writer->facts);
+		}
 	}
 	queue_answer(writer->options.queue, answered);
 }
@@ -183,6 +186,40 @@ static void run_group(struct writer *writer)
 	free(reason);
 }
 
+/* One run of a task. It is charged like a batch; what it has committed is settled as theirs is. */
+static void run_task(struct writer *writer, struct request *task)
+{
+	struct store *store = writer->options.store;
+	struct list done;
+	uint64_t began_us = clock_now_us();
+	uint64_t slice_us = number(writer, SETTING_SLICE_MS) * 1000;
+	list_init(&done);
+	list_push_back(&done, &task->node);
+	if (task->taken_us == 0) {
+		task->taken_us = began_us;
+	}
+	queue_run(writer->options.queue, task);
+	enum task_end end = task->task.run(task, store, slice_us);
+	queue_run(writer->options.queue, NULL);
+	if (end == TASK_UNKNOWN) {
+		writer->options.poisoned(writer->options.ctx, task->failure.message);
+		abort(); /* it must not return */
+	}
+	task->exec_us = clock_now_us() - began_us;
+	task->cost_us += task->exec_us;
+	bool committed = store_commit_no(store) != writer_commit_no(writer);
+	atomic_store_explicit(&writer->commit_no, store_commit_no(store), memory_order_release);
+	if (end == TASK_MORE) {
+		queue_give_back(writer->options.queue, &done);
+	} else {
+		answer(writer, &done);
+	}
+	writer->unsettled |= committed;
+	if (committed) {
+		checkpoint(writer);
+	}
+}
+
 static void *writer_main(void *ctx)
 {
 	struct writer *writer = ctx;
@@ -194,7 +231,12 @@ static void *writer_main(void *ctx)
 		if (!queue_wait(writer->options.queue)) {
 			return NULL;
 		}
-		run_group(writer);
+		struct request *task = queue_take_task(writer->options.queue);
+		if (task != NULL) {
+			run_task(writer, task);
+		} else {
+			run_group(writer);
+		}
 	}
 }
 
