@@ -10,7 +10,7 @@
 #include "server/base/clock.h"
 #include "server/base/log.h"
 #include "server/funnel/batch.h"
-#include "server/funnel/conduct.h"
+#include "server/funnel/call.h"
 #include "server/funnel/reply.h"
 
 #include <errno.h>
@@ -20,21 +20,13 @@
 
 enum { DEADLINE_MAX_MS = 600000, SHOW_LIKE_MAX = 127 };
 
-/* A message that is being looked at, and where to answer. */
-struct call {
-	struct funnel *funnel;
-	struct peer *peer;
-	const struct message *message;
-	struct failure failure;
-};
-
 void method_refuse(struct peer *peer, uint32_t id, struct failure *failure)
 {
 	reply_error(&peer->out, id, failure);
 	failure_clear(failure);
 }
 
-static void answer_empty(struct call *call)
+void call_answer_empty(struct call *call)
 {
 	msgpack_packer packer;
 	size_t mark = message_begin_result(&call->peer->out, call->message->id);
@@ -45,8 +37,7 @@ static void answer_empty(struct call *call)
 
 /* ---- params ---- */
 
-/* A text of limited length. An absent one leaves `to` as it is. */
-static bool take_text(struct call *call, const char *key, char *to)
+bool call_take_text(struct call *call, const char *key, char *to)
 {
 	const struct field *field = message_field(call->message, key);
 	struct span text;
@@ -64,7 +55,7 @@ static bool take_text(struct call *call, const char *key, char *to)
 	return true;
 }
 
-static bool take_class(struct call *call, enum request_class *ret_class)
+bool call_take_class(struct call *call, enum request_class *ret_class)
 {
 	const struct field *field = message_field(call->message, "class");
 	struct span name;
@@ -76,8 +67,7 @@ static bool take_class(struct call *call, enum request_class *ret_class)
 	return false;
 }
 
-/* The absolute time until which the request may wait. */
-static bool take_deadline(struct call *call, uint64_t *ret_deadline_us)
+bool call_take_deadline(struct call *call, uint64_t *ret_deadline_us)
 {
 	const struct field *field = message_field(call->message, "deadline_ms");
 	uint64_t ms = config_number(call->funnel->options->config, SETTING_DEADLINE);
@@ -150,8 +140,8 @@ static bool take_client(struct call *call, struct greeting *greeting)
 			&call->failure, FAILURE_BAD_REQUEST, "hello needs client, as \"name/1.0\"");
 		return false;
 	}
-	return take_text(call, "client", greeting->client) &&
-		take_text(call, "label", greeting->label);
+	return call_take_text(call, "client", greeting->client) &&
+		call_take_text(call, "label", greeting->label);
 }
 
 static bool take_session(struct call *call, struct greeting *greeting)
@@ -303,7 +293,7 @@ static bool do_hello(struct call *call)
 		return true;
 	}
 	if (!take_proto(call) || !take_client(call, &greeting) ||
-		!take_class(call, &greeting.class) || !take_session(call, &greeting) ||
+		!call_take_class(call, &greeting.class) || !take_session(call, &greeting) ||
 		!take_seen(call, &greeting)) {
 		return false;
 	}
@@ -319,8 +309,7 @@ static bool do_hello(struct call *call)
 
 /* ---- requests for the writer ---- */
 
-/* Puts the request into the queue; from here on it is answered by the writer. */
-static bool enqueue(struct call *call, struct request *request)
+bool call_enqueue(struct call *call, struct request *request)
 {
 	struct peer *peer = call->peer;
 	const struct config *config = call->funnel->options->config;
@@ -353,12 +342,13 @@ static bool enqueue_decoded(struct call *call, struct request *request)
 		return false;
 	}
 	request->class = call->peer->class;
-	if (!take_class(call, &request->class) || !take_deadline(call, &request->deadline_us)) {
+	if (!call_take_class(call, &request->class) ||
+		!call_take_deadline(call, &request->deadline_us)) {
 		request_free(request);
 		return false;
 	}
 	request->own_deadline = message_field(call->message, "deadline_ms") != NULL;
-	return enqueue(call, request);
+	return call_enqueue(call, request);
 }
 
 static bool do_write(struct call *call)
@@ -379,7 +369,7 @@ static bool do_bye(struct call *call)
 {
 	void *room = NULL;
 	if (!call->peer->has_session) {
-		answer_empty(call); /* nothing to forget */
+		call_answer_empty(call); /* nothing to forget */
 		return true;
 	}
 	struct request *request = request_new(REQUEST_BYE, 0, &room);
@@ -389,7 +379,7 @@ static bool do_bye(struct call *call)
 	}
 	request->class = call->peer->class; /* in order, behind the writes of this connection */
 	request->deadline_us = UINT64_MAX;
-	return enqueue(call, request);
+	return call_enqueue(call, request);
 }
 
 static void do_cancel(struct call *call)
@@ -474,7 +464,7 @@ static bool do_reload(struct call *call)
 
 static bool do_shutdown(struct call *call)
 {
-	answer_empty(call);
+	call_answer_empty(call);
 	log_info("shutdown requested", log_str("by", call->peer->credentials->text));
 	funnel_drain(call->funnel);
 	return true;

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * A request that has just arrived, for the functions that begin it: those of method.c, and of the
+ * files beside it that hold the methods of one subject each.
+ */
+
+#include "server/funnel/conduct.h"
+
+/* A message that is being looked at, and where to answer. */
+struct call {
+	struct funnel *funnel;
+	struct peer *peer;
+	const struct message *message;
+	struct failure failure;
+};
+
+/* The result {}. */
+void call_answer_empty(struct call *call);
+
+/*
+ * Params that many methods have. An absent one leaves what it is read into as it is; a wrong one is
+ * `bad_request`, and false. Texts have PEER_NAME_MAX bytes at most; the deadline is absolute.
+ */
+bool call_take_text(struct call *call, const char *key, char *to);
+bool call_take_class(struct call *call, enum request_class *ret_class);
+bool call_take_deadline(struct call *call, uint64_t *ret_deadline_us);
+
+/*
+ * Puts a request of this call's into the queue; its class and deadline are set. From here on it is
+ * answered by the writer. False: it is freed, and call->failure says why.
+ */
+bool call_enqueue(struct call *call, struct request *request);
