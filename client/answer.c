@@ -110,7 +110,7 @@ static const char *get_text(const msgpack_object *map, const char *key)
 	return text != NULL ? text : "";
 }
 
-static void terminate_all(const msgpack_object_array *array)
+void answer_terminate(const msgpack_object_array *array)
 {
 	for (uint32_t i = 0; array != NULL && i < array->size; i++) {
 		(void)terminated(&array->ptr[i]);
@@ -128,8 +128,8 @@ static void decode_step(const msgpack_object *map, struct reply_step *ret_step)
 		.types = get_array(map, "types"),
 		.rows = get_array(map, "rows"),
 	};
-	terminate_all(ret_step->columns);
-	terminate_all(ret_step->types);
+	answer_terminate(ret_step->columns);
+	answer_terminate(ret_step->types);
 }
 
 /* write answers `steps`; show and describe answer what reads as one step. */

@@ -171,10 +171,16 @@ static int exchange(struct lf_db *db, uint64_t now_ms)
 	return sent < 0 ? sent : send_all(db, now_ms) < 0 ? -ENOMEM : 0;
 }
 
+/* Something needs a connection. */
+static bool connect_wanted(const struct lf_db *db)
+{
+	return db->transport.fd < 0 &&
+		(db->engine.open_count > 0 || engine_watches_wanted(&db->engine));
+}
+
 static bool connect_due(const struct lf_db *db, uint64_t now_ms)
 {
-	return db->transport.fd < 0 && db->engine.open_count > 0 &&
-		now_ms >= db->transport.connect_at_ms;
+	return connect_wanted(db) && now_ms >= db->transport.connect_at_ms;
 }
 
 /* Everything that can be done without waiting. 0 or -ENOMEM (the work goes on next time). */
@@ -200,8 +206,7 @@ static short db_events(const struct lf_db *db)
 static int db_timeout_ms(const struct lf_db *db, uint64_t now_ms)
 {
 	uint64_t due_ms = engine_due_ms(&db->engine);
-	if (db->transport.fd < 0 && db->engine.open_count > 0 &&
-		db->transport.connect_at_ms < due_ms) {
+	if (connect_wanted(db) && db->transport.connect_at_ms < due_ms) {
 		due_ms = db->transport.connect_at_ms;
 	}
 	if (due_ms == UINT64_MAX) {

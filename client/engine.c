@@ -43,6 +43,7 @@ void engine_init(struct engine *engine, const struct engine_config *config)
 	buffer_init(&engine->out, 0);
 	TAILQ_INIT(&engine->open);
 	TAILQ_INIT(&engine->answered);
+	engine_watches_init(engine);
 	engine->next_ticket = 1;
 	engine->next_seq = 1;
 	engine->limit_frame = FRAME_MAX_DEFAULT;
@@ -66,6 +67,7 @@ void engine_finish(struct engine *engine)
 {
 	list_free(&engine->open);
 	list_free(&engine->answered);
+	engine_watches_finish(engine);
 	frame_reader_finish(&engine->reader);
 	buffer_finish(&engine->out);
 	lf_reply_free(engine->hello);
@@ -411,6 +413,7 @@ void engine_forked(struct engine *engine)
 		engine_give_up(engine, pending, "unknown",
 			"the request belongs to the process that this one was forked from");
 	}
+	engine_watches_finish(engine);
 	engine_session_end(engine, true);
 	engine->why[0] = '\0';
 }

@@ -11,6 +11,7 @@
  */
 
 #include "client/pending.h"
+#include "client/watch.h"
 #include "proto/frame.h"
 
 enum {
@@ -68,8 +69,14 @@ struct engine {
 	size_t open_count;
 	size_t unnumbered;            /* of them: those that get a seq and have none yet */
 	struct pending_list answered; /* in the order of arrival */
-	uint64_t settled;             /* how many were ever answered */
+	uint64_t settled;             /* how many were ever answered, and changes that came */
 	uint64_t next_ticket;
+
+	/* What is watched, and what was told of it. */
+	struct watch_list watches;
+	uint64_t next_watch;
+	struct change_list changes; /* in the order of arrival */
+	size_t changes_count;
 
 	/* What the last good hello said. */
 	struct lf_reply *hello;

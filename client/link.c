@@ -207,6 +207,9 @@ bool engine_wants_output(const struct engine *engine)
 	if (engine->out.len > engine->out_at || engine->link == LINK_DOWN) {
 		return engine->link != LINK_DOWN;
 	}
+	if (engine->link == LINK_READY && engine_watches_wanted(engine)) {
+		return true;
+	}
 	TAILQ_FOREACH(pending, &engine->open, link)
 	{
 		bool write = pending->kind == PENDING_WRITE;
@@ -223,7 +226,8 @@ bool engine_wants_output(const struct engine *engine)
 
 int engine_output(struct engine *engine, uint64_t now_ms, const uint8_t **ret_data, size_t *ret_len)
 {
-	int r = engine->link == LINK_DOWN ? 0 : fill(engine, now_ms);
+	int r = engine->link == LINK_READY ? engine_watches_ask(engine) : 0;
+	r = r == 0 && engine->link != LINK_DOWN ? fill(engine, now_ms) : r;
 	*ret_data = engine->out.data != NULL ? engine->out.data + engine->out_at : NULL;
 	*ret_len = engine->out.len - engine->out_at;
 	return r;
@@ -292,6 +296,9 @@ static int handle_reply(struct engine *engine, uint64_t now_ms, uint32_t id, str
 		lf_reply_free(reply);
 		engine_set_why(engine, "the daemon answered something else before hello");
 		return ENGINE_CLOSE;
+	}
+	if (engine_watch_answered(engine, id, reply)) {
+		return 0;
 	}
 	struct pending *pending = find_id(engine, id);
 	if (pending == NULL) {
@@ -365,6 +372,9 @@ static int handle_frame(struct engine *engine, uint64_t now_ms, const uint8_t *p
 	if (message.type == MESSAGE_REPLY) {
 		return handle_reply(engine, now_ms, message.id, reply);
 	}
+	if (message.type == MESSAGE_NOTICE && engine_watch_notice(engine, &message, reply)) {
+		return 0;
+	}
 	if (message.type == MESSAGE_NOTICE && span_equal(message.method, "closing")) {
 		r = handle_closing(engine, &message);
 	}
@@ -435,6 +445,7 @@ void engine_disconnected(struct engine *engine, const char *why)
 		next = TAILQ_NEXT(pending, link);
 		unwritten(engine, pending);
 	}
+	engine_watches_disconnected(engine);
 	engine->link = LINK_DOWN;
 	buffer_finish(&engine->out);
 	engine->out_at = 0;

@@ -47,9 +47,10 @@ extern "C" {
 
 struct sqlite3;
 
-typedef struct lf_db lf_db;       /* a client of one database */
-typedef struct lf_batch lf_batch; /* statements that are applied all or none */
-typedef struct lf_reply lf_reply; /* what became of a request */
+typedef struct lf_db lf_db;         /* a client of one database */
+typedef struct lf_batch lf_batch;   /* statements that are applied all or none */
+typedef struct lf_reply lf_reply;   /* what became of a request */
+typedef struct lf_change lf_change; /* what a watch was told */
 
 /*
  * The three outcomes of a request. There are never two.
@@ -343,6 +344,55 @@ const void *lf_reply_blob(
 bool lf_reply_field_int64(const lf_reply *reply, const char *key, int64_t *ret_value);
 bool lf_reply_field_text(
 	const lf_reply *reply, const char *key, const char **ret_text, size_t *ret_len);
+
+/* ---- watching -------------------------------------------------------------------------------- */
+
+/*
+ * Begins to watch: each commit that changes one of the tables, or in which somebody notified one of
+ * the channels by the SQL function lf_notify('channel'), is told by lf_next_change(). Both lists end
+ * with NULL; two NULLs stand for everything. Nothing is told of a batch that was undone. Tables need
+ * not exist yet.
+ *
+ * A watch outlives connections: the library connects again by itself and asks anew, and what happened
+ * in between is told as a range of missed commits. After fork() the child has no watches.
+ *
+ * Waits for the daemon's answer. 0; -ETIMEDOUT: none came before the deadline; -EACCES: it was refused,
+ * lf_errmsg() says why; -ENOMEM.
+ */
+int lf_watch(
+	lf_db *db, const char *const *tables, const char *const *channels, uint64_t *ret_watch);
+
+/* Ends a watch. 0 or -ENOENT. */
+int lf_unwatch(lf_db *db, uint64_t watch);
+
+enum lf_change_kind {
+	LF_CHANGE_COMMIT = 1, /* a commit that was asked for */
+	/*
+	 * Commits from lf_change_from() to lf_change_commit() may have been ones: look into the
+	 * database. After a lost connection, or when changes were collected too slowly.
+	 */
+	LF_CHANGE_MISSED = 2,
+	LF_CHANGE_ENDED = 3, /* the daemon refuses to go on: lf_change_message() says why */
+};
+
+/*
+ * The next change, in the order of commits; to be freed. Waits at most timeout_ms (0: not at all, -1: for
+ * ever). 0 and a change, or 1: none yet. In an event loop lf_fd(), lf_events(), lf_timeout_ms() and
+ * lf_process() serve as for requests, and after each lf_process() this is called with 0 until it says 1.
+ */
+int lf_next_change(lf_db *db, int timeout_ms, lf_change **ret_change);
+void lf_change_free(lf_change *change); /* accepts NULL */
+
+enum lf_change_kind lf_change_kind(const lf_change *change);
+uint64_t lf_change_watch(const lf_change *change);
+uint64_t lf_change_from(const lf_change *change);
+uint64_t lf_change_commit(const lf_change *change); /* the commit, or the last of those missed */
+bool lf_change_schema(const lf_change *change); /* the schema has changed, so perhaps anything */
+size_t lf_change_tables(const lf_change *change);
+const char *lf_change_table(const lf_change *change, size_t index); /* NULL: out of range */
+size_t lf_change_channels(const lf_change *change);
+const char *lf_change_channel(const lf_change *change, size_t index);
+const char *lf_change_message(const lf_change *change);
 
 /* ---- reading --------------------------------------------------------------------------------- */
 

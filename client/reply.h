@@ -69,6 +69,9 @@ struct lf_reply *answer_new(void);
 int answer_parse(const uint8_t *payload, size_t len, struct message *ret_message,
 	struct lf_reply **ret_reply);
 
+/* Ends each string of the array in a NUL, in the payload: once all of it is unpacked. */
+void answer_terminate(const msgpack_object_array *array);
+
 /* Fills in an outcome of our own. */
 void answer_local(struct lf_reply *reply, enum lf_outcome outcome, const char *code,
 	enum lf_applied applied, const char *format, ...) __attribute__((format(printf, 5, 6)));

@@ -4,8 +4,9 @@
  * A job queue on a plain table, with worker processes that die.
  *
  * Shows: enqueueing a job in the same batch as the business row it belongs to; claiming with one
- * UPDATE … RETURNING; a claim that ends by time when its worker is gone; and finishing under a
- *guard, so that a worker that came too late changes nothing.
+ * UPDATE … RETURNING; sleeping until the table has changed, without polling; a claim that ends by
+ * time when its worker is gone; and finishing under a guard, so that a worker that came too late
+ * changes nothing.
  *
  *	example_job_queue /srv/app/app.db [--workers 4] [--jobs 200] [--kill 5]
  *
@@ -31,7 +32,6 @@
 enum {
 	CLAIM_MS = 1000, /* a claim that is not finished by then is another worker's */
 	WORK_MS = 5,
-	IDLE_MS = 10,
 	WORKERS_MAX = 64,
 	WORKER_DONE = 0,
 	WORKER_FAILED = 1,
@@ -230,11 +230,39 @@ static int work_on(lf_db *db, const struct job *job, int64_t claimed_ms, int loc
 	return r < 0 ? -1 : 0;
 }
 
+/*
+ * Others hold what is left. Sleeps until the table changes, or until a claim that is held now has run
+ * out by its time, of which no commit tells.
+ */
+static int wait_for_change(lf_db *db)
+{
+	lf_change *change = NULL;
+	int r = lf_next_change(db, CLAIM_MS, &change);
+	/* One reason to look is enough: what came before this look is dealt with by it. */
+	while (r == 0) {
+		bool ended = lf_change_kind(change) == LF_CHANGE_ENDED;
+		lf_change_free(change);
+		if (ended) {
+			return -1;
+		}
+		r = lf_next_change(db, 0, &change);
+	}
+	return r < 0 ? -1 : 0;
+}
+
 static int worker(int64_t run, int lock_fd)
 {
+	static const char *const tables[] = {"example_job", NULL};
 	lf_db *db = NULL;
+	uint64_t watch = 0;
 	int result = WORKER_FAILED;
 	if (lf_open(db_path, NULL, &db) != 0) {
+		return WORKER_FAILED;
+	}
+	/* Before the first look, so that nothing happens unseen between a look and a sleep. */
+	if (lf_watch(db, tables, NULL, &watch) != 0) {
+		complain("watch", db, NULL);
+		lf_close(db);
 		return WORKER_FAILED;
 	}
 	for (;;) {
@@ -253,7 +281,10 @@ static int worker(int64_t run, int lock_fd)
 			result = open == 0 ? WORKER_DONE : WORKER_FAILED;
 			break;
 		}
-		(void)poll(NULL, 0, IDLE_MS); /* others hold what is left */
+		if (wait_for_change(db) != 0) {
+			complain("watch", db, NULL);
+			break;
+		}
 	}
 	lf_close(db);
 	return result;

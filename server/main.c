@@ -17,6 +17,7 @@ static const struct cli_command commands[] = {
 	{"query", cli_query, "read, directly"},
 	{"status", cli_status, "how it is"},
 	{"show", cli_show, "clients, queue, config, stats"},
+	{"watch", cli_watch, "a line for each commit of some tables"},
 	{"reload", cli_reload, "read the settings again"},
 	{"shutdown", cli_shutdown, "answer what is queued, then stop"},
 	{"check-config", cli_check_config, "is a config file good"},

@@ -34,6 +34,7 @@ int cli_show(int argc, char **argv);
 int cli_shutdown(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_version(int argc, char **argv);
+int cli_watch(int argc, char **argv);
 
 /* "litefunnel NAME: what is wrong" on stderr. Returns CLI_USAGE. */
 __attribute__((format(printf, 2, 3))) int cli_usage(const char *name, const char *format, ...);

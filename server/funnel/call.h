@@ -16,6 +16,10 @@ struct call {
 	struct failure failure;
 };
 
+/* Each begins a method. False: call->failure is the answer. */
+bool watch_begin(struct call *call);
+bool unwatch_begin(struct call *call);
+
 /* The result {}. */
 void call_answer_empty(struct call *call);
 

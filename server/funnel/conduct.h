@@ -3,7 +3,9 @@
 
 /* What the methods may ask of the conductor: for funnel.c and method.c only. */
 
+#include "server/funnel/feed.h"
 #include "server/funnel/funnel.h"
+#include "server/funnel/watch.h"
 
 enum { PEER_INDEX = 256 };
 
@@ -14,6 +16,8 @@ struct funnel {
 	struct listener *listener;
 	struct queue *queue;
 	struct writer *writer;
+	struct feed *feed;
+	struct watches watches;
 	struct list peers;
 	struct list closed;  /* peers that wait to be freed */
 	struct list touched; /* peers that have new answers to send */

@@ -10,6 +10,7 @@
  *	writer.c     the other thread     group.c        one transaction for many batches
  *	reply.c      the answer
  *	queue.c      back to the loop     funnel.c       to the peer, if it is still there
+ *	feed.c       what was changed     watch.c        to those who watch it
  *
  * Two threads: the loop's (all of the above but writer, group and the packing in reply) and the
  * writer's. They meet in the queue only.
@@ -74,6 +75,7 @@ static void peer_closed(void *ctx, struct peer *peer)
 {
 	struct funnel *funnel = ctx;
 	log_debug("disconnected", log_uint("peer", peer->id), log_uint("requests", peer->requests));
+	watches_drop(&funnel->watches, peer);
 	list_remove(&peer->by_id);
 	list_remove(&peer->node);
 	list_push_back(&funnel->closed, &peer->node);
@@ -86,10 +88,28 @@ static void peer_timed(void *ctx)
 	funnel_watch_times(ctx);
 }
 
+static void touch(void *ctx, struct peer *peer)
+{
+	struct funnel *funnel = ctx;
+	list_remove(&peer->touched);
+	list_push_back(&funnel->touched, &peer->touched);
+}
+
+static void flush_touched(struct funnel *funnel)
+{
+	list_for_each_safe(node, &funnel->touched) {
+		struct peer *peer = container_of(node, struct peer, touched);
+		list_remove(&peer->touched);
+		peer_flush(peer);
+	}
+}
+
 /* The end of a call from the loop: nobody holds a pointer to a peer now. */
 static void settle(void *ctx)
 {
 	struct funnel *funnel = ctx;
+	watches_catch_up(&funnel->watches);
+	flush_touched(funnel);
 	list_for_each_safe(node, &funnel->closed) {
 		peer_free(container_of(node, struct peer, node));
 	}
@@ -148,20 +168,10 @@ static void deliver(struct funnel *funnel, struct request *request)
 			peer_move(peer, PEER_CLOSED);
 		} else if (peer->state < PEER_CLOSING && request->reply.len > 0) {
 			buffer_append(&peer->out, request->reply.data, request->reply.len);
-			list_remove(&peer->touched);
-			list_push_back(&funnel->touched, &peer->touched);
+			touch(funnel, peer);
 		}
 	}
 	request_free(request);
-}
-
-static void flush_touched(struct funnel *funnel)
-{
-	list_for_each_safe(node, &funnel->touched) {
-		struct peer *peer = container_of(node, struct peer, touched);
-		list_remove(&peer->touched);
-		peer_flush(peer);
-	}
 }
 
 /* Requests that the loop itself answers with a failure. */
@@ -200,6 +210,7 @@ static void collect_answers(struct funnel *funnel)
 		list_remove(node);
 		deliver(funnel, container_of(node, struct request, node));
 	}
+	watches_collect(&funnel->watches);
 	flush_touched(funnel);
 }
 
@@ -426,6 +437,12 @@ static int set_up(struct funnel *funnel)
 		return -ENOMEM;
 	}
 	apply_times(funnel);
+	rc = feed_new(store_commit_no(options->store), wake, funnel, &funnel->feed);
+	if (rc < 0) {
+		return rc;
+	}
+	watches_init(&funnel->watches, funnel->feed, touch, funnel);
+	store_observe(options->store, &(struct store_observer){feed_publish, funnel->feed});
 	struct writer_options writer = {
 		.store = options->store,
 		.queue = funnel->queue,
@@ -467,6 +484,8 @@ static void tear_down(struct funnel *funnel)
 		peer_move(peer, PEER_CLOSED);
 	}
 	settle(funnel);
+	watches_finish(&funnel->watches);
+	feed_free(funnel->feed);
 	queue_free(funnel->queue);
 	loop_timer_free(funnel->tick);
 	loop_timer_free(funnel->alive);
@@ -496,6 +515,7 @@ static struct funnel *funnel_new(const struct funnel_options *options)
 	list_init(&funnel->peers);
 	list_init(&funnel->closed);
 	list_init(&funnel->touched);
+	list_init(&funnel->watches.all);
 	for (size_t i = 0; i < PEER_INDEX; i++) {
 		list_init(&funnel->by_id[i]);
 	}

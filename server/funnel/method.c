@@ -221,7 +221,7 @@ static void pack_settings(msgpack_packer *packer, const struct funnel *funnel)
 static void pack_features(msgpack_packer *packer)
 {
 	static const char *const features[] = {
-		"write", "describe", "cancel", "sessions", "keys", "show", "if_commit"};
+		"write", "describe", "cancel", "sessions", "keys", "show", "if_commit", "watch"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
@@ -480,6 +480,8 @@ static const struct method {
 	{"hello", ROLE_NONE, do_hello},
 	{"write", ROLE_QUERY, do_write},
 	{"describe", ROLE_QUERY, do_describe},
+	{"watch", ROLE_QUERY, watch_begin},
+	{"unwatch", ROLE_QUERY, unwatch_begin},
 	{"ping", ROLE_STATS, do_ping},
 	{"bye", ROLE_STATS, do_bye},
 	{"show", ROLE_STATS, do_show},

@@ -101,6 +101,7 @@ struct store {
 
 	struct binder binder;
 	struct touched touched;
+	struct store_observer observer;
 	struct wal wal;
 	struct wal_file wal_file;
 };

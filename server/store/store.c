@@ -489,12 +489,20 @@ int store_commit(struct store *store, struct store_error *error)
 	assert(store->wal.hook_calls == hook_calls + 1);
 	store->commit_no++;
 	touched_committed(&store->touched, store->commit_no);
+	if (store->observer.committed != NULL) {
+		touched_tell(&store->touched, store->commit_no, &store->observer);
+	}
 	if (store->ddl) {
 		stmt_cache_clear(&store->cache);
 		assert(pragma_holds(store)); /* no schema may have changed what safety rests on */
 	}
 	dedupe_committed(store->dedupe);
 	return 0;
+}
+
+void store_observe(struct store *store, const struct store_observer *observer)
+{
+	store->observer = *observer;
 }
 
 /* ---- guards ---- */

@@ -135,6 +135,28 @@ void store_batch_keep(struct store *store);
 /* True once something in this transaction has, or may have, written. */
 bool store_dirty(const struct store *store);
 
+/*
+ * What a commit has changed: the tables, as the schema spells them, and the channels that were
+ * notified in it, each once.
+ */
+struct store_changes {
+	uint64_t commit_no;
+	bool all;           /* the schema: every table counts */
+	bool channels_lost; /* more channels than could be kept */
+	size_t tables_count;
+	size_t channels_count;
+};
+
+/* Called after each commit that changed or notified something, with the names in no order. */
+struct store_observer {
+	void (*committed)(void *ctx, const struct store_changes *changes, const char *const *tables,
+		const char *const *channels);
+	void *ctx;
+};
+
+/* At most one; it must not call the store. */
+void store_observe(struct store *store, const struct store_observer *observer);
+
 /* ---- guards ---- */
 
 /* A snapshot that a client has read, and the tables that it rests on. */

@@ -114,11 +114,12 @@ static void sql_notify(sqlite3_context *context, int count, sqlite3_value **valu
 {
 	struct touched *touched = sqlite3_user_data(context);
 	struct touched_set *set = &touched->of_batch;
+	bool text = sqlite3_value_type(values[0]) == SQLITE_TEXT; /* before it is converted */
 	const char *name = (const char *)sqlite3_value_text(values[0]);
 	size_t len = (size_t)sqlite3_value_bytes(values[0]);
 	(void)count;
-	if (sqlite3_value_type(values[0]) != SQLITE_TEXT || len == 0 ||
-		len > TOUCHED_CHANNEL_BYTES_MAX || memchr(name, 0, len) != NULL) {
+	if (!text || name == NULL || len == 0 || len > TOUCHED_CHANNEL_BYTES_MAX ||
+		memchr(name, 0, len) != NULL) {
 		sqlite3_result_error(context,
 			"lf_notify: a channel is a text of 1 to 255 bytes without NUL", -1);
 		return;
@@ -305,6 +306,38 @@ void touched_committed(struct touched *touched, uint64_t commit_no)
 		touched_everything(touched, commit_no);
 	} else if (set->tables != NULL) {
 		touched->newest = commit_no;
+	}
+}
+
+void touched_tell(
+	struct touched *touched, uint64_t commit_no, const struct store_observer *observer)
+{
+	struct touched_set *set = &touched->of_transaction;
+	const char *channels[TOUCHED_CHANNELS_MAX];
+	const char *tables[TOUCHED_TOLD_MAX];
+	struct store_changes changes = {
+		.commit_no = commit_no, .all = set->all, .channels_lost = set->channels_lost};
+	for (struct touched_table *table = set->tables; table != NULL;
+		table = table->next_in_transaction) {
+		const char *name = table->owner != NULL ? table->owner->name : table->name;
+		bool twice = false;
+		for (size_t i = 0; i < changes.tables_count && !twice; i++) {
+			twice = tables[i] == name;
+		}
+		if (changes.tables_count == TOUCHED_TOLD_MAX) {
+			changes.all = true;
+			break;
+		}
+		if (!twice) {
+			tables[changes.tables_count++] = name;
+		}
+	}
+	for (struct touched_channel *at = set->channels; at != NULL; at = at->next) {
+		channels[changes.channels_count++] = at->name;
+	}
+	if (changes.all || changes.channels_lost ||
+		changes.tables_count + changes.channels_count > 0) {
+		observer->committed(observer->ctx, &changes, tables, channels);
 	}
 }
 

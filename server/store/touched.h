@@ -21,6 +21,7 @@
 enum {
 	TOUCHED_BUCKETS = 256,
 	TOUCHED_TABLES_MAX = 10000, /* more are forgotten, and all count as changed */
+	TOUCHED_TOLD_MAX = 256,     /* a commit of more tables is told as one of all */
 	TOUCHED_CHANNELS_MAX = 1000,
 	TOUCHED_CHANNEL_BYTES_MAX = 255,
 };
@@ -90,6 +91,10 @@ void touched_batch_keep(struct touched *touched);
 void touched_schema(struct touched *touched); /* the batch has changed it */
 void touched_committed(struct touched *touched, uint64_t commit_no);
 void touched_rolled_back(struct touched *touched);
+
+/* After touched_committed(): tells of what the transaction changed, if anything. */
+void touched_tell(
+	struct touched *touched, uint64_t commit_no, const struct store_observer *observer);
 
 /*
  * The last commit that changed that table: UINT64_MAX if the open transaction has, before this batch.

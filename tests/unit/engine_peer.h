@@ -62,7 +62,7 @@ static int peer_random(void *ret_bytes, size_t len)
 	return 0;
 }
 
-static void peer_init(struct peer *peer, bool bytewise, bool no_retry)
+static inline void peer_init(struct peer *peer, bool bytewise, bool no_retry)
 {
 	struct engine_config config = {.client = "test/1",
 		.deadline_ms = 1000,
@@ -76,7 +76,7 @@ static void peer_init(struct peer *peer, bool bytewise, bool no_retry)
 	engine_init(&peer->engine, &config);
 }
 
-static void peer_finish(struct peer *peer)
+static inline void peer_finish(struct peer *peer)
 {
 	engine_finish(&peer->engine);
 	frame_reader_finish(&peer->reader);
@@ -222,7 +222,7 @@ struct limit {
 	uint64_t value;
 };
 
-static int hello_says(
+static inline int hello_says(
 	struct peer *peer, uint32_t id, uint8_t epoch, const struct limit *limits, size_t count)
 {
 	uint8_t bytes[16] = {epoch};
@@ -252,7 +252,7 @@ static int hello_says(
 	return feed(peer, &buf);
 }
 
-static int applied(struct peer *peer, uint32_t id, uint64_t commit)
+static inline int applied(struct peer *peer, uint32_t id, uint64_t commit)
 {
 	uint8_t bytes[16] = {1};
 	struct buffer buf;
@@ -271,8 +271,8 @@ static int applied(struct peer *peer, uint32_t id, uint64_t commit)
 	return feed(peer, &buf);
 }
 
-static int refused(struct peer *peer, uint32_t id, const char *code, const char *applied_word,
-	bool retry, int64_t retry_after_ms)
+static inline int refused(struct peer *peer, uint32_t id, const char *code,
+	const char *applied_word, bool retry, int64_t retry_after_ms)
 {
 	struct buffer buf;
 	msgpack_packer packer;
@@ -331,7 +331,7 @@ struct ask {
 	uint32_t deadline_ms;
 };
 
-static int ask_engine(struct peer *peer, const struct ask *ask, uint64_t *ret_ticket)
+static inline int ask_engine(struct peer *peer, const struct ask *ask, uint64_t *ret_ticket)
 {
 	struct buffer body;
 	msgpack_packer packer;
