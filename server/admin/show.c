@@ -192,6 +192,13 @@ static void show_stats(struct funnel *funnel, struct table *table)
 	fact_uint(table, "checkpoints_total", facts.writer.checkpoint.checkpoints);
 	fact_uint(table, "checkpoint_restarts_total", facts.writer.checkpoint.restarts);
 	fact_uint(table, "checkpoints_pinned_total", facts.writer.checkpoint.pinned);
+	fact_uint(table, "wal_large", facts.writer.lookout.wal_large);
+	fact_uint(table, "disk_low", facts.writer.lookout.disk_low);
+	fact_uint(table, "disk_low_total", facts.writer.lookout.disk_low_total);
+	fact_uint(table, "disk_free_bytes", facts.writer.lookout.disk_free);
+	fact_uint(table, "disk_floor_bytes", facts.writer.lookout.disk_floor);
+	fact_uint(table, "reserve_bytes", facts.writer.lookout.reserve);
+	fact_text(table, "trouble", facts.writer.lookout.trouble);
 }
 
 /* ---- the tables ---- */

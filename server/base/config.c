@@ -126,6 +126,14 @@ const struct setting settings[SETTING_COUNT] = {
 		"a free key is remembered so long, in the daemon's own running time"),
 	[SETTING_CHECKPOINT_FRAMES] = NUMBER("checkpoint_frames", "1000", 1, 10000000, true,
 		"pages in the WAL at which it is copied into the database"),
+	[SETTING_WAL_WARN_BYTES] = BYTES("wal_warn_bytes", "256MiB", 0, 1024 * GIB, true,
+		"size of the WAL at which the log and `status` warn; 0: never"),
+	[SETTING_DISK_FLOOR] = BYTES("disk_floor", "256MiB", 0, 1024 * GIB, true,
+		"free bytes below which batches that write are refused, retryably; on a small file "
+		"system a sixteenth of it at most"),
+	[SETTING_RESERVE_BYTES] = BYTES("reserve_bytes", "64MiB", 0, 64 * GIB, true,
+		"size of DB-reserve, which is given up when the disk is full so that checkpoints can "
+		"go on; on a small file system a sixty-fourth of it at most; 0: none"),
 	[SETTING_REPLICA] = TEXT("replica", "", false,
 		"where the database is shipped to, URLs separated by spaces: file:///directory or "
 		"s3://bucket/prefix?endpoint=…&region=…; ack: \"shipped\" waits for the first, or "

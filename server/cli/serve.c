@@ -8,6 +8,7 @@
 #include "server/admin/show.h"
 #include "server/base/cleanup.h"
 #include "server/base/config.h"
+#include "server/base/disk.h"
 #include "server/base/log.h"
 #include "server/base/notify.h"
 #include "server/base/place.h"
@@ -249,6 +250,10 @@ static int open_store(struct serving *serving, struct store **ret_store)
 		log_warn("the last run stopped at an I/O error: checking the database",
 			log_str("db", options.path));
 	}
+	if (disk_make_room(serving->place.dir, serving->place.reserve)) {
+		log_warn("the disk is full; the reserve is given up for the start",
+			log_str("reserve", serving->place.reserve));
+	}
 	if (store_open(&options, ret_store, error) != 0) {
 		return cli_fail("serve", "%s", error);
 	}
@@ -270,6 +275,7 @@ static int serve(struct serving *serving)
 		.config = &serving->config,
 		.db = serving->place.db,
 		.socket = serving->place.socket,
+		.reserve = serving->place.reserve,
 		.listen_fd = serving->listen_fd,
 		.listen_inherited = !serving->bound,
 		.show = show_table,

@@ -26,8 +26,9 @@ static const char help[] =
 	"usage: litefunnel status DB [--check] [--json] [options]\n"
 	"\n"
 	"The first line is ok, or degraded, paused, stopped or unknown with the reason. Degraded is a\n"
-	"daemon that is about to stop, in which somebody has waited for more than 5 s, or whose WAL\n"
-	"is over 1 GiB. Without a daemon the facts come from the files.\n"
+	"daemon that is about to stop, that refuses writes for want of room on the disk, in which\n"
+	"somebody has waited for more than 5 s, or whose WAL is over 1 GiB. Without a daemon the\n"
+	"facts come from the files.\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
 	"  --check         for monitoring: exit with 1 if degraded or paused, and print one line\n"
@@ -104,8 +105,11 @@ static void judge_daemon(struct status *status)
 	struct print_value state = fact(status, "state");
 	int64_t wait_us = number(status, "longest_wait_us");
 	int64_t wal_bytes = number(status, "wal_bytes");
+	struct print_value trouble = fact(status, "trouble");
 	if (state.len != strlen("running") || memcmp(state.data, "running", state.len) != 0) {
 		judge(status, "degraded", "the daemon is %.*s", (int)state.len, state.data);
+	} else if (trouble.len > 0) {
+		judge(status, "degraded", "%.*s", (int)trouble.len, trouble.data);
 	} else if (wait_us > WAIT_US_MAX) {
 		judge(status, "degraded", "a batch has waited for %.1f s", (double)wait_us / 1e6);
 	} else if (wal_bytes > WAL_BYTES_MAX) {

@@ -447,6 +447,8 @@ static int set_up(struct funnel *funnel)
 		.store = options->store,
 		.queue = funnel->queue,
 		.config = options->config,
+		.db = options->db,
+		.reserve = options->reserve,
 		.poisoned = options->poisoned,
 		.ctx = options->ctx,
 	};

@@ -20,6 +20,7 @@ struct funnel_options {
 	struct config *config; /* changed by `reload` */
 	const char *db;        /* paths, for answers and the log */
 	const char *socket;
+	const char *reserve;   /* path of the disk reserve */
 	int listen_fd;         /* the funnel's */
 	bool listen_inherited; /* the socket lives on without this process */
 

@@ -19,6 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DISK_RETRY_AFTER_MS = 500 };
+
 /* How the run of one member ended, for the transaction. */
 enum run { RUN_DONE, RUN_LOST, RUN_AGAIN };
 
@@ -291,6 +293,22 @@ static void run_bye(struct group *group, struct request *request)
 	request->outcome = OUTCOME_OK;
 }
 
+/* There is no room for what it would write. */
+static bool refused(struct group *group, struct request *request)
+{
+	bool writes = false;
+	for (size_t i = 0; group->limits->refusal != NULL && i < request->steps_count && !writes;
+		i++) {
+		writes = !store_step_reads_only(
+			group->store, request->credentials->role, &request->steps[i]);
+	}
+	if (writes) {
+		fail(request, FAILURE_DISK_LOW, group->limits->refusal);
+		request->failure.retry_after_ms = DISK_RETRY_AFTER_MS;
+	}
+	return writes;
+}
+
 static enum run run_member(struct group *group, struct request *request)
 {
 	uint64_t began_us = clock_now_us();
@@ -312,6 +330,8 @@ static enum run run_member(struct group *group, struct request *request)
 		fail(request, FAILURE_DEADLINE, "the deadline passed while the request waited");
 	} else if (request->kind == REQUEST_DESCRIBE) {
 		run_describe(group, request);
+	} else if (refused(group, request)) {
+		/* Its client tries again when there is room. */
 	} else {
 		run = run_batch(group, request);
 	}

@@ -17,6 +17,7 @@ struct group_limits {
 	uint64_t exec_timeout_us;
 	size_t result_bytes_max;
 	uint32_t rows_max;
+	const char *refusal; /* why batches that write must be refused, or NULL */
 };
 
 enum group_condition {

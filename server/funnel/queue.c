@@ -287,13 +287,37 @@ bool queue_wait(struct queue *queue)
 	return more;
 }
 
-bool queue_pause(struct queue *queue, uint64_t us)
+static struct timespec after_us(uint64_t us)
 {
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_nsec += (long)(us % 1000000) * 1000;
 	until.tv_sec += (time_t)(us / 1000000) + until.tv_nsec / 1000000000;
 	until.tv_nsec %= 1000000000;
+	return until;
+}
+
+bool queue_idle(struct queue *queue, uint64_t us)
+{
+	bool idle = false;
+	pthread_mutex_lock(&queue->lock);
+	if (queue->count == 0 && !queue->stopped) {
+		struct timespec until = after_us(us);
+		while (queue->count == 0 && !queue->stopped && !idle) {
+			queue->writer_waits = true;
+			idle = pthread_cond_timedwait(&queue->work, &queue->lock, &until) ==
+				ETIMEDOUT;
+		}
+		queue->writer_waits = false;
+	}
+	idle = queue->count == 0 && !queue->stopped;
+	pthread_mutex_unlock(&queue->lock);
+	return idle;
+}
+
+bool queue_pause(struct queue *queue, uint64_t us)
+{
+	struct timespec until = after_us(us);
 	pthread_mutex_lock(&queue->lock);
 	/* Not writer_waits: new work is no reason to try again sooner. */
 	while (!queue->stopped &&

@@ -86,6 +86,9 @@ struct request *queue_take_task(struct queue *queue);
 /* The writer: it runs this one now; NULL: none. */
 void queue_run(struct queue *queue, const struct request *request);
 
+/* The writer: true if for so long there was neither work nor an end. */
+bool queue_idle(struct queue *queue, uint64_t us);
+
 /* The writer: waits at most that long, for work that could not be begun. False: stop. */
 bool queue_pause(struct queue *queue, uint64_t us);
 

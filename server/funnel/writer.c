@@ -19,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { BUSY_PAUSE_US = 5000, LOG_AGAIN_US = 1000000 };
+enum { BUSY_PAUSE_US = 5000, LOG_AGAIN_US = 1000000, LOOK_US = 500000 };
 
 struct writer {
 	struct writer_options options;
@@ -28,8 +28,10 @@ struct writer {
 	_Atomic uint64_t commit_no;
 	pthread_mutex_t lock; /* guards stats */
 	struct writer_stats stats;
+	struct lookout *lookout;
 	uint64_t busy_logged_us;
 	uint64_t full_logged_us;
+	bool full;      /* the last group met a full disk */
 	bool unsettled; /* something was committed since the last store_settle() */
 };
 
@@ -88,14 +90,16 @@ static void count(struct writer *writer, const struct group_result *result, stru
 	uint64_t failed = 0;
 	uint64_t batches = 0;
 	bool full = false;
+	bool refusing = lookout_refusal(writer->lookout) != NULL;
 	list_for_each(node, answered) {
 		const struct request *request = container_of(node, struct request, node);
 		failed += request->outcome == OUTCOME_FAILED;
 		full |= request->outcome == OUTCOME_FAILED &&
-			request->failure.code == FAILURE_DISK_LOW;
+			request->failure.code == FAILURE_DISK_LOW && !refusing;
 		batches++;
 		log_if_slow(request, slow_us);
 	}
+	writer->full = full;
 	if (full && clock_now_us() - writer->full_logged_us >= LOG_AGAIN_US) {
 		writer->full_logged_us = clock_now_us();
 		log_warn("the disk is full; writes are refused until there is room",
@@ -127,19 +131,7 @@ static void answer(struct writer *writer, struct list *answered)
 
 static void checkpoint(struct writer *writer)
 {
-	struct store_error error = {.row = -1};
-	uint64_t frames = number(writer, SETTING_CHECKPOINT_FRAMES);
-	if (store_checkpoint_if_due(writer->options.store, frames, &error) != 0) {
-		if ((error.sqlite & 0xff) == 10) {
-			/*
-			 * SQLITE_IOERR. A failed fsync may have marked the pages clean: no second
-			 * try.
-			 */
-			writer->options.poisoned(writer->options.ctx, error.message);
-		}
-		log_warn("checkpoint failed", log_str("error", error.message));
-	}
-	store_error_clear(&error);
+	lookout_checkpoint(writer->lookout);
 	struct checkpoint_stats stats = store_checkpoint_stats(writer->options.store);
 	pthread_mutex_lock(&writer->lock);
 	writer->stats.checkpoint = stats;
@@ -166,6 +158,8 @@ static void run_group(struct writer *writer)
 	char *reason = NULL;
 	list_init(&answered);
 	apply_limits(writer);
+	lookout_look(writer->lookout);
+	limits.refusal = lookout_refusal(writer->lookout);
 	int rc = group_run(
 		writer->options.store, writer->options.queue, &limits, &answered, &result, &reason);
 	atomic_store_explicit(
@@ -177,6 +171,9 @@ static void run_group(struct writer *writer)
 	count(writer, &result, &answered);
 	answer(writer, &answered);
 	writer->unsettled |= result.commits > 0;
+	if (writer->full) {
+		lookout_met_full(writer->lookout);
+	}
 	if (rc == GROUP_BUSY) {
 		note_busy(writer, reason);
 		(void)queue_pause(writer->options.queue, BUSY_PAUSE_US);
@@ -223,10 +220,14 @@ static void run_task(struct writer *writer, struct request *task)
 static void *writer_main(void *ctx)
 {
 	struct writer *writer = ctx;
+	lookout_look(writer->lookout);
 	for (;;) {
 		if (writer->unsettled && queue_is_empty(writer->options.queue)) {
 			store_settle(writer->options.store);
 			writer->unsettled = false;
+		}
+		while (queue_idle(writer->options.queue, LOOK_US)) {
+			lookout_look(writer->lookout);
 		}
 		if (!queue_wait(writer->options.queue)) {
 			return NULL;
@@ -243,9 +244,12 @@ static void *writer_main(void *ctx)
 int writer_start(const struct writer_options *options, struct writer **ret_writer)
 {
 	struct writer *writer = calloc(1, sizeof(*writer));
+	struct lookout_options lookout = {options->store, options->config, options->db,
+		options->reserve, options->poisoned, options->ctx};
 	sigset_t all;
 	sigset_t before;
-	if (writer == NULL) {
+	if (writer == NULL || lookout_new(&lookout, &writer->lookout) < 0) {
+		free(writer);
 		return -ENOMEM;
 	}
 	writer->options = *options;
@@ -284,6 +288,7 @@ void writer_free(struct writer *writer)
 {
 	if (writer != NULL) {
 		pthread_mutex_destroy(&writer->lock);
+		lookout_free(writer->lookout);
 		free(writer);
 	}
 }
@@ -294,6 +299,7 @@ struct writer_stats writer_stats(struct writer *writer)
 	struct writer_stats stats = writer->stats;
 	pthread_mutex_unlock(&writer->lock);
 	stats.commit_no = writer_commit_no(writer);
+	stats.lookout = lookout_facts(writer->lookout);
 	return stats;
 }
 

@@ -7,6 +7,7 @@
  */
 
 #include "server/base/config.h"
+#include "server/funnel/lookout.h"
 #include "server/funnel/queue.h"
 #include "server/store/store.h"
 
@@ -23,12 +24,15 @@ struct writer_stats {
 	uint64_t busy; /* times another process held the write lock */
 	uint64_t commit_no;
 	struct checkpoint_stats checkpoint;
+	struct lookout_facts lookout;
 };
 
 struct writer_options {
 	struct store *store; /* the writer's from writer_start() to writer_join() */
 	struct queue *queue;
 	const struct config *config; /* numbers only */
+	const char *db;              /* paths */
+	const char *reserve;
 	/*
 	 * A COMMIT or a checkpoint met an I/O error: what is on the disk can be told only by
 	 * starting over. Called in the writer's thread; must not return.

@@ -106,6 +106,20 @@ int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct stor
 		: store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
 }
 
+int store_checkpoint_cut(struct store *store, struct store_error *error)
+{
+	if (wal_file_bytes(store) <= WAL_HEADER_BYTES || store_in_transaction(store)) {
+		return 0;
+	}
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	sqlite3_busy_timeout(store->handle, RESTART_BUSY_MS);
+	int rc = run(store, SQLITE_CHECKPOINT_TRUNCATE);
+	sqlite3_busy_timeout(store->handle, 0);
+	return rc == SQLITE_OK || (rc & 0xff) == SQLITE_BUSY
+		? 0
+		: store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
+}
+
 struct checkpoint_stats store_checkpoint_stats(const struct store *store)
 {
 	struct checkpoint_stats stats = store->wal.stats;

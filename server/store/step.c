@@ -377,6 +377,20 @@ bool store_step_is_atomic(struct store *store, enum role role, const struct step
 	return atomic;
 }
 
+bool store_step_reads_only(struct store *store, enum role role, const struct step *step)
+{
+	struct store_error error = {.row = -1};
+	struct stmt *stmt = NULL;
+	if (step->script ||
+		stmt_acquire(&store->cache, role, step->sql, step->sql_hash, &stmt, &error) != 0) {
+		store_error_clear(&error);
+		return false;
+	}
+	bool readonly = stmt->readonly;
+	stmt_release(&store->cache, stmt);
+	return readonly;
+}
+
 int store_describe(struct store *store, enum role role, struct bytes sql,
 	const struct step_sink *sink, struct description *ret_description,
 	struct store_error *error)

@@ -228,6 +228,9 @@ int store_step(struct store *store, enum role role, const struct step *step,
  */
 bool store_step_is_atomic(struct store *store, enum role role, const struct step *step);
 
+/* True if the step compiles and writes nothing. */
+bool store_step_reads_only(struct store *store, enum role role, const struct step *step);
+
 struct description {
 	unsigned params;
 	bool readonly;
@@ -251,6 +254,9 @@ struct checkpoint_stats {
 
 /* Copies the WAL into the database if it has grown past `threshold` frames; bounded, never on a commit. */
 int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct store_error *error);
+
+/* Copies all of the WAL and gives its room back, if no reader is in the way. */
+int store_checkpoint_cut(struct store *store, struct store_error *error);
 struct checkpoint_stats store_checkpoint_stats(const struct store *store);
 
 /* After the last commit of a burst: moves the read mark that read-only openers cannot move. */

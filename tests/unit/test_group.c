@@ -791,7 +791,8 @@ static int set_up(void **state)
 		"SELECT RAISE(ROLLBACK, 'watched') WHERE NEW.a = 1; END;"
 		"CREATE TABLE p(a INTEGER PRIMARY KEY); INSERT INTO p VALUES (1);"
 		"CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED)");
-	limits = (struct group_limits){4096, 32 << 20, 1000000000, 1000000000, 4 << 20, 100000};
+	limits = (struct group_limits){
+		4096, 32 << 20, 1000000000, 1000000000, 4 << 20, 100000, NULL};
 	list_init(&answered);
 	return queue_new(wake, NULL, &queue);
 }

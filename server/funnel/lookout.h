@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * What the writer looks at between its transactions, beside the queue: whether there is room on the
+ * disk. What it finds it says in the log, in `show stats`, and to whom it concerns.
+ *
+ * Everything is the writer's thread's but lookout_facts().
+ */
+
+#include "server/base/config.h"
+#include "server/store/store.h"
+
+struct lookout;
+
+struct lookout_options {
+	struct store *store;
+	const struct config *config; /* numbers only */
+	const char *db;
+	const char *reserve; /* path of the disk reserve */
+	/* See writer.h. */
+	void (*poisoned)(void *ctx, const char *reason);
+	void *ctx;
+};
+
+enum { LOOKOUT_TEXT_BYTES = 512 };
+
+struct lookout_facts {
+	bool disk_low;
+	uint64_t disk_free;
+	uint64_t disk_floor; /* in effect */
+	uint64_t disk_low_total;
+	uint64_t reserve;
+	uint64_t wal_bytes;
+	bool wal_large;
+	char trouble[LOOKOUT_TEXT_BYTES]; /* why it is degraded, or empty */
+};
+
+int lookout_new(const struct lookout_options *options, struct lookout **ret_lookout);
+void lookout_free(struct lookout *lookout); /* accepts NULL */
+
+/* Looks at what is due to be looked at; cheap. Outside of a transaction. */
+void lookout_look(struct lookout *lookout);
+
+/* Why batches that write must be refused now, or NULL. */
+const char *lookout_refusal(const struct lookout *lookout);
+
+/* A batch has met a full disk. */
+void lookout_met_full(struct lookout *lookout);
+
+/* After commits: the checkpoint, if it is due. */
+void lookout_checkpoint(struct lookout *lookout);
+
+struct lookout_facts lookout_facts(struct lookout *lookout); /* any thread */

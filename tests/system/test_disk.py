@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: MIT
+"""A disk that fills and empties, and one that cannot be written: who is told what, and what is there afterwards."""
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import threading
+import time
+
+import pytest
+
+from daemon import READERS, Daemon, wait_for
+from wire import Closed
+
+MIB = 1 << 20
+CLIENTS = 4
+
+
+@contextlib.contextmanager
+def disk_of(litefunnel, tmp_path, mib, kind="tmpfs", **settings):
+    """A daemon, not started, on a file system of its own."""
+    place = tempfile.mkdtemp(prefix="funnel-")
+    if kind == "tmpfs":
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "funnel", place], check=True)
+    else:
+        image = tmp_path / "image"
+        with open(image, "wb") as file:
+            file.truncate(mib * MIB)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+        if subprocess.run(["mount", "-o", "loop", str(image), place], check=False).returncode != 0:
+            os.rmdir(place)
+            pytest.skip("no loop device can be mounted here")
+    os.chown(place, 0, READERS)
+    os.chmod(place, 0o2750)
+    served = Daemon(litefunnel, f"{place}/app.db", **settings)
+    served.log_path = str(tmp_path / "log")
+    served.place = pathlib.Path(place)
+    try:
+        yield served
+        served.finish()
+    finally:
+        if served.running():
+            served.process.kill()
+            served.process.wait()
+        subprocess.run(["umount", "--lazy", place], check=True)
+        os.rmdir(place)
+
+
+class Writer(threading.Thread):
+    """Writes its numbers one after the other, each until it is told OK."""
+
+    def __init__(self, served, who):
+        super().__init__(daemon=True)
+        self.served, self.who = served, who
+        self.acked = 0
+        self.refused = {}
+        self.error = None
+        self.over = threading.Event()
+
+    def run(self):
+        try:
+            with self.served.wire(session=os.urandom(16)) as wire:
+                seq = 0
+                while not self.over.is_set():
+                    seq += 1
+                    # Some are long, so that the cache spills and the disk is met inside of a batch.
+                    steps = [["INSERT INTO t VALUES (?, ?)", [self.who, seq]],
+                             ["REPLACE INTO large VALUES (?, zeroblob(?))",
+                              [self.who, 1_000_000 if seq % 50 == 0 else 100]]]
+                    while True:
+                        error, _ = wire.ask("write", batch=steps, seq=seq, done=seq - 1)
+                        if error is None:
+                            break
+                        assert error["applied"] == "no" and error["retry"], error
+                        assert error["code"] == "disk_low" and error["sqlite"] == 13, error
+                        self.refused[error["message"]] = True
+                        if self.over.is_set():
+                            return
+                        time.sleep(0.002)
+                    self.acked = seq
+                    time.sleep(0.0005)
+        except BaseException as error:  # the test's thread tells it
+            self.error = error
+            raise
+
+
+class Filler:
+    """Takes all room of a file system, at once or bit by bit, and gives it back."""
+
+    def __init__(self, place):
+        self.path = place / "filler"
+
+    def fill(self, gradually):
+        step = 64 << 10 if gradually else 4 * MIB
+        with open(self.path, "ab", buffering=0) as file:
+            while step >= 1024:
+                try:
+                    size = file.seek(0, os.SEEK_END)
+                    os.posix_fallocate(file.fileno(), size, step)
+                except OSError:
+                    step //= 4
+
+    def empty(self):
+        self.path.unlink()
+
+
+def cycles(served, rounds):
+    filler = Filler(served.place)
+    served.write("CREATE TABLE t(who, seq, PRIMARY KEY (who, seq)) WITHOUT ROWID",
+                 "CREATE TABLE large(who PRIMARY KEY, content)")
+    writers = [Writer(served, who) for who in range(CLIENTS)]
+    for writer in writers:
+        writer.start()
+    pid = served.pid
+    for cycle in range(rounds):
+        for writer in writers:
+            writer.refused = {}
+        filler.fill(gradually=cycle % 4 == 0)
+        wait_for(lambda: all(w.refused or w.error for w in writers), "the disk to be low")
+        assert served.read("SELECT count(*) >= 0 FROM t") == [(1,)]
+        if cycle % 2:
+            filler.fill(gradually=False)  # also what the cut WAL has given back
+        filler.empty()
+        before = [w.acked for w in writers]
+        wait_for(lambda: all(w.acked > b or w.error for w, b in zip(writers, before)), "room again")
+        assert not any(w.error for w in writers), [w.error for w in writers]
+    for writer in writers:
+        writer.over.set()
+    for writer in writers:
+        writer.join(60)
+        assert not writer.is_alive() and writer.error is None, writer.error
+    assert served.running() and served.pid == pid
+    for writer in writers:
+        rows = [row[0] for row in served.read("SELECT seq FROM t WHERE who = ? ORDER BY seq", writer.who)]
+        assert rows[:writer.acked] == list(range(1, writer.acked + 1))
+        assert len(rows) <= writer.acked + 1  # the one that was given up may have been the last
+    assert served.read("PRAGMA integrity_check") == [("ok",)]
+    stats = wait_for(lambda: (s := served.stats()) and not s["disk_low"] and s, "room")
+    assert stats["disk_low_total"] >= rounds / 2 and stats["reserve_bytes"] > 0
+    assert os.path.getsize(f"{served.db}-reserve") == stats["reserve_bytes"]
+
+
+def test_a_disk_that_fills_and_empties(litefunnel, tmp_path, soak):
+    """Nobody is told that something failed for good, nothing is lost or there twice, nothing restarts."""
+    with disk_of(litefunnel, tmp_path, 32, cache_bytes="256KiB") as served:
+        served.start()
+        cycles(served, 2000 if soak else 200)
+
+
+def test_the_same_on_ext4(litefunnel, tmp_path, soak):
+    with disk_of(litefunnel, tmp_path, 32, "ext4", cache_bytes="256KiB") as served:
+        served.start()
+        cycles(served, 200 if soak else 20)
+
+
+def test_what_is_said_at_the_floor(litefunnel, tmp_path):
+    """Reads and remembered answers go on; the message says where, how much there is and is needed."""
+    with disk_of(litefunnel, tmp_path, 32) as served:
+        served.start()
+        filler, session = Filler(served.place), os.urandom(16)
+        with served.wire(session=session) as wire:
+            wire.write("CREATE TABLE t(a)")
+            first = wire.write("INSERT INTO t VALUES (1)", seq=1)
+            filler.fill(gradually=False)
+            error = wait_for(lambda: wire.ask("write", batch=[["INSERT INTO t VALUES (2)"]])[0], "low")
+            assert (error["code"], error["applied"], error["retry"]) == ("disk_low", "no", True)
+            assert error["retry_after_ms"] > 0
+            assert str(served.place) in error["message"] and "MiB are needed" in error["message"]
+            assert wire.write("SELECT a FROM t")["steps"][0]["rows"][0] == [1]
+            assert wire.write("INSERT INTO t VALUES (1)", seq=1)["commit"] == first["commit"]
+            assert wire.call("describe", sql="INSERT INTO t VALUES (?)")["params"] == 1
+        status = subprocess.run([litefunnel, "status", served.db, "--json"], text=True,
+                                stdout=subprocess.PIPE, check=True)
+        facts = json.loads(status.stdout)
+        assert facts["status"] == "degraded" and facts["reason"].startswith("disk: ")
+        # A start finds room in the reserve, and writes go on when there is room without one.
+        served.kill()
+        served.start()
+        assert served.read("SELECT a FROM t") == [(1,)]
+        filler.empty()
+        wait_for(lambda: served.wire().ask("write", batch=[["INSERT INTO t VALUES (3)"]])[0] is None, "room")
+        wait_for(lambda: os.path.exists(f"{served.db}-reserve"), "a new reserve")
+        assert served.read("SELECT a FROM t") == [(1,), (3,)]
+
+
+def test_no_floor_and_no_reserve(litefunnel, tmp_path):
+    with disk_of(litefunnel, tmp_path, 32, disk_floor=0, reserve_bytes=0) as served:
+        served.start()
+        served.write("CREATE TABLE t(a)")
+        assert not os.path.exists(f"{served.db}-reserve")
+        filler = Filler(served.place)
+        with served.wire() as wire:
+            filler.fill(gradually=False)
+            big = ["INSERT INTO t VALUES (zeroblob(1000000))"]
+            error = wait_for(lambda: wire.ask("write", batch=[big])[0], "a full disk")
+            assert error["code"] == "disk_low" and error["retry"]
+            filler.empty()
+            assert wire.write(*[big])
+
+
+def test_a_log_that_takes_no_more(litefunnel, tmp_path):
+    """A full disk under the log, and none for temporary files, are nothing to commits."""
+    small = tempfile.mkdtemp(prefix="funnel-log-")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "funnel", small], check=True)
+    try:
+        with disk_of(litefunnel, tmp_path, 64, log_level="debug",
+                     env={"SQLITE_TMPDIR": small, "TMPDIR": small}) as served:
+            served.log_path = f"{small}/log"
+            Filler(pathlib.Path(small)).fill(gradually=False)
+            served.start()
+            with served.wire(session=os.urandom(16)) as wire:
+                wire.write("CREATE TABLE t(a)")
+                for i in range(1, 2001):
+                    wire.write(["INSERT INTO t VALUES (?)", [i]], seq=i)
+                wire.write("CREATE INDEX i ON t(a)", "SELECT a FROM t ORDER BY a DESC")
+            served.stop()
+            assert served.read("SELECT count(*), sum(a) FROM t") == [(2000, 2001000)]
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
+        os.rmdir(small)
+
+
+def write_until_it_stops(served, session, acked):
+    """Writes by seq until the daemon is gone: the last seq that was answered OK."""
+    with contextlib.suppress(Closed, OSError), served.wire(session=session) as wire:
+        while acked < 1_000_000:
+            wire.write(["INSERT INTO t VALUES (?)", [acked + 1]], seq=acked + 1, done=acked)
+            acked += 1
+    assert served.wait() == 3, served.log()
+    assert "I/O error: stopping" in served.log()
+    return acked
+
+
+def goes_on(served, session, acked):
+    """All that was answered is there once, and the one without an answer is applied once."""
+    served.start()
+    with served.wire(session=session) as wire:
+        wire.write(["INSERT INTO t VALUES (?)", [acked + 1]], seq=acked + 1, done=acked)
+    assert served.read("SELECT count(*), count(DISTINCT a), max(a) FROM t") == [(acked + 1,) * 3]
+    return acked + 1
+
+
+def test_a_disk_that_becomes_read_only(litefunnel, tmp_path, soak):
+    """It stops and says so; a start names what is wrong; on a disk that is well again all is there."""
+    with disk_of(litefunnel, tmp_path, 32, "ext4", checkpoint_frames=50) as served:
+        session, acked = os.urandom(16), 0
+        served.start()
+        served.write("CREATE TABLE t(a)")
+        for cycle in range(200 if soak else 20):
+            timer = threading.Timer(0.03 + 0.002 * (cycle % 20), subprocess.run, (
+                ["mount", "-o", "remount,abort", served.place],))
+            timer.start()
+            acked = write_until_it_stops(served, session, acked)
+            timer.join()
+            code, said = served.refuses_to_start()
+            assert code == 1 and "ead-only" in said[0], said
+            subprocess.run(["umount", served.place], check=True)
+            subprocess.run(["e2fsck", "-fp", tmp_path / "image"], check=False, stdout=subprocess.DEVNULL)
+            subprocess.run(["mount", "-o", "loop", tmp_path / "image", served.place], check=True)
+            acked = goes_on(served, session, acked)
+
+
+def test_a_file_that_may_not_be_written_any_more(litefunnel, tmp_path):
+    with disk_of(litefunnel, tmp_path, 32, "ext4") as served:
+        session, acked = os.urandom(16), 0
+        served.start()
+        served.write("CREATE TABLE t(a)")
+        for _ in range(5):
+            timer = threading.Timer(0.05, subprocess.run, (["chattr", "+i", f"{served.db}-wal"],))
+            timer.start()
+            acked = write_until_it_stops(served, session, acked)
+            timer.join()
+            code, said = served.refuses_to_start()
+            assert code == 1 and served.db in said[0], said
+            subprocess.run(["chattr", "-i", f"{served.db}-wal"], check=True)
+            acked = goes_on(served, session, acked)
