@@ -152,10 +152,11 @@ static int resolve_files(struct place *place)
 	place->ship = join(place->db, "-ship", "");
 	place->reserve = join(place->db, "-reserve", "");
 	place->poisoned = join(place->db, "-poisoned", "");
+	place->restored = join(place->db, "-restored", "");
 	place->adopted = join(place->db, "-adopted", "");
 	return place->wal == NULL || place->shm == NULL || place->lock == NULL ||
 			place->ship == NULL || place->reserve == NULL || place->poisoned == NULL ||
-			place->adopted == NULL
+			place->restored == NULL || place->adopted == NULL
 		? -ENOMEM
 		: 0;
 }
@@ -197,6 +198,7 @@ void place_finish(struct place *place)
 	free(place->ship);
 	free(place->reserve);
 	free(place->poisoned);
+	free(place->restored);
 	free(place->adopted);
 	*place = (struct place){0};
 }

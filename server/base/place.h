@@ -39,7 +39,8 @@ struct place {
 	char *ship;
 	char *reserve;
 	char *poisoned;
-	char *adopted; /* what `adopt` found, for `leave` */
+	char *restored; /* left by `restore`: the next start begins a new epoch */
+	char *adopted;  /* what `adopt` found, for `leave` */
 };
 
 /* What place_check() saw. */

@@ -13,6 +13,7 @@
 #include "server/base/notify.h"
 #include "server/base/place.h"
 #include "server/cli/cli.h"
+#include "server/cli/missing.h"
 #include "server/funnel/funnel.h"
 #include "server/funnel/listener.h"
 #include "server/store/store.h"
@@ -28,13 +29,16 @@
 #include <unistd.h>
 
 static const char help[] =
-	"usage: litefunnel serve DB [--create] [--config FILE] [options]\n"
+	"usage: litefunnel serve DB [--create] [--restore-if-missing] [--config FILE] [options]\n"
 	"\n"
 	"Owns the only writable handle of the SQLite database DB (or LITEFUNNEL_DB) and takes\n"
 	"batches of writes on the Unix socket DB-funnel. Runs in the foreground until SIGTERM, then\n"
 	"answers what is queued and stops. SIGHUP reads the settings again.\n"
 	"\n"
 	"  --create        make the database if there is none\n"
+	"  --restore-if-missing\n"
+	"                  restore it from its replica if there is none; with --create too, make\n"
+	"                  it only if the replica answers and holds nothing\n"
 	"  --config FILE   read settings from FILE (or LITEFUNNEL_CONFIG)\n"
 	"  --help          this text\n"
 	"\n"
@@ -42,7 +46,13 @@ static const char help[] =
 	"variable LITEFUNNEL_NAME. An option wins over the environment, and that over the file.\n"
 	"\n";
 
-enum { OPTION_CREATE = SETTING_COUNT, OPTION_CONFIG, OPTION_HELP, OPTIONS };
+enum {
+	OPTION_CREATE = SETTING_COUNT,
+	OPTION_RESTORE_IF_MISSING,
+	OPTION_CONFIG,
+	OPTION_HELP,
+	OPTIONS
+};
 
 struct serving {
 	struct config config;
@@ -54,6 +64,7 @@ struct serving {
 	} given[256];
 	size_t given_count;
 	bool create;
+	bool restore_if_missing;
 	int lock_fd;
 	int listen_fd;
 	bool bound; /* the socket is ours to remove */
@@ -72,6 +83,8 @@ static void fill_options(struct option *options, char names[][64])
 		options[i] = (struct option){names[i], required_argument, NULL, i};
 	}
 	options[OPTION_CREATE] = (struct option){"create", no_argument, NULL, OPTION_CREATE};
+	options[OPTION_RESTORE_IF_MISSING] =
+		(struct option){"restore-if-missing", no_argument, NULL, OPTION_RESTORE_IF_MISSING};
 	options[OPTION_CONFIG] = (struct option){"config", required_argument, NULL, OPTION_CONFIG};
 	options[OPTION_HELP] = (struct option){"help", no_argument, NULL, OPTION_HELP};
 	options[OPTIONS] = (struct option){0};
@@ -115,6 +128,8 @@ static int parse_options(struct serving *serving, int argc, char **argv, const c
 		}
 		if (option == OPTION_CREATE) {
 			serving->create = true;
+		} else if (option == OPTION_RESTORE_IF_MISSING) {
+			serving->restore_if_missing = true;
 		} else if (option == OPTION_CONFIG) {
 			config_path = optarg;
 		} else if (serving->given_count <
@@ -153,6 +168,20 @@ static int claim_place(struct serving *serving, const char *db)
 		return cli_fail("serve", "%s", error);
 	}
 	int rc = place_check(&serving->place, geteuid(), getegid(), &report);
+	if (rc == PLACE_MISSING && serving->restore_if_missing) {
+		int code = missing_restore(
+			&serving->place, config_text(&serving->config, SETTING_REPLICA));
+		if (code != CLI_DONE) {
+			return code;
+		}
+		rc = place_check(&serving->place, geteuid(), getegid(), &report);
+		if (rc == PLACE_MISSING && !serving->create) {
+			return cli_fail("serve",
+				"%s does not exist, and its replica holds nothing: use --create too "
+				"for a new database",
+				serving->place.db);
+		}
+	}
 	if (rc == PLACE_MISSING && !serving->create) {
 		return cli_fail("serve", "%s does not exist: use --create for a new database",
 			serving->place.db);
@@ -244,6 +273,7 @@ static int open_store(struct serving *serving, struct store **ret_store)
 		.heap_bytes_max = config_number(config, SETTING_HEAP_BYTES_MAX),
 		.statements_max = config_number(config, SETTING_STATEMENT_CACHE_MAX),
 		.session_window = (uint32_t)config_number(config, SETTING_SESSION_WINDOW),
+		.restored = lstat(serving->place.restored, &status) == 0,
 		.poisoned = lstat(serving->place.poisoned, &status) == 0,
 	};
 	if (options.poisoned) {
@@ -259,6 +289,11 @@ static int open_store(struct serving *serving, struct store **ret_store)
 	}
 	if (options.poisoned && unlink(serving->place.poisoned) != 0) {
 		log_warn("cannot remove the marker", log_str("path", serving->place.poisoned));
+	}
+	if (options.restored) {
+		log_info(
+			"restored from a replica: a new epoch begins", log_str("db", options.path));
+		missing_forget(&serving->place);
 	}
 	return CLI_DONE;
 }

@@ -108,6 +108,8 @@ struct store {
 
 /* Creates or migrates the tables, reads epoch and commit number. 0, or -EINVAL with a sentence. */
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
+/* In the open transaction: from here on another lineage. An SQLite code. */
+int state_new_epoch(struct store *store);
 
 /* A function, collation or module that is not there: 0, or -EINVAL with a sentence. */
 int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);

@@ -108,6 +108,25 @@ static int state_create(struct store *store)
 	return rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
 }
 
+int state_new_epoch(struct store *store)
+{
+	sqlite3_stmt *stmt = NULL;
+	uint8_t epoch[STORE_EPOCH_BYTES];
+	if (getrandom(epoch, sizeof(epoch), 0) != (ssize_t)sizeof(epoch)) {
+		return SQLITE_IOERR;
+	}
+	int rc = own_prepare(store, "UPDATE _lf_state SET epoch = ?1", &stmt);
+	if (rc == SQLITE_OK) {
+		sqlite3_bind_blob(stmt, 1, epoch, sizeof(epoch), SQLITE_STATIC);
+		rc = own_run(store, stmt);
+	}
+	sqlite3_finalize(stmt);
+	if (rc == SQLITE_OK) {
+		memcpy(store->epoch, epoch, sizeof(epoch));
+	}
+	return rc;
+}
+
 static int state_read(struct store *store, int *ret_format, int64_t *ret_window)
 {
 	sqlite3_stmt *stmt = NULL;

@@ -117,10 +117,15 @@ static int prepare_own(struct store *store, char *ret_error)
 }
 
 /* Takes the first number of this run, so that every start is a commit and can be told apart. */
-static int first_commit(struct store *store, char *ret_error)
+static int first_commit(struct store *store, bool restored, char *ret_error)
 {
 	struct store_error error = {.row = -1};
 	int rc = store_begin(store, &error);
+	int epoch = rc == 0 && restored ? state_new_epoch(store) : SQLITE_OK;
+	if (epoch != SQLITE_OK) {
+		rc = stmt_failed(store->handle, &store->authorizer, epoch, &error);
+		store_rollback(store);
+	}
 	if (rc == 0) {
 		store->dirty = true;
 		rc = store_commit(store, &error);
@@ -214,7 +219,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 	(void)wal_attach(store); /* SQLite opens it with the first read */
 	rc = rc == 0 ? chunks_new(&store->chunks) : rc;
 	rc = rc == 0 ? store_chunks_load(store) : rc;
-	rc = rc == 0 ? first_commit(store, ret_error) : rc;
+	rc = rc == 0 ? first_commit(store, options->restored, ret_error) : rc;
 	touched_everything(&store->touched, store->commit_no); /* by whom is not remembered */
 	return rc == 0 ? recovery_sync_wal(store, ret_error) : rc;
 }

@@ -66,6 +66,7 @@ struct store_options {
 	size_t statements_max;
 	size_t sql_bytes_max;
 	uint32_t session_window;
+	bool restored; /* from a replica: clients may know commits that are gone, so a new epoch begins */
 	bool poisoned; /* the last run stopped at an I/O error of a commit: re-write before trusting */
 };
 

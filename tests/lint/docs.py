@@ -39,9 +39,9 @@ def unmdoc(text):
 
 def settings(root, program):
     said = subprocess.run([program, "serve", "--help"], capture_output=True, text=True, check=True)
-    flags = {"create", "config", "help"}
+    flags = {"create", "restore-if-missing", "config", "help"}
     known = {name.replace("-", "_") for name in re.findall(r"^  --([a-z0-9-]+)", said.stdout, re.M)}
-    known -= flags
+    known -= {flag.replace("-", "_") for flag in flags}
     sample = read(root, "deploy/litefunnel.conf.sample")
     compare("setting", known, "serve --help",
             set(re.findall(r"^#?([a-z][a-z0-9_]*) =", sample, re.M)), "the sample config")

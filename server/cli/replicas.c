@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Which replicas a database has, asked of the settings as `serve` reads them. */
+
+#include "server/cli/replicas.h"
+
+#include "server/base/cleanup.h"
+#include "server/base/config.h"
+#include "server/cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+bool replicas_is_url(const char *arg)
+{
+	return strstr(arg, "://") != NULL;
+}
+
+/* /etc/litefunnel/NAME.conf for …/NAME.db, if it is there. */
+static bool packaged_config(const char *db, char *ret_path, size_t bytes)
+{
+	const char *slash = strrchr(db, '/');
+	const char *name = slash != NULL ? slash + 1 : db;
+	size_t len = strlen(name);
+	if (len > 3 && strcmp(name + len - 3, ".db") == 0) {
+		len -= 3;
+	}
+	int n = snprintf(ret_path, bytes, "/etc/litefunnel/%.*s.conf", (int)len, name);
+	return len > 0 && n > 0 && (size_t)n < bytes && access(ret_path, R_OK) == 0;
+}
+
+static int read_settings(
+	const char *command, const char *db, const char *file, struct config *config)
+{
+	char packaged[512];
+	char error[CONFIG_ERROR_BYTES] = "out of memory";
+	const char *given = file != NULL ? file : getenv("LITEFUNNEL_CONFIG");
+	int rc = config_init(config);
+	rc = rc == 0 ? config_read_environment(config, error) : rc;
+	if (rc == 0 && given != NULL && given[0] != '\0') {
+		rc = config_read_file(config, given, error);
+	} else if (rc == 0 && packaged_config(db, packaged, sizeof packaged)) {
+		rc = config_read_file(config, packaged, error);
+	}
+	return rc == 0 ? 0 : cli_usage(command, "%s", error);
+}
+
+static int split(const char *command, const char *text, struct replicas *replicas)
+{
+	char *rest = NULL;
+	replicas->text = strdup(text);
+	if (replicas->text == NULL) {
+		return cli_fail(command, "out of memory");
+	}
+	for (char *url = strtok_r(replicas->text, " \t", &rest); url != NULL;
+		url = strtok_r(NULL, " \t", &rest)) {
+		if (replicas->count == REPLICAS_MAX) {
+			return cli_usage(command, "more than %d replicas", REPLICAS_MAX);
+		}
+		replicas->urls[replicas->count++] = url;
+	}
+	return 0;
+}
+
+int replicas_find(
+	const char *command, const char *arg, const char *config, struct replicas *ret_replicas)
+{
+	CLEANUP(config_finish) struct config set = {0};
+	*ret_replicas = (struct replicas){0};
+	if (replicas_is_url(arg)) {
+		return split(command, arg, ret_replicas);
+	}
+	int code = read_settings(command, arg, config, &set);
+	if (code == 0) {
+		code = split(command, config_text(&set, SETTING_REPLICA), ret_replicas);
+	}
+	if (code == 0 && ret_replicas->count == 0) {
+		code = cli_usage(command,
+			"no replica is known for %s: give its URL, or --config FILE with a line "
+			"`replica = URL`, or set LITEFUNNEL_REPLICA",
+			arg);
+	}
+	return code;
+}
+
+void replicas_finish(struct replicas *replicas)
+{
+	free(replicas->text);
+	*replicas = (struct replicas){0};
+}

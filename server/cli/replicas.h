@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The replicas that a command is about: one URL, or those that the settings name for a database. The
+ * settings come from --config or LITEFUNNEL_CONFIG, else, for /var/lib/litefunnel/NAME/NAME.db, from
+ * /etc/litefunnel/NAME.conf; LITEFUNNEL_REPLICA wins over the file.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { REPLICAS_MAX = 16 };
+
+struct replicas {
+	char *text; /* the URLs, cut at the spaces */
+	const char *urls[REPLICAS_MAX];
+	size_t count;
+};
+
+/* True for scheme://…, which no path of a database is. */
+bool replicas_is_url(const char *arg);
+
+/* 0, or an exit code, said so on stderr. `config` may be NULL. */
+int replicas_find(
+	const char *command, const char *arg, const char *config, struct replicas *ret_replicas);
+void replicas_finish(struct replicas *replicas);
