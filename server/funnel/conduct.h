@@ -58,3 +58,6 @@ void funnel_watch_times(struct funnel *funnel);
 
 /* Reads the settings again; the names of what changed go to `out` as an array. */
 int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONFIG_ERROR_BYTES]);
+
+/* To follow it: open connections get the roles that hold now; who has none any more is closed. */
+void funnel_assign_roles(struct funnel *funnel);

@@ -148,7 +148,9 @@ struct credentials *credentials_with_role(const struct credentials *credentials,
 		return NULL;
 	}
 	*copy = *credentials;
-	memcpy(groups, credentials->groups, bytes);
+	if (bytes > 0) {
+		memcpy(groups, credentials->groups, bytes);
+	}
 	copy->groups = groups;
 	copy->references = 1;
 	copy->role = role;

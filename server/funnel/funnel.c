@@ -361,7 +361,7 @@ static void setting_changed(void *ctx, const struct setting *setting, bool appli
 }
 
 /* Roles may have changed: also for connections that are open. */
-static void assign_roles(struct funnel *funnel)
+void funnel_assign_roles(struct funnel *funnel)
 {
 	list_for_each_safe(node, &funnel->peers) {
 		struct peer *peer = container_of(node, struct peer, node);
@@ -391,7 +391,6 @@ int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONF
 		struct reloading reloading = {.out = out};
 		size_t at = pack_array_begin(out);
 		config_reload(config, &fresh, setting_changed, &reloading);
-		assign_roles(funnel);
 		apply_times(funnel);
 		pack_array_end(out, at, reloading.count);
 		log_setup(STDERR_FILENO, (enum log_level)config_number(config, SETTING_LOG_LEVEL),
@@ -410,6 +409,8 @@ static void hang_up(void *ctx)
 	funnel->options->notify(funnel->options->ctx, "reloading");
 	if (funnel_reload(funnel, &names, error) < 0) {
 		log_error("reload failed; nothing was changed", log_str("error", error));
+	} else {
+		funnel_assign_roles(funnel);
 	}
 	funnel->options->notify(funnel->options->ctx, "ready");
 	buffer_finish(&names);

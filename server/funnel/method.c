@@ -459,6 +459,8 @@ static bool do_reload(struct call *call)
 		return false;
 	}
 	frame_end(out, mark);
+	/* Behind the answer: it may take the role of whoever asked, and close its connection. */
+	funnel_assign_roles(call->funnel);
 	return true;
 }
 

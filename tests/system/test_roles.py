@@ -173,6 +173,17 @@ def test_reload_reaches_connections_that_are_open(daemon, tmp_path):
         wire.close()
 
 
+def test_a_reload_may_take_the_role_of_whoever_asked_for_it(daemon, tmp_path):
+    config = tmp_path / "f.conf"
+    config.write_text(f"roles_ddl =\nroles_admin = {USER}\n")
+    served = daemon(config=config)
+    wire = served.wire_as(USER)
+    config.write_text("roles_ddl =\n")
+    assert wire.call("reload") == {"changed": ["roles_admin"]}
+    assert wire.wait_closed()["code"] == "denied"
+    wire.close()
+
+
 def test_labels_are_shown(daemon):
     served = daemon()
     wire = WireAs(connect_as(served.socket, USER))

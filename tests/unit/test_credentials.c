@@ -140,6 +140,24 @@ static void test_root_and_ourselves_are_admin(void **state)
 	assert_int_equal(role_with(&who, "roles_stats", ""), ROLE_ADMIN);
 }
 
+static void test_another_role_for_the_same_peer(void **state)
+{
+	struct credentials who = somebody(5000, 1);
+	(void)state;
+	struct credentials *copy = credentials_with_role(&who, ROLE_WRITE);
+	assert_non_null(copy);
+	assert_int_equal(copy->role, ROLE_WRITE);
+	assert_int_equal(copy->groups_count, 2);
+	assert_memory_equal(copy->groups, who.groups, 2 * sizeof(gid_t));
+	credentials_unref(copy);
+	who.groups = NULL; /* as it is without supplementary groups */
+	who.groups_count = 0;
+	copy = credentials_with_role(&who, ROLE_QUERY);
+	assert_non_null(copy);
+	assert_int_equal(copy->groups_count, 0);
+	credentials_unref(copy);
+}
+
 /* A uid without a name here may be anybody: nothing matches it, not even '*' or its number. */
 static void test_the_overflow_uid_is_nobody(void **state)
 {
@@ -281,6 +299,7 @@ int main(void)
 		cmocka_unit_test(test_names_of_users_and_groups),
 		cmocka_unit_test(test_the_highest_match_wins),
 		cmocka_unit_test(test_root_and_ourselves_are_admin),
+		cmocka_unit_test(test_another_role_for_the_same_peer),
 		cmocka_unit_test(test_the_overflow_uid_is_nobody),
 		cmocka_unit_test(test_the_kernel_tells_who_we_are),
 		cmocka_unit_test(test_another_user_with_many_groups),
