@@ -26,6 +26,7 @@ root=$PWD
 logs=$root/build/logs
 python=/usr/bin/python3
 stage_seconds_max=1500
+fuzz_seconds=600
 pytest_options=()
 jobs_max=$(nproc)
 
@@ -37,6 +38,8 @@ stages=(
 	'system-gcc:build-gcc'
 	'build-tsan:'
 	'system-asan:build-asan'
+	'build-fuzz:'
+	'fuzz:build-fuzz'
 	'build-clang:'
 	'system-tsan:build-tsan'
 	'unit-gcc:build-gcc'
@@ -98,10 +101,12 @@ stage_build() { # stage_build KIND
 	clang) options=(--buildtype=debugoptimized) ;;
 	asan) options=(--buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false) ;;
 	tsan) options=(--buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false) ;;
+	fuzz) options=(--buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
+		-Dfuzz=true) ;;
 	esac
 	if [[ ! -e $dir/build.ninja ]]; then
 		rm -rf "$dir"
-		CC=$([[ $1 == clang ]] && echo clang || echo gcc) \
+		CC=$([[ $1 == clang || $1 == fuzz ]] && echo clang || echo gcc) \
 			meson setup --werror "${options[@]}" "$dir" || return 1
 	fi
 	ninja -j "$jobs_max" -C "$dir"
@@ -132,6 +137,9 @@ stage_lint() { run_meson gcc --suite lint; }
 # Power loss and failing I/O below the store; then bugs planted in a copy, each of which must be caught.
 stage_crash() { run_meson gcc --suite crash; }
 stage_mutants() { bash tests/crash/mutants.sh; }
+
+# The state machine of connections for the whole time; beside it messages, until there were so many.
+stage_fuzz() { bash tests/fuzz/fuzz.sh build/fuzz "$logs" "$fuzz_seconds" 5500000; }
 
 run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 	local kind=$1 report=$logs/$stage.xml
@@ -291,7 +299,8 @@ while (($# > 0)); do
 	--fast) wanted+=("${fast[@]}") ;;
 	--soak)
 		pytest_options+=(--soak)
-		stage_seconds_max=14400
+		stage_seconds_max=18000
+		fuzz_seconds=14400
 		;;
 	--stage)
 		needs_of "${2:-}" >/dev/null || { echo "no stage \"${2:-}\": try --list" >&2; exit 2; }
