@@ -18,6 +18,7 @@ static const struct cli_command commands[] = {
 	{"status", cli_status, "how it is"},
 	{"show", cli_show, "clients, queue, config, stats"},
 	{"watch", cli_watch, "a line for each commit of some tables"},
+	{"sync", cli_sync, "wait until all that is committed is on every replica"},
 	{"reload", cli_reload, "read the settings again"},
 	{"shutdown", cli_shutdown, "answer what is queued, then stop"},
 	{"restore", cli_restore, "a database from its replica"},
@@ -27,6 +28,13 @@ static const struct cli_command commands[] = {
 };
 
 enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
+
+/* What serve starts beside itself; not for people. */
+static const struct cli_command children[] = {
+	{"shipper", cli_shipper, NULL},
+};
+
+enum { CHILDREN = sizeof(children) / sizeof(children[0]) };
 
 int cli_usage(const char *name, const char *format, ...)
 {
@@ -78,6 +86,11 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < COMMANDS; i++) {
 		if (strcmp(commands[i].name, name) == 0) {
 			return commands[i].run(argc - 1, argv + 1);
+		}
+	}
+	for (size_t i = 0; i < CHILDREN; i++) {
+		if (strcmp(children[i].name, name) == 0) {
+			return children[i].run(argc - 1, argv + 1);
 		}
 	}
 	fprintf(stderr, "litefunnel: unknown command \"%s\"\n", name);

@@ -205,6 +205,52 @@ static void show_stats(struct funnel *funnel, struct table *table)
 
 #define COLUMNS(list) list, sizeof(list) / sizeof((list)[0])
 
+/* ---- replicas ---- */
+
+static const char *const replicas_columns[] = {"url", "state", "acks", "commit", "behind", "lag_ms",
+	"segment", "waiting", "percent", "requests", "bytes_sent", "failing_s", "error"};
+
+static void replica_row(
+	struct table *table, const struct replica_report *report, const struct notice *notice)
+{
+	uint64_t now_ms = clock_wall_us() / 1000;
+	bool behind = report->commit_no < notice->commit_no;
+	uint64_t since_ms =
+		(uint64_t)(report->commit_no > 0 ? report->committed_ms : notice->committed_ms);
+	row(table, sizeof(replicas_columns) / sizeof(replicas_columns[0]));
+	word(table, report->url);
+	word(table, replica_state_name(report->state));
+	number(table, report->acks);
+	number(table, report->commit_no);
+	number(table, behind ? notice->commit_no - report->commit_no : 0);
+	number(table, behind && now_ms > since_ms ? now_ms - since_ms : 0);
+	number(table, report->txid);
+	number(table, report->waiting);
+	number(table, report->percent);
+	number(table, report->requests);
+	number(table, report->bytes_sent);
+	number(table,
+		report->failing_since_ms > 0 ? (now_ms - (uint64_t)report->failing_since_ms) / 1000
+					     : 0);
+	word(table, report->error);
+}
+
+static void show_replicas(struct funnel *funnel, struct table *table)
+{
+	struct funnel_facts facts = funnel_facts(funnel);
+	struct notice notice;
+	if (facts.board == NULL) {
+		return;
+	}
+	(void)board_notice(facts.board, &notice);
+	for (size_t i = 0; i < NOTICE_REPLICAS_MAX; i++) {
+		struct replica_report report = board_replica_report(facts.board, i);
+		if (report.url[0] != 0 && wanted(table, report.url)) {
+			replica_row(table, &report, &notice);
+		}
+	}
+}
+
 static const struct {
 	const char *name;
 	const char *const *columns;
@@ -215,6 +261,7 @@ static const struct {
 	{"queue", COLUMNS(queue_columns), show_queue},
 	{"config", COLUMNS(config_columns), show_config},
 	{"stats", COLUMNS(stats_columns), show_stats},
+	{"replicas", COLUMNS(replicas_columns), show_replicas},
 };
 
 bool show_table(struct funnel *funnel, struct span what, struct span like, bool admin,
@@ -223,7 +270,7 @@ bool show_table(struct funnel *funnel, struct span what, struct span like, bool 
 	char pattern[128];
 	struct table table = {.out = out};
 	(void)admin; /* none of these tables holds another client's SQL */
-	*ret_names = "clients, queue, config, stats";
+	*ret_names = "clients, queue, config, stats, replicas";
 	if (like.data != NULL && like.len < sizeof(pattern)) {
 		memcpy(pattern, like.data, like.len);
 		pattern[like.len] = 0;

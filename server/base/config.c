@@ -138,19 +138,22 @@ const struct setting settings[SETTING_COUNT] = {
 		"where the database is shipped to, URLs separated by spaces: file:///directory or "
 		"s3://bucket/prefix?endpoint=…&region=…; ack: \"shipped\" waits for the first, or "
 		"for those that say ack=1"),
-	[SETTING_SHIP_LINGER] = MS("ship_linger", "500ms", 10, DAY_MS, true,
+	[SETTING_SHIP_LINGER] = MS("ship_linger", "500ms", 10, DAY_MS, false,
 		"how long commits may gather before they are shipped, unless somebody waits for it"),
 	[SETTING_SHIP_TIMEOUT] = MS("ship_timeout", "30s", 0, DAY_MS, true,
 		"on SIGTERM: how long shipping what is committed may take; the spool keeps the rest"),
-	[SETTING_SPOOL_MAX] = BYTES("spool_max", "10GiB", 16 * MIB, 1024 * GIB, true,
+	[SETTING_SPOOL_MAX] = BYTES("spool_max", "10GiB", 16 * MIB, 1024 * GIB, false,
 		"segments that wait beside the database while no replica takes them; beyond, they are "
 		"dropped and a whole snapshot follows later"),
-	[SETTING_SNAPSHOT_EVERY] = MS("snapshot_every", "24h", 1000, 365 * DAY_MS, true,
+	[SETTING_SNAPSHOT_EVERY] = MS("snapshot_every", "24h", 1000, 365 * DAY_MS, false,
 		"how often a replica gets the whole database again"),
-	[SETTING_RETENTION] = MS("retention", "168h", 1000, 3650 * DAY_MS, true,
+	[SETTING_RETENTION] = MS("retention", "168h", 1000, 3650 * DAY_MS, false,
 		"how far back a replica can be restored"),
 	[SETTING_CONTINUE_LITESTREAM] = BOOL("continue_litestream", "off", false,
 		"take over a replica that Litestream has written"),
+	[SETTING_ACK_SHIPPED] = TEXT("ack_shipped", "", true,
+		"classes (interactive, normal, bulk) whose writes wait until they are shipped, even if "
+		"they do not ask for it"),
 	[SETTING_SLOW] =
 		MS("slow", "1s", 0, DAY_MS, true, "a batch that took longer is logged; 0: none"),
 	[SETTING_LOG_LEVEL] =

@@ -353,6 +353,18 @@ void build_id(char ret_id[NOTICE_BUILD_BYTES])
 	}
 }
 
+int chain_break(const char *spool)
+{
+	int fd = open(spool, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0) {
+		return errno == ENOENT ? 0 : -errno;
+	}
+	int rc = unlinkat(fd, CHAIN_POSITION, 0) != 0 && errno != ENOENT ? -errno : 0;
+	rc = rc == 0 && fsync(fd) != 0 ? -errno : rc;
+	close(fd);
+	return rc;
+}
+
 static int map(struct board *board)
 {
 	void *at = mmap(NULL, sizeof(struct shared), PROT_READ | PROT_WRITE, MAP_SHARED,

@@ -37,6 +37,7 @@ struct notice {
 	uint32_t pages;       /* of the database */
 	uint32_t page_size;
 	int64_t committed_ms; /* wall clock, since 1970 */
+	uint64_t breaks;      /* how often the funnel has taken the chain away: chain_break() */
 };
 
 /* From the shipper: what is safe from now on. */
@@ -44,6 +45,7 @@ struct ship_report {
 	uint64_t spooled_commit; /* stands in a durable part or segment beside the database */
 	uint64_t segments;       /* number of the newest segment */
 	uint64_t spool_bytes;
+	bool known;    /* anything was reported at all */
 	bool chained;  /* there is a chain to continue: checkpoints wait for it */
 	bool building; /* a file of all pages is being made: no checkpoint before it is done */
 	bool stopped;  /* everything that was asked for is done, or cannot be */
@@ -68,6 +70,9 @@ struct replica_report {
 	uint64_t bytes_sent;
 	char error[NOTICE_TEXT_BYTES]; /* the last one, or "" */
 };
+
+/* The file of a spool without which there is no chain. */
+#define CHAIN_POSITION "position"
 
 struct board;
 
@@ -147,6 +152,12 @@ int board_sleep(
 
 /* The writer's: until the shipper woke it, at most so long. False: time is up. */
 bool board_wait_gate(struct board *board, int timeout_ms);
+
+/*
+ * Takes the chain of a spool away, durably: what is captured from now on begins with all pages. 0, also
+ * if there was none; negative errno.
+ */
+int chain_break(const char *spool);
 
 /* The build of this program: two that talk over a board must be the same. */
 void build_id(char ret_id[NOTICE_BUILD_BYTES]);

@@ -33,6 +33,8 @@ int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_show(int argc, char **argv);
 int cli_shutdown(int argc, char **argv);
+int cli_sync(int argc, char **argv);
+int cli_shipper(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_version(int argc, char **argv);
 int cli_watch(int argc, char **argv);

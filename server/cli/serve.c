@@ -6,12 +6,15 @@
  */
 
 #include "server/admin/show.h"
+#include "server/base/child.h"
 #include "server/base/cleanup.h"
+#include "server/base/clock.h"
 #include "server/base/config.h"
 #include "server/base/disk.h"
 #include "server/base/log.h"
 #include "server/base/notify.h"
 #include "server/base/place.h"
+#include "server/cli/children.h"
 #include "server/cli/cli.h"
 #include "server/cli/missing.h"
 #include "server/funnel/funnel.h"
@@ -67,7 +70,10 @@ struct serving {
 	bool restore_if_missing;
 	int lock_fd;
 	int listen_fd;
-	bool bound; /* the socket is ours to remove */
+	bool bound;          /* the socket is ours to remove */
+	struct board *board; /* NULL: nothing is shipped */
+	pid_t shipper_pid;
+	int shipper_fd;
 };
 
 /* ---- settings ---- */
@@ -298,6 +304,67 @@ static int open_store(struct serving *serving, struct store **ret_store)
 	return CLI_DONE;
 }
 
+/* ---- shipping ---- */
+
+static int start_shipper(void *ctx, pid_t *ret_pid, int *ret_fd)
+{
+	struct serving *serving = ctx;
+	return shipper_start(&serving->config, serving->place.db, serving->place.ship,
+		serving->board, ret_pid, ret_fd);
+}
+
+static void release_shipper(void *ctx, pid_t pid, int fd)
+{
+	struct serving *serving = ctx;
+	serving->shipper_pid = pid;
+	serving->shipper_fd = fd;
+}
+
+/* Before SQLite is opened: whatever the child opens and closes, no lock of ours falls with it. */
+static int set_up_shipping(struct serving *serving)
+{
+	if (config_text(&serving->config, SETTING_REPLICA)[0] == 0) {
+		return CLI_DONE;
+	}
+	int rc = board_new(&serving->board);
+	rc = rc == 0 ? start_shipper(serving, &serving->shipper_pid, &serving->shipper_fd) : rc;
+	return rc == 0 ? CLI_DONE
+		       : cli_fail("serve", "the shipper cannot be started: %s", strerror(-rc));
+}
+
+/* What is committed and not on every replica, once there is no more time. */
+static void tell_unshipped(const struct serving *serving)
+{
+	struct notice notice;
+	(void)board_notice(serving->board, &notice);
+	for (size_t i = 0; i < NOTICE_REPLICAS_MAX; i++) {
+		struct replica_report report = board_replica_report(serving->board, i);
+		if (report.url[0] != 0 && report.commit_no < notice.commit_no) {
+			log_warn("not everything is shipped; the spool keeps it",
+				log_str("replica", report.url),
+				log_uint("shipped_commit", report.commit_no),
+				log_uint("commit", notice.commit_no),
+				log_str("error", report.error));
+		}
+	}
+}
+
+/* The last commits go out, if it can be done in time. */
+static void finish_shipping(struct serving *serving)
+{
+	uint64_t timeout_ms = config_number(&serving->config, SETTING_SHIP_TIMEOUT);
+	if (serving->shipper_pid > 0) {
+		board_stop(serving->board);
+		if (child_wait(serving->shipper_pid, serving->shipper_fd, (int)timeout_ms) != 0) {
+			kill(serving->shipper_pid, SIGKILL);
+			(void)child_wait(serving->shipper_pid, serving->shipper_fd, -1);
+		}
+		close(serving->shipper_fd);
+		tell_unshipped(serving);
+	}
+	board_free(serving->board);
+}
+
 static int serve(struct serving *serving)
 {
 	struct store *store = NULL;
@@ -318,6 +385,12 @@ static int serve(struct serving *serving)
 		.notify = notify,
 		.alive_us = notify_alive_interval_us(),
 		.poisoned = poisoned,
+		.board = serving->board,
+		.spool = serving->place.ship,
+		.shipper_pid = serving->shipper_pid,
+		.shipper_fd = serving->shipper_fd,
+		.start_shipper = start_shipper,
+		.release_shipper = release_shipper,
 		.ctx = serving,
 	};
 	int rc = funnel_run(&options);
@@ -372,6 +445,7 @@ static void set_up_process(const struct config *config)
 
 static void finish(struct serving *serving)
 {
+	finish_shipping(serving);
 	if (serving->listen_fd >= 0) {
 		close(serving->listen_fd);
 	}
@@ -388,7 +462,8 @@ static void finish(struct serving *serving)
 
 int cli_serve(int argc, char **argv)
 {
-	struct serving serving = {.lock_fd = -1, .listen_fd = -1};
+	struct serving serving = {
+		.lock_fd = -1, .listen_fd = -1, .shipper_pid = -1, .shipper_fd = -1};
 	char error[CONFIG_ERROR_BYTES] = "out of memory";
 	const char *db = NULL;
 	fill_standard_descriptors();
@@ -407,6 +482,7 @@ int cli_serve(int argc, char **argv)
 		set_up_process(&serving.config);
 		code = claim_place(&serving, db);
 		code = code == CLI_DONE ? listen_there(&serving) : code;
+		code = code == CLI_DONE ? set_up_shipping(&serving) : code;
 		code = code == CLI_DONE ? serve(&serving) : code;
 	}
 	finish(&serving);

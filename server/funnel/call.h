@@ -19,6 +19,7 @@ struct call {
 /* Each begins a method. False: call->failure is the answer. */
 bool watch_begin(struct call *call);
 bool unwatch_begin(struct call *call);
+bool sync_begin(struct call *call);
 
 /* The result {}. */
 void call_answer_empty(struct call *call);

@@ -5,6 +5,7 @@
 
 #include "server/funnel/feed.h"
 #include "server/funnel/funnel.h"
+#include "server/funnel/shipping.h"
 #include "server/funnel/watch.h"
 
 enum { PEER_INDEX = 256 };
@@ -16,6 +17,8 @@ struct funnel {
 	struct listener *listener;
 	struct queue *queue;
 	struct writer *writer;
+	struct gate *gate; /* NULL, like the next: nothing is shipped */
+	struct shipping *shipping;
 	struct feed *feed;
 	struct watches watches;
 	struct list peers;

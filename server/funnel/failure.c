@@ -34,6 +34,7 @@ static const struct {
 	[FAILURE_DISK_LOW] = {"disk_low", APPLIED_NO, true, 13},
 	[FAILURE_FOREIGN_WRITER] = {"foreign_writer", APPLIED_NO, true, 5},
 	[FAILURE_SHUTTING_DOWN] = {"shutting_down", APPLIED_NO, true, 5},
+	[FAILURE_NOT_SHIPPED] = {"not_shipped", APPLIED_YES, false, 0},
 	[FAILURE_INTERNAL] = {"internal", APPLIED_NO, true, 0},
 };
 

@@ -9,7 +9,8 @@
  *	queue.c      waits for the writer
  *	writer.c     the other thread     group.c        one transaction for many batches
  *	reply.c      the answer
- *	queue.c      back to the loop     funnel.c       to the peer, if it is still there
+ *	queue.c      back to the loop     shipping.c     waits for the replicas, if it is to
+ *	funnel.c     to the peer, if it is still there
  *	feed.c       what was changed     watch.c        to those who watch it
  *
  * Two threads: the loop's (all of the above but writer, group and the packing in reply) and the
@@ -194,10 +195,50 @@ static void check_drained(struct funnel *funnel)
 {
 	struct queue_facts facts = queue_facts(funnel->queue);
 	if (funnel->state == FUNNEL_DRAINING && facts.count == 0 && facts.taken == 0 &&
-		!facts.answered) {
+		!facts.answered &&
+		(funnel->shipping == NULL || !shipping_holds(funnel->shipping))) {
 		funnel->drained = true;
 		close_all(funnel);
 	}
+}
+
+/* True: it is committed, and its answer is to wait until it is shipped. */
+static bool waits_for_shipping(const struct funnel *funnel, const struct request *request)
+{
+	return request->ack != ACK_COMMITTED && funnel->shipping != NULL &&
+		reply_is_result(request) &&
+		shipping_commit(funnel->shipping, false) < request->commit_no;
+}
+
+/* Lets go of answers whose commits are shipped, or whose time is up. `all`: no more waiting. */
+static void release_shipped(struct funnel *funnel, bool all)
+{
+	struct list shipped;
+	struct list late;
+	const struct reply_facts facts = {
+		.epoch = funnel->epoch,
+		.durability = funnel->sync_full ? "full" : "normal",
+	};
+	if (funnel->shipping == NULL) {
+		return;
+	}
+	list_init(&shipped);
+	list_init(&late);
+	shipping_collect(funnel->shipping, clock_now_us(), all, &shipped, &late);
+	list_for_each_safe(node, &late) {
+		struct request *request = container_of(node, struct request, node);
+		reply_not_shipped(request, &facts,
+			all ? "it is committed; the daemon shuts down before it was shipped"
+			    : "it is committed, but was not shipped within the deadline "
+			      "(see `litefunnel show DB replicas`)");
+		list_remove(node);
+		list_push_back(&shipped, node);
+	}
+	list_for_each_safe(node, &shipped) {
+		list_remove(node);
+		deliver(funnel, container_of(node, struct request, node));
+	}
+	flush_touched(funnel);
 }
 
 /* Hands on everything that the writer has answered. */
@@ -207,8 +248,14 @@ static void collect_answers(struct funnel *funnel)
 	list_init(&answered);
 	queue_collect(funnel->queue, &answered);
 	list_for_each_safe(node, &answered) {
+		struct request *request = container_of(node, struct request, node);
 		list_remove(node);
-		deliver(funnel, container_of(node, struct request, node));
+		if (waits_for_shipping(funnel, request)) {
+			shipping_hold(funnel->shipping, request);
+			funnel_watch_times(funnel);
+		} else {
+			deliver(funnel, request);
+		}
 	}
 	watches_collect(&funnel->watches);
 	flush_touched(funnel);
@@ -218,6 +265,14 @@ static void answers_arrived(void *ctx)
 {
 	struct funnel *funnel = ctx;
 	collect_answers(funnel);
+	check_drained(funnel);
+	settle(funnel);
+}
+
+static void shipping_arrived(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	release_shipped(funnel, false);
 	check_drained(funnel);
 	settle(funnel);
 }
@@ -242,7 +297,9 @@ static void tick(void *ctx)
 	struct funnel *funnel = ctx;
 	struct list expired;
 	uint64_t now_us = clock_now_us();
-	bool again = !queue_is_empty(funnel->queue);
+	release_shipped(funnel, false);
+	bool again = !queue_is_empty(funnel->queue) ||
+		(funnel->shipping != NULL && shipping_holds(funnel->shipping));
 	list_init(&expired);
 	queue_expire(funnel->queue, now_us, &expired);
 	refuse_all(
@@ -275,6 +332,7 @@ static void close_all(struct funnel *funnel)
 	struct list waiting;
 	list_init(&waiting);
 	collect_answers(funnel); /* nobody's answer is left behind */
+	release_shipped(funnel, true);
 	funnel_move(funnel, FUNNEL_CLOSING);
 	queue_stop(funnel->queue, &waiting);
 	refuse_all(funnel, &waiting, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
@@ -419,6 +477,23 @@ static void hang_up(void *ctx)
 
 /* ---- start ---- */
 
+static int set_up_shipping(struct funnel *funnel)
+{
+	const struct funnel_options *options = funnel->options;
+	struct shipping_options shipping = {
+		.loop = funnel->loop,
+		.board = options->board,
+		.pid = options->shipper_pid,
+		.fd = options->shipper_fd,
+		.start = options->start_shipper,
+		.start_ctx = options->ctx,
+		.arrived = shipping_arrived,
+		.ctx = funnel,
+	};
+	int rc = gate_new(options->board, options->spool, &funnel->gate);
+	return rc == 0 ? shipping_new(&shipping, &funnel->shipping) : rc;
+}
+
 static int set_up(struct funnel *funnel)
 {
 	const struct funnel_options *options = funnel->options;
@@ -444,8 +519,13 @@ static int set_up(struct funnel *funnel)
 	}
 	watches_init(&funnel->watches, funnel->feed, touch, funnel);
 	store_observe(options->store, &(struct store_observer){feed_publish, funnel->feed});
+	rc = options->board != NULL ? set_up_shipping(funnel) : 0;
+	if (rc < 0) {
+		return rc;
+	}
 	struct writer_options writer = {
 		.store = options->store,
+		.gate = funnel->gate,
 		.queue = funnel->queue,
 		.config = options->config,
 		.db = options->db,
@@ -490,6 +570,13 @@ static void tear_down(struct funnel *funnel)
 	watches_finish(&funnel->watches);
 	feed_free(funnel->feed);
 	queue_free(funnel->queue);
+	gate_free(funnel->gate);
+	if (funnel->shipping != NULL) {
+		int fd = -1;
+		pid_t pid = shipping_release(funnel->shipping, &fd);
+		funnel->options->release_shipper(funnel->options->ctx, pid, fd);
+		shipping_free(funnel->shipping);
+	}
 	loop_timer_free(funnel->tick);
 	loop_timer_free(funnel->alive);
 	loop_timer_free(funnel->limit);
@@ -585,6 +672,8 @@ struct funnel_facts funnel_facts(struct funnel *funnel)
 		.queue = queue_facts(funnel->queue),
 		.writer = writer_stats(funnel->writer),
 		.dedupe = dedupe_stats(funnel->dedupe),
+		.board = funnel->options->board,
+		.gate = funnel->gate != NULL ? gate_stats(funnel->gate) : (struct gate_stats){0},
 	};
 }
 

@@ -8,6 +8,7 @@
 
 #include "proto/buffer.h"
 #include "server/base/config.h"
+#include "server/base/notice.h"
 #include "server/funnel/peer.h"
 #include "server/funnel/queue.h"
 #include "server/funnel/writer.h"
@@ -34,6 +35,14 @@ struct funnel_options {
 	int (*reload)(void *ctx, struct config *fresh, char ret_error[CONFIG_ERROR_BYTES]);
 	/* Tells the supervisor: "ready", "stopping", "reloading", "alive". */
 	void (*notify)(void *ctx, const char *what);
+	/* Shipping; no board: there is none. The process runs already; start_shipper() starts another. */
+	struct board *board;
+	const char *spool; /* the directory DB-ship */
+	pid_t shipper_pid;
+	int shipper_fd; /* the funnel's, as the process is */
+	int (*start_shipper)(void *ctx, pid_t *ret_pid, int *ret_fd);
+	/* How the shipper runs when the funnel is done: to be waited for. */
+	void (*release_shipper)(void *ctx, pid_t pid, int fd);
 	uint64_t alive_us; /* how often "alive" is due; 0: never */
 	/* See writer.h. */
 	void (*poisoned)(void *ctx, const char *reason);
@@ -73,6 +82,8 @@ struct funnel_facts {
 	struct queue_facts queue;
 	struct writer_stats writer;
 	struct dedupe_stats dedupe;
+	const struct board *board; /* NULL: nothing is shipped */
+	struct gate_stats gate;
 };
 struct funnel_facts funnel_facts(struct funnel *funnel);
 const struct config *funnel_config(const struct funnel *funnel);

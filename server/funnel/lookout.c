@@ -103,13 +103,31 @@ static void note_wal(struct lookout *lookout)
 	pthread_mutex_unlock(&lookout->lock);
 }
 
+/* Only what stands in the spool may leave the WAL. */
+static bool enter_gate(struct lookout *lookout)
+{
+	return lookout->options.gate == NULL ||
+		gate_enter(lookout->options.gate, lookout->options.store,
+			number(lookout, SETTING_CHECKPOINT_FRAMES));
+}
+
+static void leave_gate(struct lookout *lookout)
+{
+	if (lookout->options.gate != NULL) {
+		gate_leave(lookout->options.gate);
+	}
+}
+
 void lookout_checkpoint(struct lookout *lookout)
 {
 	struct store_error error = {.row = -1};
 	uint64_t frames = number(lookout, SETTING_CHECKPOINT_FRAMES);
-	if (store_checkpoint_if_due(lookout->options.store, frames, &error) != 0 &&
-		checkpoint_failed(lookout, &error)) {
-		lookout_met_full(lookout);
+	if (store_checkpoint_is_due(lookout->options.store, frames) && enter_gate(lookout)) {
+		int rc = store_checkpoint_if_due(lookout->options.store, frames, &error);
+		leave_gate(lookout);
+		if (rc != 0 && checkpoint_failed(lookout, &error)) {
+			lookout_met_full(lookout);
+		}
 	}
 	note_wal(lookout);
 }
@@ -117,10 +135,11 @@ void lookout_checkpoint(struct lookout *lookout)
 /* Gives back what the WAL takes, with the help of the reserve where there is no room for that. */
 static void cut_wal(struct lookout *lookout)
 {
-	for (int tries = 0; tries < 2; tries++) {
+	for (int tries = 0; tries < 2 && enter_gate(lookout); tries++) {
 		struct store_error error = {.row = -1};
-		if (store_checkpoint_cut(lookout->options.store, &error) == 0 ||
-			!checkpoint_failed(lookout, &error)) {
+		int rc = store_checkpoint_cut(lookout->options.store, &error);
+		leave_gate(lookout);
+		if (rc == 0 || !checkpoint_failed(lookout, &error)) {
 			break;
 		}
 		lookout->low_total += !lookout->disk.low;

@@ -9,6 +9,7 @@
  */
 
 #include "server/base/config.h"
+#include "server/funnel/gate.h"
 #include "server/store/store.h"
 
 struct lookout;
@@ -18,6 +19,7 @@ struct lookout_options {
 	const struct config *config; /* numbers only */
 	const char *db;
 	const char *reserve; /* path of the disk reserve */
+	struct gate *gate;   /* what a checkpoint must pass; NULL: nothing is shipped */
 	/* See writer.h. */
 	void (*poisoned)(void *ctx, const char *reason);
 	void *ctx;

@@ -80,16 +80,37 @@ bool call_take_deadline(struct call *call, uint64_t *ret_deadline_us)
 	return true;
 }
 
-static bool take_ack(struct call *call)
+/* Whether writes of a class wait for shipping without being told to (setting ack_shipped). */
+static bool class_acks_shipped(const struct config *config, enum request_class class)
+{
+	const char *list = config_text(config, SETTING_ACK_SHIPPED);
+	const char *name = request_class_name(class);
+	const char *at = strstr(list, name);
+	size_t len = strlen(name);
+	return at != NULL && (at == list || at[-1] == ',' || at[-1] == ' ') &&
+		(at[len] == 0 || at[len] == ',' || at[len] == ' ');
+}
+
+static bool take_ack(struct call *call, struct request *request)
 {
 	const struct field *field = message_field(call->message, "ack");
+	bool replicas = call->funnel->shipping != NULL;
 	struct span ack;
-	if (field == NULL || (object_str(field->value, &ack) && span_equal(ack, "committed"))) {
+	if (field == NULL) {
+		request->ack = replicas &&
+				class_acks_shipped(call->funnel->options->config, request->class)
+			? ACK_SHIPPED
+			: ACK_COMMITTED;
+		return true;
+	}
+	bool text = object_str(field->value, &ack);
+	if (text && (span_equal(ack, "committed") || (replicas && span_equal(ack, "shipped")))) {
+		request->ack = span_equal(ack, "shipped") ? ACK_SHIPPED : ACK_COMMITTED;
 		return true;
 	}
 	failure_set(&call->failure, FAILURE_BAD_REQUEST,
-		object_str(field->value, &ack) && span_equal(ack, "shipped")
-			? "ack \"shipped\" needs a replica, and none is configured"
+		text && span_equal(ack, "shipped")
+			? "ack \"shipped\" needs a replica, and none is configured (setting replica)"
 			: "ack is \"committed\" or \"shipped\"");
 	return false;
 }
@@ -343,7 +364,8 @@ static bool enqueue_decoded(struct call *call, struct request *request)
 	}
 	request->class = call->peer->class;
 	if (!call_take_class(call, &request->class) ||
-		!call_take_deadline(call, &request->deadline_us)) {
+		!call_take_deadline(call, &request->deadline_us) ||
+		(request->kind == REQUEST_WRITE && !take_ack(call, request))) {
 		request_free(request);
 		return false;
 	}
@@ -357,7 +379,7 @@ static bool do_write(struct call *call)
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "seq needs a session in hello");
 		return false;
 	}
-	return take_ack(call) && enqueue_decoded(call, batch_decode(call->message, &call->failure));
+	return enqueue_decoded(call, batch_decode(call->message, &call->failure));
 }
 
 static bool do_describe(struct call *call)
@@ -487,6 +509,7 @@ static const struct method {
 	{"ping", ROLE_STATS, do_ping},
 	{"bye", ROLE_STATS, do_bye},
 	{"show", ROLE_STATS, do_show},
+	{"sync", ROLE_ADMIN, sync_begin},
 	{"reload", ROLE_ADMIN, do_reload},
 	{"shutdown", ROLE_ADMIN, do_shutdown},
 };

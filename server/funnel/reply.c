@@ -282,12 +282,13 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 	failure->row = error->row;
 }
 
-static void pack_failure(msgpack_packer *packer, const struct failure *failure)
+/* `keys_more`: entries that the caller packs behind these. */
+static void pack_failure(msgpack_packer *packer, const struct failure *failure, unsigned keys_more)
 {
 	static const char *const applied[] = {"no", "yes", "unknown"};
 	unsigned keys = 4u + (failure->retry_after_ms != 0) + (failure->sqlite != 0) +
 		(failure->step >= 0) + (failure->row >= 0);
-	msgpack_pack_map(packer, keys);
+	msgpack_pack_map(packer, keys + keys_more);
 	pack_key_str(packer, "code", failure_code_name(failure->code));
 	pack_key_str(
 		packer, "message", failure->message != NULL ? failure->message : "out of memory");
@@ -314,7 +315,7 @@ bool reply_pack_failure(const struct failure *failure, struct buffer *payload)
 	buffer_clear(payload);
 	buffer_append(payload, &kind, 1);
 	buffer_packer(payload, &packer);
-	pack_failure(&packer, failure);
+	pack_failure(&packer, failure, 0);
 	return !payload->failed;
 }
 
@@ -323,7 +324,7 @@ void reply_error(struct buffer *out, uint32_t id, const struct failure *failure)
 	msgpack_packer packer;
 	size_t mark = message_begin_error(out, id);
 	buffer_packer(out, &packer);
-	pack_failure(&packer, failure);
+	pack_failure(&packer, failure, 0);
 	msgpack_pack_nil(&packer);
 	frame_end(out, mark);
 }
@@ -339,6 +340,49 @@ void reply_closing(struct buffer *out, enum failure_code code, const char *messa
 	pack_cstr(&packer, "message");
 	pack_cstr(&packer, message);
 	frame_end(out, mark);
+}
+
+/* Where the result begins in a frame that message_begin_result() began: behind [1, id, nil. */
+static size_t result_at(const struct buffer *frame)
+{
+	static const uint8_t id_bytes[] = {[0] = 2, [1] = 3, [2] = 5}; /* uint 8, 16, 32 */
+	uint8_t id = frame->data[FRAME_HEADER_BYTES + 2];
+	return FRAME_HEADER_BYTES + 2u + (id < 0x80 ? 1u : id_bytes[id - 0xcc]) + 1u;
+}
+
+bool reply_is_result(const struct request *request)
+{
+	return (request->outcome == OUTCOME_OK || request->outcome == OUTCOME_REPEAT) &&
+		request->payload.len > 0 && request->payload.data[0] != PAYLOAD_ERROR &&
+		!request->payload.failed;
+}
+
+void reply_not_shipped(
+	struct request *request, const struct reply_facts *facts, const char *message)
+{
+	request->ack = ACK_COMMITTED; /* that is all that the result may say now */
+	reply_build(request, facts);
+	struct buffer frame = request->reply;
+	struct failure failure;
+	msgpack_packer packer;
+	failure_init(&failure);
+	failure_set(&failure, FAILURE_NOT_SHIPPED, "%s", message);
+	size_t at = result_at(&frame);
+	buffer_init(&request->reply, 0);
+	size_t mark = message_begin_error(&request->reply, request->id);
+	buffer_packer(&request->reply, &packer);
+	pack_failure(&packer, &failure, 1);
+	pack_cstr(&packer, "result");
+	buffer_append(&request->reply, frame.data + at, frame.len - at);
+	msgpack_pack_nil(&packer);
+	frame_end(&request->reply, mark);
+	if (request->reply.failed) {
+		buffer_finish(&request->reply);
+		buffer_init(&request->reply, 0);
+		reply_error(&request->reply, request->id, &failure);
+	}
+	failure_clear(&failure);
+	buffer_finish(&frame);
 }
 
 /* ---- frames ---- */
@@ -357,7 +401,7 @@ static void build_write_result(struct request *request, const struct reply_facts
 	pack_cstr(&packer, "epoch");
 	pack_bin(&packer, facts->epoch, STORE_EPOCH_BYTES);
 	pack_cstr(&packer, "durability");
-	pack_cstr(&packer, facts->durability);
+	pack_cstr(&packer, request->ack == ACK_SHIPPED ? "shipped" : facts->durability);
 	pack_cstr(&packer, "steps");
 	buffer_append(out, payload->data + 1, payload->len - 1);
 	if (repeat) {

@@ -71,6 +71,16 @@ bool reply_pack_failure(const struct failure *failure, struct buffer *payload);
 /* The answer to `describe`, into request->payload. */
 void reply_pack_description(struct packing *packing, const struct description *description);
 
+/* True for a request whose reply is a result, not an error. */
+bool reply_is_result(const struct request *request);
+
+/*
+ * Turns request->reply, the frame of a result, into the error `not_shipped` that carries it: it was
+ * applied, but the replicas do not have it yet.
+ */
+void reply_not_shipped(
+	struct request *request, const struct reply_facts *facts, const char *message);
+
 /* The frame for a request whose outcome stands, into request->reply. */
 void reply_build(struct request *request, const struct reply_facts *facts);
 

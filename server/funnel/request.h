@@ -22,7 +22,7 @@
 #include "server/store/dedupe.h"
 #include "server/store/store.h"
 
-enum request_kind { REQUEST_WRITE, REQUEST_DESCRIBE, REQUEST_BYE, REQUEST_TASK };
+enum request_kind { REQUEST_WRITE, REQUEST_DESCRIBE, REQUEST_BYE, REQUEST_TASK, REQUEST_SYNC };
 
 /* In the order in which they are served. */
 enum request_class { CLASS_INTERACTIVE, CLASS_NORMAL, CLASS_BULK, CLASS_COUNT };
@@ -69,6 +69,13 @@ struct task {
 	bool urgent; /* before everybody, also while the writer is held (queue_hold) */
 };
 
+/* When a write is answered. */
+enum ack {
+	ACK_COMMITTED,
+	ACK_SHIPPED,    /* … and is on the replicas that are waited for */
+	ACK_EVERYWHERE, /* … on every replica (`sync`) */
+};
+
 /* How a request ended. */
 enum outcome { OUTCOME_OPEN, OUTCOME_OK, OUTCOME_FAILED, OUTCOME_REPEAT };
 
@@ -95,6 +102,8 @@ struct request {
 	uint64_t received_us;
 	uint64_t deadline_us; /* not begun, or not done, by then: answered `deadline` */
 	bool own_deadline;    /* the client has named it: it holds also while the writer is held */
+
+	enum ack ack; /* the loop's: when the answer goes out */
 
 	struct identity identity;
 	struct guard guard; /* its epoch is NULL if there is none */

@@ -129,10 +129,15 @@ static void answer(struct writer *writer, struct list *answered)
 	queue_answer(writer->options.queue, answered);
 }
 
-static void checkpoint(struct writer *writer)
+/* Tells the shipper; then the checkpoint, if it is due. */
+static void committed(struct writer *writer)
 {
+	struct store *store = writer->options.store;
+	if (writer->options.gate != NULL) {
+		gate_committed(writer->options.gate, store);
+	}
 	lookout_checkpoint(writer->lookout);
-	struct checkpoint_stats stats = store_checkpoint_stats(writer->options.store);
+	struct checkpoint_stats stats = store_checkpoint_stats(store);
 	pthread_mutex_lock(&writer->lock);
 	writer->stats.checkpoint = stats;
 	pthread_mutex_unlock(&writer->lock);
@@ -178,7 +183,7 @@ static void run_group(struct writer *writer)
 		note_busy(writer, reason);
 		(void)queue_pause(writer->options.queue, BUSY_PAUSE_US);
 	} else if (result.commits > 0) {
-		checkpoint(writer);
+		committed(writer);
 	}
 	free(reason);
 }
@@ -204,16 +209,16 @@ static void run_task(struct writer *writer, struct request *task)
 	}
 	task->exec_us = clock_now_us() - began_us;
 	task->cost_us += task->exec_us;
-	bool committed = store_commit_no(store) != writer_commit_no(writer);
+	bool has_committed = store_commit_no(store) != writer_commit_no(writer);
 	atomic_store_explicit(&writer->commit_no, store_commit_no(store), memory_order_release);
 	if (end == TASK_MORE) {
 		queue_give_back(writer->options.queue, &done);
 	} else {
 		answer(writer, &done);
 	}
-	writer->unsettled |= committed;
-	if (committed) {
-		checkpoint(writer);
+	writer->unsettled |= has_committed;
+	if (has_committed) {
+		committed(writer);
 	}
 }
 
@@ -245,7 +250,7 @@ int writer_start(const struct writer_options *options, struct writer **ret_write
 {
 	struct writer *writer = calloc(1, sizeof(*writer));
 	struct lookout_options lookout = {options->store, options->config, options->db,
-		options->reserve, options->poisoned, options->ctx};
+		options->reserve, options->gate, options->poisoned, options->ctx};
 	sigset_t all;
 	sigset_t before;
 	if (writer == NULL || lookout_new(&lookout, &writer->lookout) < 0) {
@@ -259,6 +264,9 @@ int writer_start(const struct writer_options *options, struct writer **ret_write
 	};
 	writer->commit_no = store_commit_no(options->store);
 	writer->unsettled = true; /* the start has committed */
+	if (options->gate != NULL) {
+		gate_committed(options->gate, options->store);
+	}
 	pthread_mutex_init(&writer->lock, NULL);
 	sigfillset(&all); /* signals are the loop's */
 	pthread_sigmask(SIG_SETMASK, &all, &before);

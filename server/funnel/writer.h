@@ -7,6 +7,7 @@
  */
 
 #include "server/base/config.h"
+#include "server/funnel/gate.h"
 #include "server/funnel/lookout.h"
 #include "server/funnel/queue.h"
 #include "server/store/store.h"
@@ -33,6 +34,7 @@ struct writer_options {
 	const struct config *config; /* numbers only */
 	const char *db;              /* paths */
 	const char *reserve;
+	struct gate *gate; /* NULL: nothing is shipped */
 	/*
 	 * A COMMIT or a checkpoint met an I/O error: what is on the disk can be told only by
 	 * starting over. Called in the writer's thread; must not return.

@@ -82,10 +82,15 @@ static int restart(struct store *store, uint64_t threshold)
 	return (rc & 0xff) == SQLITE_BUSY ? SQLITE_OK : rc;
 }
 
+bool store_checkpoint_is_due(const struct store *store, uint64_t threshold)
+{
+	return store->wal.frames >= threshold && store->wal.frames >= store->wal.next_attempt;
+}
+
 int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct store_error *error)
 {
 	struct wal *wal = &store->wal;
-	if (wal->frames < threshold || wal->frames < wal->next_attempt) {
+	if (!store_checkpoint_is_due(store, threshold)) {
 		return 0;
 	}
 	authorizer_enter(&store->authorizer, ROLE_SELF);

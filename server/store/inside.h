@@ -27,6 +27,7 @@ enum own {
 };
 
 struct wal {
+	int fd;                /* our own, to read from; -1: not opened yet */
 	uint64_t frames;       /* in the WAL after the last commit, as the hook said */
 	uint64_t backfilled;   /* of these, in the database */
 	uint64_t next_attempt; /* frames at which the next checkpoint is tried */

@@ -232,6 +232,7 @@ int store_open(const struct store_options *options, struct store **ret_store,
 		return -ENOMEM;
 	}
 	store->hold.shm_fd = -1;
+	store->wal.fd = -1;
 	snprintf(ret_error, STORE_ERROR_BYTES, "%s: cannot be opened", options->path);
 	int rc = set_up(store, options, ret_error);
 	recovery_let_go(&store->hold);
@@ -256,6 +257,9 @@ void store_close(struct store *store)
 	stmt_cache_finish(&store->cache);
 	touched_finish(&store->touched);
 	sqlite3_close(store->handle);
+	if (store->wal.fd >= 0) {
+		close(store->wal.fd);
+	}
 	recovery_finish(&store->hold);
 	binder_finish(&store->binder);
 	free(store->path);

@@ -253,6 +253,20 @@ struct checkpoint_stats {
 	uint64_t pinned;      /* runs in which a reader held back frames */
 };
 
+/* Where the WAL ends: the frame of the last commit. */
+struct wal_end {
+	uint64_t frames;
+	uint32_t salt[2];
+	uint32_t checksum[2]; /* of the last frame */
+	uint32_t pages;       /* of the database after it */
+};
+
+/* 0; -ENODATA: no commit since the start, or the file is not the one that was written. */
+int store_wal_end(struct store *store, struct wal_end *ret_end);
+
+/* True if store_checkpoint_if_due() would do anything. */
+bool store_checkpoint_is_due(const struct store *store, uint64_t threshold);
+
 /* Copies the WAL into the database if it has grown past `threshold` frames; bounded, never on a commit. */
 int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct store_error *error);
 

@@ -66,7 +66,7 @@ def protocol(root):
 
 
 def commands(root):
-    known = set(re.findall(r'^\t\{"([a-z-]+)", cli_', read(root, "server/main.c"), re.M))
+    known = set(re.findall(r'^\t\{"([a-z-]+)", cli_\w+, "', read(root, "server/main.c"), re.M))
     page = unmdoc(read(root, "deploy/man/litefunnel.1"))
     compare("command", known, "main.c", set(re.findall(r"^\.(?:It|Nm|Ss|Ic).*?\b([a-z-]+)\b", page, re.M))
             & known, "litefunnel(1)")

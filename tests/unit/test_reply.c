@@ -359,6 +359,7 @@ static const struct {
 	{FAILURE_DISK_LOW, "disk_low", "no", true, 13},
 	{FAILURE_FOREIGN_WRITER, "foreign_writer", "no", true, 5},
 	{FAILURE_SHUTTING_DOWN, "shutting_down", "no", true, 5},
+	{FAILURE_NOT_SHIPPED, "not_shipped", "yes", false, 0},
 	{FAILURE_INTERNAL, "internal", "no", true, 0},
 };
 

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * The writer's side of shipping: tells the shipper of each commit, and keeps the one rule that
+ * shipping rests on: no frame of the WAL is copied into the database before it stands durably in
+ * the spool. All functions belong to the writer's thread, but gate_stats().
+ */
+
+#include "server/base/notice.h"
+#include "server/store/store.h"
+
+struct gate;
+
+struct gate_stats {
+	uint64_t waits; /* checkpoints for which commits had to wait for the spool */
+	uint64_t waited_us;
+	uint64_t waited_max_us;
+	uint64_t skipped; /* checkpoints put off: an image is being read, or the spool was late */
+	uint64_t breaks;  /* chains given up because no shipper could be kept running */
+};
+
+/* `spool` is the directory DB-ship. -ENOMEM. */
+int gate_new(struct board *board, const char *spool, struct gate **ret_gate);
+void gate_free(struct gate *gate); /* accepts NULL */
+
+/* After each commit. */
+void gate_committed(struct gate *gate, struct store *store);
+
+/*
+ * Before a checkpoint: waits, bounded, until the last commit is in the spool. True: the checkpoint
+ * may run now, and gate_leave() must follow it.
+ */
+bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold);
+void gate_leave(struct gate *gate);
+
+struct gate_stats gate_stats(struct gate *gate); /* any thread */

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * A look into the WAL of a database that another process writes, by plain reads. SQLite holds no
+ * lock on this file, so opening and closing it here harms nobody.
+ *
+ * A frame is believed only if its salts are those of the generation that was asked for and its
+ * checksum continues that of the frame before it. What is committed, the funnel says: frames behind
+ * the last committed one may be there and mean nothing.
+ *
+ * Frames are counted from 1. Results: 0; WAL_GONE; negative errno.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct wal;
+
+enum wal_condition {
+	WAL_GONE =
+		1, /* not the frame that was asked for: the WAL has started over, or is not there */
+};
+
+struct wal_frame {
+	uint32_t page_no;
+	uint32_t commit; /* pages of the database if the frame commits, else 0 */
+	uint32_t salt[2];
+	uint32_t checksum[2];
+};
+
+int wal_new(const char *db, uint32_t page_size, struct wal **ret_wal);
+void wal_free(struct wal *wal); /* accepts NULL */
+
+/* Opens the file if need be, and takes over its present generation. WAL_GONE: no valid header. */
+int wal_refresh(struct wal *wal);
+const uint32_t *wal_salt(const struct wal *wal);
+
+/* The header of one frame of the present generation. */
+int wal_frame(struct wal *wal, uint64_t frame, struct wal_frame *ret_frame);
+
+/* The page in a frame of the generation with that salt, checked; also its header. */
+int wal_page(struct wal *wal, const uint32_t salt[2], uint64_t frame, void *page,
+	struct wal_frame *ret_frame);
+
+/* Makes durable what is in the file. */
+int wal_sync(struct wal *wal);
