@@ -54,6 +54,7 @@ stages=(
 	'examples:build-gcc'
 	'install:build-gcc'
 	'leaks:build-gcc'
+	'ship:build-gcc'
 	'quickstart:build-gcc'
 	'fair:build-gcc'
 )
@@ -161,7 +162,8 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 }
 
 # Tests with a stage of their own.
-apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py)
+apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py
+	tests/ship/test_stock.py)
 
 stage_system() {
 	local dirs
@@ -170,6 +172,8 @@ stage_system() {
 }
 
 stage_leaks() { run_pytest gcc tests/system/test_leaks.py; }
+# Beside stock Litestream, which is fetched into build/tools.
+stage_ship() { run_pytest gcc tests/ship/test_stock.py; }
 stage_examples() { run_pytest gcc tests/system/test_examples.py; }
 stage_fair() { run_pytest gcc -s tests/system/test_fair.py; }
 

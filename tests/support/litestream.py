@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""Stock Litestream 0.5.17, as far as restoring goes: its VFS library from the npm registry.
+
+With hydration the library does what `litestream restore` does: the same planner, the same merge, the same
+decoder, into a file. It is fetched once into build/tools, by npm where there is one.
+"""
+import base64
+import hashlib
+import io
+import os
+import pathlib
+import platform
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+
+VERSION = "0.5.17"
+PACKAGE = "litestream-vfs-linux-amd64"
+INTEGRITY = "oCiQoDfHP3rasOnx2yjwOJ8IiLyAxuo61jke/117UA0WwKq3czbsiw2L5u8TZtt4VPET4f2Q+1s6CrQeqbF/JQ=="
+TOOLS = pathlib.Path(os.environ.get(
+    "LITEFUNNEL_TOOLS", pathlib.Path(__file__).resolve().parents[2] / "build" / "tools"))
+
+
+def _tarball():
+    with tempfile.TemporaryDirectory() as directory:
+        if shutil.which("npm"):
+            subprocess.run(["npm", "pack", "--silent", f"{PACKAGE}@{VERSION}"], cwd=directory,
+                           check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+            return next(pathlib.Path(directory).glob("*.tgz")).read_bytes()
+    url = f"https://registry.npmjs.org/{PACKAGE}/-/{PACKAGE}-{VERSION}.tgz"
+    with urllib.request.urlopen(url, timeout=120) as reply:
+        return reply.read()
+
+
+def library():
+    """The path of the library; None, with the reason on stderr, if it cannot be had."""
+    path = TOOLS / f"litestream-vfs-{VERSION}.so"
+    if path.exists():
+        return path
+    if platform.machine() != "x86_64":
+        print("litestream: not for this machine", file=sys.stderr)
+        return None
+    try:
+        data = _tarball()
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"litestream: {error}", file=sys.stderr)
+        return None
+    assert base64.b64encode(hashlib.sha512(data).digest()).decode() == INTEGRITY, "not that package"
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    made = TOOLS / f".{os.getpid()}.so"
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        made.write_bytes(archive.extractfile("package/litestream-vfs.so").read())
+    made.rename(path)
+    return path
+
+
+def restore(url, out, *, at=None, timeout=60, env=None):
+    """Restores to the file `out`. The empty string, or what Litestream had against it."""
+    out = pathlib.Path(out)
+    log = out.with_name(out.name + ".log")
+    log.unlink(missing_ok=True)
+    child = subprocess.Popen(
+        [sys.executable, __file__, library(), out, at or ""], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, **(env or {}), "LITESTREAM_REPLICA_URL": url,
+             "LITESTREAM_HYDRATION_ENABLED": "false" if at else "true",
+             "LITESTREAM_HYDRATION_PATH": str(out), "LITESTREAM_LOG_LEVEL": "DEBUG",
+             "LITESTREAM_LOG_FILE": str(log)})
+    until = time.monotonic() + timeout
+    said = ""
+    while child.poll() is None and time.monotonic() < until:
+        said = log.read_text() if log.exists() else ""
+        if "hydration complete" in said or "hydration failed" in said:
+            break
+        if not at and any("level=ERROR" in line for line in said.splitlines()):
+            break
+        time.sleep(0.02)
+    try:
+        printed, _ = child.communicate("\n", timeout=max(until - time.monotonic(), 1))
+    except subprocess.TimeoutExpired:
+        child.kill()
+        printed, _ = child.communicate()
+        return f"no end: {printed}{said[-2000:]}"
+    said = log.read_text() if log.exists() else ""
+    done = child.returncode == 0 if at else "hydration complete" in said
+    return "" if done else f"{said[-2000:]}{printed}" or "silence"
+
+
+def main(extension, out, at):
+    """A child: opens the replica; with a time, copies what the database was then, page by page."""
+    loader = sqlite3.connect(":memory:")
+    loader.enable_load_extension(True)
+    loader.load_extension(extension)
+    db = sqlite3.connect("file:restored.db?vfs=litestream&mode=ro", uri=True, isolation_level=None)
+    if at:
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        db.execute("SELECT litestream_set_time(?)", (at,)).fetchall()
+        pathlib.Path(out).write_bytes(db.serialize())
+    else:
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
