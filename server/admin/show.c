@@ -22,6 +22,7 @@ struct table {
 	msgpack_packer packer;
 	uint32_t rows;
 	const char *like; /* a pattern for the first column, or NULL */
+	bool admin;       /* may see other clients' SQL */
 };
 
 static void word(struct table *table, const char *value)
@@ -92,6 +93,47 @@ static void show_queue(struct funnel *funnel, struct table *table)
 			number(table, facts.classes[i].waiting);
 		}
 	}
+}
+
+/* ---- chunks ---- */
+
+static const char *const chunks_columns[] = {"name", "uid", "state", "rows", "of", "changes",
+	"slices", "rows_per_s", "eta_s", "limit", "slice_ms", "longest_us", "busy_us", "table",
+	"key", "commit", "started_at", "ended_at", "error", "sql"};
+
+static void chunk_row(void *ctx, const struct chunk_view *view)
+{
+	struct table *table = ctx;
+	const struct chunk_facts *facts = &view->facts;
+	if (!wanted(table, facts->name)) {
+		return;
+	}
+	row(table, sizeof(chunks_columns) / sizeof(chunks_columns[0]));
+	word(table, facts->name);
+	number(table, facts->uid);
+	word(table, chunk_state_name(facts->state));
+	number(table, facts->rows);
+	number(table, facts->of);
+	number(table, facts->changes);
+	number(table, facts->slices);
+	number(table, view->rows_per_s);
+	number(table, view->eta_ms / 1000);
+	number(table, facts->rate);
+	number(table, facts->slice_us / 1000);
+	number(table, facts->longest_us);
+	number(table, facts->busy_us);
+	word(table, facts->table);
+	word(table, facts->key);
+	number(table, facts->commit_no);
+	number(table, facts->started_s);
+	number(table, facts->ended_s);
+	word(table, table->admin ? facts->error : "");
+	word(table, table->admin ? facts->sql : "");
+}
+
+static void show_chunks(struct funnel *funnel, struct table *table)
+{
+	funnel_each_chunk(funnel, chunk_row, table);
 }
 
 /* ---- config ---- */
@@ -259,6 +301,7 @@ static const struct {
 } tables[] = {
 	{"clients", COLUMNS(clients_columns), show_clients},
 	{"queue", COLUMNS(queue_columns), show_queue},
+	{"chunks", COLUMNS(chunks_columns), show_chunks},
 	{"config", COLUMNS(config_columns), show_config},
 	{"stats", COLUMNS(stats_columns), show_stats},
 	{"replicas", COLUMNS(replicas_columns), show_replicas},
@@ -268,9 +311,8 @@ bool show_table(struct funnel *funnel, struct span what, struct span like, bool 
 	struct buffer *out, const char **ret_names)
 {
 	char pattern[128];
-	struct table table = {.out = out};
-	(void)admin; /* none of these tables holds another client's SQL */
-	*ret_names = "clients, queue, config, stats, replicas";
+	struct table table = {.out = out, .admin = admin};
+	*ret_names = "clients, queue, chunks, config, stats, replicas";
 	if (like.data != NULL && like.len < sizeof(pattern)) {
 		memcpy(pattern, like.data, like.len);
 		pattern[like.len] = 0;

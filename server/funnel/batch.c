@@ -585,3 +585,50 @@ struct request *describe_decode(const struct message *message, struct failure *f
 	*request->steps = (struct step){.sql = {text, len}};
 	return request;
 }
+
+struct request *statement_decode(
+	const struct message *message, size_t extra, void **ret_extra, struct failure *failure)
+{
+	const struct field *sql = message_field(message, "sql");
+	const struct field *params = message_field(message, "params");
+	const msgpack_object nothing = {.type = MSGPACK_OBJECT_NIL};
+	struct sizes sizes = {0};
+	if (sql == NULL) {
+		failure_set(failure, FAILURE_BAD_REQUEST, "sql is missing");
+		return NULL;
+	}
+	msgpack_object parts[2] = {*sql->value, params != NULL ? *params->value : nothing};
+	msgpack_object step = {.type = MSGPACK_OBJECT_ARRAY, .via.array = {2, parts}};
+	if (!check_step(&step, 0, &sizes, failure)) {
+		failure->step = -1;
+		return NULL;
+	}
+	/* Both lie in one frame: copied with whatever stands between them. */
+	struct span first = sql->raw;
+	struct span last = params != NULL ? params->raw : sql->raw;
+	const uint8_t *from = first.data < last.data ? first.data : last.data;
+	const uint8_t *first_end = first.data + first.len;
+	const uint8_t *last_end = last.data + last.len;
+	size_t bytes = (size_t)((first_end > last_end ? first_end : last_end) - from);
+
+	size_t room_bytes = (extra + 15) & ~(size_t)15;
+	void *room = NULL;
+	struct request *request = request_new(REQUEST_TASK,
+		room_bytes + sizeof(struct step) + sizes.values * sizeof(struct value) +
+			sizes.names * sizeof(struct bytes) + bytes,
+		&room);
+	if (request == NULL) {
+		return no_memory(failure);
+	}
+	*ret_extra = room;
+	struct filling filling = {.step = (void *)((uint8_t *)room + room_bytes), .from = from};
+	filling.value = (struct value *)(void *)(filling.step + 1);
+	filling.name = (struct bytes *)(void *)(filling.value + sizes.values);
+	filling.to = (uint8_t *)(filling.name + sizes.names);
+	memcpy(filling.to, from, bytes);
+	request->steps = filling.step;
+	request->steps_count = 1;
+	fill_step(&filling, &step, 0);
+	hash_content(request, sql, params);
+	return request;
+}

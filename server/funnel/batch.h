@@ -20,3 +20,10 @@ struct request *batch_decode(const struct message *message, struct failure *fail
 
 /* The params of `describe`. */
 struct request *describe_decode(const struct message *message, struct failure *failure);
+
+/*
+ * A task with one step, made of the params `sql` and `params`; its hash is that of both. Room for
+ * `extra` bytes comes with it.
+ */
+struct request *statement_decode(
+	const struct message *message, size_t extra, void **ret_extra, struct failure *failure);

@@ -20,6 +20,8 @@ struct call {
 bool watch_begin(struct call *call);
 bool unwatch_begin(struct call *call);
 bool sync_begin(struct call *call);
+bool chunk_begin(struct call *call);
+bool chunk_ctl_begin(struct call *call);
 
 /* The result {}. */
 void call_answer_empty(struct call *call);
@@ -37,3 +39,9 @@ bool call_take_deadline(struct call *call, uint64_t *ret_deadline_us);
  * answered by the writer. False: it is freed, and call->failure says why.
  */
 bool call_enqueue(struct call *call, struct request *request);
+
+/* The same for one that has just been decoded, or not (NULL): takes class and deadline first. */
+bool call_enqueue_decoded(struct call *call, struct request *request);
+
+/* From here on the request is in flight on its connection, but in no queue. */
+void call_admit(struct call *call, struct request *request);

@@ -3,6 +3,7 @@
 
 /* What the methods may ask of the conductor: for funnel.c and method.c only. */
 
+#include "server/funnel/chunk.h"
 #include "server/funnel/feed.h"
 #include "server/funnel/funnel.h"
 #include "server/funnel/shipping.h"
@@ -19,6 +20,7 @@ struct funnel {
 	struct writer *writer;
 	struct gate *gate; /* NULL, like the next: nothing is shipped */
 	struct shipping *shipping;
+	struct chunk_desk *chunks;
 	struct feed *feed;
 	struct watches watches;
 	struct list peers;

@@ -157,6 +157,18 @@ struct credentials *credentials_with_role(const struct credentials *credentials,
 	return copy;
 }
 
+struct credentials *credentials_of_uid(uid_t uid, enum role role)
+{
+	struct credentials *credentials = calloc(1, sizeof(*credentials));
+	if (credentials != NULL) {
+		credentials->references = 1;
+		credentials->uid = uid;
+		credentials->role = role;
+		snprintf(credentials->text, sizeof(credentials->text), "uid %u", uid);
+	}
+	return credentials;
+}
+
 struct credentials *credentials_ref(struct credentials *credentials)
 {
 	credentials->references++;

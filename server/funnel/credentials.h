@@ -29,6 +29,9 @@ int credentials_read(int fd, struct credentials **ret_credentials);
 /* A copy with another role, for what comes from now on; requests under way keep theirs. */
 struct credentials *credentials_with_role(const struct credentials *credentials, enum role role);
 
+/* Of a user whose connection is gone, for work that goes on without it. NULL: no memory. */
+struct credentials *credentials_of_uid(uid_t uid, enum role role);
+
 struct credentials *credentials_ref(struct credentials *credentials);
 void credentials_unref(struct credentials *credentials); /* accepts NULL */
 

@@ -81,6 +81,7 @@ static void peer_closed(void *ctx, struct peer *peer)
 	list_remove(&peer->node);
 	list_push_back(&funnel->closed, &peer->node);
 	queue_forget(funnel->queue, peer->id);
+	chunk_desk_forget(funnel->chunks, peer->id);
 	funnel->peers_count--;
 }
 
@@ -265,6 +266,8 @@ static void answers_arrived(void *ctx)
 {
 	struct funnel *funnel = ctx;
 	collect_answers(funnel);
+	chunk_desk_turn(funnel->chunks);
+	flush_touched(funnel);
 	check_drained(funnel);
 	settle(funnel);
 }
@@ -275,6 +278,49 @@ static void shipping_arrived(void *ctx)
 	release_shipped(funnel, false);
 	check_drained(funnel);
 	settle(funnel);
+}
+
+/* ---- chunks ---- */
+
+static void chunks_due(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	chunk_desk_turn(funnel->chunks);
+	flush_touched(funnel);
+	settle(funnel);
+}
+
+static struct peer *chunks_peer(void *ctx, uint64_t peer_id)
+{
+	return find_peer(ctx, peer_id);
+}
+
+static void chunks_touched(void *ctx, struct peer *peer)
+{
+	struct funnel *funnel = ctx;
+	list_remove(&peer->touched);
+	list_push_back(&funnel->touched, &peer->touched);
+}
+
+static void chunks_answered(void *ctx, struct request *request)
+{
+	deliver(ctx, request);
+}
+
+static int open_chunk_desk(struct funnel *funnel)
+{
+	struct chunk_desk_options options = {
+		.queue = funnel->queue,
+		.loop = funnel->loop,
+		.config = funnel->options->config,
+		.store = funnel->options->store,
+		.peer = chunks_peer,
+		.touched = chunks_touched,
+		.answered = chunks_answered,
+		.due = chunks_due,
+		.ctx = funnel,
+	};
+	return chunk_desk_new(&options, &funnel->chunks);
 }
 
 static void wake(void *ctx)
@@ -357,6 +403,8 @@ void funnel_drain(struct funnel *funnel)
 		funnel->listener = NULL;
 	}
 	queue_close(funnel->queue);
+	chunk_desk_close(funnel->chunks);
+	flush_touched(funnel);
 	uint64_t limit_us = config_number(funnel->options->config, SETTING_DRAIN_TIMEOUT) * 1000;
 	loop_timer_start(funnel->limit, limit_us);
 	/* Not check_drained() at once: whoever asked gets its answer first. */
@@ -533,7 +581,8 @@ static int set_up(struct funnel *funnel)
 		.poisoned = options->poisoned,
 		.ctx = options->ctx,
 	};
-	rc = writer_start(&writer, &funnel->writer);
+	rc = open_chunk_desk(funnel);
+	rc = rc == 0 ? writer_start(&writer, &funnel->writer) : rc;
 	return rc == 0 ? listener_new(funnel->loop, options->listen_fd, connected, funnel,
 				 &funnel->listener)
 		       : rc;
@@ -577,6 +626,7 @@ static void tear_down(struct funnel *funnel)
 		funnel->options->release_shipper(funnel->options->ctx, pid, fd);
 		shipping_free(funnel->shipping);
 	}
+	chunk_desk_free(funnel->chunks);
 	loop_timer_free(funnel->tick);
 	loop_timer_free(funnel->alive);
 	loop_timer_free(funnel->limit);
@@ -623,6 +673,7 @@ static int run(struct funnel *funnel)
 			store_engine_has_wal_reset_bug() ? "unreachable" : "fixed"),
 		log_uint("commit", store_commit_no(options->store)));
 	funnel_move(funnel, FUNNEL_RUNNING);
+	chunk_desk_turn(funnel->chunks); /* what a stop has interrupted goes on */
 	options->notify(options->ctx, "ready");
 	if (options->alive_us > 0) {
 		loop_timer_start(funnel->alive, options->alive_us);
@@ -688,4 +739,10 @@ void funnel_each_peer(
 	list_for_each(node, &funnel->peers) {
 		fn(ctx, container_of(node, struct peer, node));
 	}
+}
+
+void funnel_each_chunk(
+	struct funnel *funnel, void (*fn)(void *ctx, const struct chunk_view *view), void *ctx)
+{
+	chunk_desk_each(funnel->chunks, fn, ctx);
 }

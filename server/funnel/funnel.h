@@ -9,6 +9,7 @@
 #include "proto/buffer.h"
 #include "server/base/config.h"
 #include "server/base/notice.h"
+#include "server/funnel/chunk_board.h"
 #include "server/funnel/peer.h"
 #include "server/funnel/queue.h"
 #include "server/funnel/writer.h"
@@ -89,3 +90,5 @@ struct funnel_facts funnel_facts(struct funnel *funnel);
 const struct config *funnel_config(const struct funnel *funnel);
 void funnel_each_peer(
 	struct funnel *funnel, void (*fn)(void *ctx, const struct peer *peer), void *ctx);
+void funnel_each_chunk(
+	struct funnel *funnel, void (*fn)(void *ctx, const struct chunk_view *view), void *ctx);

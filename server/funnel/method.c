@@ -241,8 +241,8 @@ static void pack_settings(msgpack_packer *packer, const struct funnel *funnel)
 
 static void pack_features(msgpack_packer *packer)
 {
-	static const char *const features[] = {
-		"write", "describe", "cancel", "sessions", "keys", "show", "if_commit", "watch"};
+	static const char *const features[] = {"write", "describe", "cancel", "sessions", "keys",
+		"show", "if_commit", "watch", "chunk"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
@@ -330,18 +330,24 @@ static bool do_hello(struct call *call)
 
 /* ---- requests for the writer ---- */
 
-bool call_enqueue(struct call *call, struct request *request)
+void call_admit(struct call *call, struct request *request)
 {
 	struct peer *peer = call->peer;
-	const struct config *config = call->funnel->options->config;
-	struct queue_limits limits = {config_number(config, SETTING_QUEUE_MAX),
-		config_number(config, SETTING_QUEUE_BYTES_MAX)};
 	request->id = call->message->id;
 	request->credentials = credentials_ref(peer->credentials);
 	request->identity.uid = (uint32_t)peer->credentials->uid;
 	memcpy(request->identity.session, peer->session, DEDUPE_SESSION_BYTES);
 	request->received_us = clock_now_us();
 	peer_add(peer, request);
+}
+
+bool call_enqueue(struct call *call, struct request *request)
+{
+	struct peer *peer = call->peer;
+	const struct config *config = call->funnel->options->config;
+	struct queue_limits limits = {config_number(config, SETTING_QUEUE_MAX),
+		config_number(config, SETTING_QUEUE_BYTES_MAX)};
+	call_admit(call, request);
 	int rc = queue_push(call->funnel->queue, request, &limits);
 	if (rc == 0) {
 		funnel_watch_times(call->funnel);
@@ -356,8 +362,7 @@ bool call_enqueue(struct call *call, struct request *request)
 	return false;
 }
 
-/* What `write` and `describe` have in common beside the decoded part. */
-static bool enqueue_decoded(struct call *call, struct request *request)
+bool call_enqueue_decoded(struct call *call, struct request *request)
 {
 	if (request == NULL) {
 		return false;
@@ -379,12 +384,12 @@ static bool do_write(struct call *call)
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "seq needs a session in hello");
 		return false;
 	}
-	return enqueue_decoded(call, batch_decode(call->message, &call->failure));
+	return call_enqueue_decoded(call, batch_decode(call->message, &call->failure));
 }
 
 static bool do_describe(struct call *call)
 {
-	return enqueue_decoded(call, describe_decode(call->message, &call->failure));
+	return call_enqueue_decoded(call, describe_decode(call->message, &call->failure));
 }
 
 static bool do_bye(struct call *call)
@@ -412,11 +417,14 @@ static void do_cancel(struct call *call)
 		return;
 	}
 	struct request *request = peer_find(call->peer, (uint32_t)id);
-	if (request == NULL || !queue_withdraw(call->funnel->queue, request)) {
+	if (request == NULL ||
+		(!chunk_desk_holds(request) && !queue_withdraw(call->funnel->queue, request))) {
 		return; /* it runs, or is answered: the answer tells */
 	}
 	peer_remove(call->peer, request);
-	failure_set(&call->failure, FAILURE_CANCELLED, "cancelled before it began");
+	failure_set(&call->failure, FAILURE_CANCELLED,
+		chunk_desk_holds(request) ? "it is waited for no more"
+					  : "cancelled before it began");
 	method_refuse(call->peer, request->id, &call->failure);
 	request_free(request);
 }
@@ -506,6 +514,8 @@ static const struct method {
 	{"describe", ROLE_QUERY, do_describe},
 	{"watch", ROLE_QUERY, watch_begin},
 	{"unwatch", ROLE_QUERY, unwatch_begin},
+	{"chunk", ROLE_WRITE, chunk_begin},
+	{"chunk_ctl", ROLE_WRITE, chunk_ctl_begin},
 	{"ping", ROLE_STATS, do_ping},
 	{"bye", ROLE_STATS, do_bye},
 	{"show", ROLE_STATS, do_show},

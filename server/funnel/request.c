@@ -51,6 +51,9 @@ void request_free(struct request *request)
 	if (request == NULL) {
 		return;
 	}
+	if (request->task.ended != NULL) {
+		request->task.ended(request);
+	}
 	list_remove(&request->node);
 	list_remove(&request->arrival);
 	list_remove(&request->in_flight);

@@ -140,6 +140,7 @@ struct slice {
 	sqlite3_value *to;
 	uint64_t rows;
 	uint64_t changes;
+	uint64_t aim_us; /* how long it is to take */
 	uint64_t began_us;
 	bool last; /* nothing is left behind it */
 };
@@ -231,7 +232,7 @@ static int save(struct slice *slice)
 static int run_slice(struct slice *slice, uint64_t exec_timeout_us)
 {
 	struct store *store = slice->store;
-	uint64_t allowed_us = slice->chunk->facts.slice_us * LATE_FACTOR;
+	uint64_t allowed_us = slice->aim_us * LATE_FACTOR;
 	allowed_us = allowed_us < LATE_MIN_US ? LATE_MIN_US : allowed_us;
 	if (slice->chunk->slice_rows == 1) {
 		allowed_us = exec_timeout_us; /* it cannot be made smaller */
@@ -280,7 +281,7 @@ static void slice_done(struct slice *slice)
 		chunk_unplan(chunk);
 		return;
 	}
-	uint64_t wish = chunk->slice_rows * (facts->slice_us * 7 / 10) / took_us;
+	uint64_t wish = chunk->slice_rows * (slice->aim_us * 7 / 10) / took_us;
 	uint64_t most = chunk->slice_rows * 4;
 	uint64_t least = chunk->slice_rows / 8 + 1;
 	wish = wish > most ? most : wish < least ? least : wish;
@@ -347,44 +348,44 @@ static enum chunk_slice slice_failed(struct slice *slice, int condition)
 	}
 }
 
-static enum chunk_slice run_one(struct store *store, struct chunk *chunk, uint64_t exec_timeout_us,
-	struct store_error *error)
+static enum chunk_slice run_one(struct slice *slice, uint64_t exec_timeout_us)
 {
-	struct slice slice = {.store = store, .chunk = chunk, .error = error};
+	struct store *store = slice->store;
 	enum chunk_slice result = SLICE_MORE;
-	slice.began_us = clock_now_us();
-	int rc = store_begin(store, error);
+	slice->began_us = clock_now_us();
+	int rc = store_begin(store, slice->error);
 	if (rc == 0) {
-		rc = run_slice(&slice, exec_timeout_us);
-		rc = rc == 0 ? store_commit(store, error) : rc;
+		rc = run_slice(slice, exec_timeout_us);
+		rc = rc == 0 ? store_commit(store, slice->error) : rc;
 		if (rc != 0 && rc != STORE_UNKNOWN) {
 			store_rollback(store);
 		}
 	}
 	if (rc == 0) {
-		slice_done(&slice);
+		slice_done(slice);
 	} else {
-		result = slice_failed(&slice, rc);
+		result = slice_failed(slice, rc);
 	}
-	sqlite3_value_free(slice.from);
-	sqlite3_value_free(slice.to);
+	sqlite3_value_free(slice->from);
+	sqlite3_value_free(slice->to);
 	return result;
 }
 
-enum chunk_slice store_chunk_slice(struct store *store, uint64_t id, uint64_t exec_timeout_us,
-	uint64_t *ret_due_us, struct store_error *error)
+enum chunk_slice store_chunk_slice(struct store *store, uint64_t id, uint64_t slice_us_max,
+	uint64_t exec_timeout_us, struct store_error *error)
 {
 	struct chunk *chunk = chunk_find(store, id);
 	if (chunk == NULL || !is_running(chunk)) {
 		return SLICE_OVER;
 	}
+	struct slice slice = {.store = store, .chunk = chunk, .error = error};
+	slice.aim_us = chunk->facts.slice_us < slice_us_max ? chunk->facts.slice_us : slice_us_max;
 	enum chunk_slice result = SLICE_MORE;
 	if (chunk->facts.due_us <= clock_now_us()) {
-		result = run_one(store, chunk, exec_timeout_us, error);
+		result = run_one(&slice, exec_timeout_us);
 	}
 	if (result == SLICE_MORE && !is_running(chunk)) {
 		result = SLICE_OVER;
 	}
-	*ret_due_us = chunk->facts.due_us;
 	return result == SLICE_MORE && chunk->facts.due_us > clock_now_us() ? SLICE_LATER : result;
 }

@@ -78,14 +78,17 @@ bool store_chunks_stale(const struct store *store);
 
 enum chunk_slice {
 	SLICE_MORE,    /* another one may follow at once */
-	SLICE_LATER,   /* … but not before *ret_due_us */
+	SLICE_LATER,   /* … but not before facts.due_us */
 	SLICE_OVER,    /* it is done, has failed, or runs no more for another reason */
 	SLICE_UNKNOWN, /* as STORE_UNKNOWN */
 };
 
-/* One slice of the chunk with that id, in a transaction of its own. */
-enum chunk_slice store_chunk_slice(struct store *store, uint64_t id, uint64_t exec_timeout_us,
-	uint64_t *ret_due_us, struct store_error *error);
+/*
+ * One slice of the chunk with that id, in a transaction of its own. It aims at the shorter of its own
+ * time and slice_us_max.
+ */
+enum chunk_slice store_chunk_slice(struct store *store, uint64_t id, uint64_t slice_us_max,
+	uint64_t exec_timeout_us, struct store_error *error);
 
 void store_chunks_each(const struct store *store,
 	void (*fn)(void *ctx, const struct chunk_facts *facts), void *ctx);

@@ -71,10 +71,9 @@ static int start(struct bed *bed, const struct chunk_order *order, struct chunk_
 static void run_to_end(struct bed *bed, uint64_t id)
 {
 	struct store_error error = {.row = -1};
-	uint64_t due_us = 0;
 	enum chunk_slice slice = SLICE_MORE;
 	while (slice == SLICE_MORE) {
-		slice = store_chunk_slice(bed->store, id, 1000000, &due_us, &error);
+		slice = store_chunk_slice(bed->store, id, 10000, 1000000, &error);
 	}
 	assert_int_equal(slice, SLICE_OVER);
 	store_error_clear(&error);

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What the writer does for chunks: the orders of clients, and slices. */
+
+#include "server/funnel/chunk_board.h"
+#include "server/funnel/request.h"
+
+/* What a message asks for; it lies in its request, with its texts behind it. */
+struct chunk_ask {
+	struct chunk_board *board;
+	bool control; /* else it begins one */
+	enum chunk_op op;
+	bool any; /* the client may also mean another user's */
+	struct bytes name;
+	struct bytes by;
+	uint64_t slice_ms;
+	uint64_t rate; /* UINT64_MAX: as it is */
+	uint64_t keep_s;
+	uint8_t hash[16];
+
+	/* The loop's, of one that waits for the end. */
+	uint64_t id;       /* of the chunk */
+	uint64_t until_us; /* or for so long */
+	uint64_t told_us;
+};
+
+/* The task of a slice. */
+struct chunk_run {
+	struct chunk_board *board;
+	uint64_t id;
+};
+
+enum task_end chunk_task_order(struct request *request, struct store *store, uint64_t budget_us);
+enum task_end chunk_task_slice(struct request *request, struct store *store, uint64_t budget_us);
+
+/* The keys that answers and notices about a chunk have in common, as one map. */
+void chunk_pack(struct buffer *out, const struct chunk_view *view);
