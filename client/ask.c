@@ -9,15 +9,34 @@
 #include <errno.h>
 #include <string.h>
 
+int db_ask(struct lf_db *db, enum pending_kind kind, const char *method, struct buffer *body,
+	size_t nodes, uint32_t deadline_ms, lf_reply **ret_reply)
+{
+	struct pending_spec spec = {.kind = kind,
+		.method = method,
+		.body = body,
+		.nodes = nodes,
+		.deadline_ms = deadline_ms};
+	uint64_t ticket = 0;
+	int r = 1;
+	if (body->failed) {
+		buffer_finish(body);
+		return db_error(db, -ENOMEM, "out of memory");
+	}
+	while ((r = engine_submit(&db->engine, db_now_ms(), &spec, &ticket)) == 1) {
+		db_turn_and_wait(db, -1);
+	}
+	buffer_finish(body);
+	return r != 0 ? db_error(db, -ENOMEM, "out of memory")
+		      : db_wait_ticket(db, ticket, ret_reply);
+}
+
 /* A request whose params are up to two strings; a NULL value leaves its key out. */
 static int ask(struct lf_db *db, enum pending_kind kind, const char *method,
 	const char *const keys[2], const char *const values[2], lf_reply **ret_reply)
 {
 	struct buffer body;
-	struct pending_spec spec = {.kind = kind, .method = method, .body = &body, .nodes = 5};
 	msgpack_packer packer;
-	uint64_t ticket = 0;
-	int r = 1;
 
 	db_enter(db);
 	buffer_init(&body, BATCH_BYTES_MAX);
@@ -29,16 +48,7 @@ static int ask(struct lf_db *db, enum pending_kind kind, const char *method,
 			pack_cstr(&packer, values[i]);
 		}
 	}
-	if (body.failed) {
-		buffer_finish(&body);
-		return db_error(db, -ENOMEM, "out of memory");
-	}
-	while ((r = engine_submit(&db->engine, db_now_ms(), &spec, &ticket)) == 1) {
-		db_turn_and_wait(db, -1);
-	}
-	buffer_finish(&body);
-	return r != 0 ? db_error(db, -ENOMEM, "out of memory")
-		      : db_wait_ticket(db, ticket, ret_reply);
+	return db_ask(db, kind, method, &body, 5, 0, ret_reply);
 }
 
 int lf_ping(lf_db *db, lf_reply **ret_reply)

@@ -40,6 +40,13 @@ void db_turn_and_wait(struct lf_db *db, int max_ms);
 /* Waits for the answer to a request that was submitted. Returns its outcome. */
 int db_wait_ticket(struct lf_db *db, uint64_t ticket, lf_reply **ret_reply);
 
+/*
+ * Sends a request that is no write, its params map packed in `body`, which is finished, and waits for
+ * the answer: as lf_ping(). deadline_ms 0: the client's.
+ */
+int db_ask(struct lf_db *db, enum pending_kind kind, const char *method, struct buffer *body,
+	size_t nodes, uint32_t deadline_ms, lf_reply **ret_reply);
+
 /* CLOCK_BOOTTIME in milliseconds. */
 uint64_t db_now_ms(void);
 

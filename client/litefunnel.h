@@ -394,6 +394,52 @@ size_t lf_change_channels(const lf_change *change);
 const char *lf_change_channel(const lf_change *change, size_t index);
 const char *lf_change_message(const lf_change *change);
 
+/* ---- long statements ------------------------------------------------------------------------- */
+
+/*
+ * A chunk is one UPDATE, DELETE or INSERT … SELECT that the daemon runs in slices of a few
+ * milliseconds, with everybody's batches between. It is all or none only slice by slice, goes on by
+ * itself after any end of the daemon, walks each row that was there at the start once, and does not
+ * need its client. Begin with LF_CHUNK_OPTIONS_INIT.
+ */
+struct lf_chunk_options {
+	size_t size;
+	/* The column along which the rows are walked: unique and never NULL. Default: the INTEGER
+	 * PRIMARY KEY. */
+	const char *by;
+	uint32_t
+		slice_ms; /* how long a slice may hold the writer; default: the daemon's slice_ms */
+	uint32_t rate;    /* at most so many rows a second; 0: no limit */
+};
+
+#define LF_CHUNK_OPTIONS_INIT                                                                      \
+	{                                                                                          \
+		sizeof(struct lf_chunk_options), NULL, 0, 0                                        \
+	}
+
+/*
+ * Begins a chunk: the batch is one step with its values. The name is yours, per user: the same name
+ * with the same statement finds the chunk that there is, also one that has ended (it is remembered
+ * for the daemon's key_ttl); with another statement it fails ("key_mismatch"). A statement that cannot
+ * be cut safely fails ("bad_request") with the reason and what would help. options may be NULL.
+ *
+ * Returns like lf_write(), before the first slice. The fields of the reply (lf_reply_field_*): text
+ * "state" (running, paused, done, cancelled, failed) and "error"; integers "rows" looked at, "of" so
+ * many in all, about, "changes", "slices", "rate" in rows a second, "eta_ms".
+ */
+int lf_chunk(lf_db *db, const char *name, const lf_batch *batch,
+	const struct lf_chunk_options *options, lf_reply **ret_reply);
+
+/*
+ * op: "pause", "resume" (also what has failed, once the cause is gone) or "cancel" (what was done
+ * stays). Of one's own chunks; an admin's also others'. rate: a new limit, 0: as it is.
+ */
+int lf_chunk_control(
+	lf_db *db, const char *name, const char *op, uint32_t rate, lf_reply **ret_reply);
+
+/* Answers when the chunk does not run any more, at the latest after wait_ms: "state" tells. */
+int lf_chunk_wait(lf_db *db, const char *name, uint32_t wait_ms, lf_reply **ret_reply);
+
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /*

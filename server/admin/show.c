@@ -127,8 +127,13 @@ static void chunk_row(void *ctx, const struct chunk_view *view)
 	number(table, facts->commit_no);
 	number(table, facts->started_s);
 	number(table, facts->ended_s);
-	word(table, table->admin ? facts->error : "");
-	word(table, table->admin ? facts->sql : "");
+	if (table->admin) {
+		word(table, facts->error);
+		word(table, facts->sql);
+	} else {
+		msgpack_pack_nil(&table->packer);
+		msgpack_pack_nil(&table->packer);
+	}
 }
 
 static void show_chunks(struct funnel *funnel, struct table *table)

@@ -12,7 +12,7 @@
 static const char help[] =
 	"usage: litefunnel show DB WHAT [--like PATTERN] [--json] [options]\n"
 	"\n"
-	"Prints a table of the running daemon: clients, queue, config or stats.\n"
+	"Prints a table of the running daemon: clients, queue, chunks, config or stats.\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
 	"  --like PATTERN  only rows whose first column matches, such as 'wal_*'; of clients, the\n"
@@ -64,7 +64,7 @@ static int parse(struct show *show, struct options *options)
 		return CLI_USAGE;
 	}
 	if (show->what == NULL) {
-		return cli_usage("show", "what? clients, queue, config or stats");
+		return cli_usage("show", "what? clients, queue, chunks, config or stats");
 	}
 	return options_finish(options) != 0 ? CLI_USAGE : -1;
 }

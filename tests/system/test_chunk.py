@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: MIT
+"""
+Long writes in slices: each row once, whatever happens to the daemon; others go between; who began
+one finds it again, pauses it, and learns why one cannot be cut.
+"""
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from wire import Closed, Refused
+
+ROWS = ("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?)"
+        " INSERT INTO t SELECT i * 3, i % 11, 'row ' || i FROM c")
+
+
+def fill(served, rows):
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER, s TEXT)", [ROWS, [rows]],
+                   "CREATE INDEX t_n ON t(n)")
+
+
+def content(served, table="t"):
+    digest = hashlib.sha256()
+    for row in served.read(f"SELECT * FROM {table} ORDER BY 1"):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def wait(wire, name, timeout=120):
+    return wire.call("chunk_ctl", chunk=name, op="wait", timeout=timeout)
+
+
+def run(litefunnel, served, *args):
+    return subprocess.run([litefunnel, "chunk", served.db, *args], capture_output=True, text=True,
+                          timeout=120, check=False)
+
+
+def test_killed_and_resumed_each_row_once(daemon, soak, slow):
+    """Not idempotent: a row that is visited twice, or never, shows."""
+    rows, kills = (2_000_000, 50) if soak else (60_000, 12)
+    served, whole = daemon(), daemon("whole.db")
+    for each in (served, whole):
+        fill(each, rows)
+    statement = "UPDATE t SET n = n * 2 + ?, s = s || n WHERE n <> 7 OR id % 2 = 0"
+    whole.write([statement, [5]])
+    rng = random.Random(1)
+    with served.wire() as wire:
+        limit = {} if soak else {"rate": 60_000}
+        wire.call("chunk", sql=statement, params=[5], name="work", slice_ms=2, **limit)
+    seen = 0
+    for _ in range(kills):
+        until = seen + rng.randrange(1, rows // kills)
+        with served.wire() as wire:
+            state = {"rows": seen, "state": "running"}
+            while state["state"] == "running" and state["rows"] < until:
+                state = wire.call("chunk_ctl", chunk="work", op="wait", wait_ms=1)
+        assert state["rows"] >= seen, "what was committed is gone"
+        seen = state["rows"]
+        served.kill()
+        served.start()
+    with served.wire() as wire:
+        end = wait(wire, "work", 600 * slow)
+    assert end["state"] == "done" and end["rows"] == rows
+    assert content(served) == content(whole)
+
+
+def test_others_go_between(daemon):
+    served = daemon()
+    fill(served, 100_000)
+    with served.wire() as slow_one, served.wire() as quick:
+        quick.write("CREATE TABLE mine(a)")
+        slow_one.call("chunk", sql="DELETE FROM t WHERE n > 2", name="d", rate=100_000)
+        done = 0
+        while slow_one.call("chunk_ctl", chunk="d", op="wait", wait_ms=0)["state"] == "running":
+            quick.write(["INSERT INTO mine VALUES (?)", [done]])
+            done += 1
+        assert done > 10, "nothing came between"
+    assert served.read("SELECT count(*) FROM mine") == [(done,)]
+    assert served.read("SELECT count(*) FROM t WHERE n > 2") == [(0,)]
+
+
+def test_found_again_by_its_name(daemon):
+    served = daemon()
+    fill(served, 20_000)
+    order = {"sql": "UPDATE t SET n = n + :k", "params": {"k": 1}, "name": "again"}
+    with served.wire() as wire:
+        wire.call("chunk", **order)
+        wire.call("chunk", **order)
+        assert wait(wire, "again")["changes"] == 20_000
+        assert wire.call("chunk", **order)["state"] == "done"
+        for other in ({"params": {"k": 2}}, {"sql": "UPDATE t SET n = n - :k"}):
+            error, _ = wire.ask("chunk", **{**order, **other})
+            assert error["code"] == "key_mismatch" and error["applied"] == "no"
+    served.restart()
+    with served.wire() as wire:
+        assert wire.call("chunk", **order)["state"] == "done"
+    assert served.read("SELECT sum(n) FROM t") == [(sum(i % 11 for i in range(1, 20_001)) + 20_000,)]
+
+
+def test_pause_resume_cancel(daemon):
+    served = daemon()
+    fill(served, 50_000)
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="p", rate=20_000)
+        waiting = wire.request("chunk_ctl", chunk="p", op="wait")
+        assert wire.call("chunk_ctl", chunk="p", op="pause")["state"] == "paused"
+        assert wire.reply(waiting)[1]["state"] == "paused"
+    served.restart()
+    with served.wire() as wire:
+        state = wire.call("chunk_ctl", chunk="p", op="wait")
+        assert state["state"] == "paused" and state["rows"] < 50_000
+        assert wire.call("chunk_ctl", chunk="p", op="resume", rate=1_000_000)["limit"] == 1_000_000
+        assert wait(wire, "p")["state"] == "done"
+        wire.call("chunk", sql="UPDATE t SET n = -2", name="c", rate=1000)
+        assert wire.call("chunk_ctl", chunk="c", op="cancel")["state"] == "cancelled"
+        left = served.read("SELECT count(*) FROM t WHERE n = -1")[0][0]
+        assert left + wait(wire, "c")["changes"] == 50_000, "more or less than its slices was kept"
+        error, _ = wire.ask("chunk_ctl", chunk="c", op="resume")
+        assert error["code"] == "bad_request"
+        error, _ = wire.ask("chunk_ctl", chunk="nobody", op="wait")
+        assert error["code"] == "not_found"
+
+
+def test_progress_is_told_and_a_wait_can_be_cancelled(daemon):
+    served = daemon()
+    fill(served, 50_000)
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="p", rate=10_000)
+        waiting = wire.request("chunk_ctl", chunk="p", op="wait")
+        told = []
+        while len(told) < 3:
+            method, params = wire.next_notice()
+            assert method == "progress" and params["chunk"] == "p"
+            told.append(params["rows"])
+        assert told == sorted(told)
+        wire.notice("cancel", id=waiting)
+        assert wire.reply(waiting)[0]["code"] == "cancelled"
+        assert wire.call("chunk_ctl", chunk="p", op="wait", wait_ms=0)["state"] == "running"
+
+
+def test_one_that_fails_keeps_its_slices_and_can_go_on(daemon):
+    served = daemon()
+    fill(served, 5_000)
+    with served.wire() as wire:
+        wire.write("CREATE TABLE u(id UNIQUE CHECK (id <> 9000))")
+        wire.call("chunk", sql="INSERT INTO u SELECT id FROM t", name="f", rate=20_000)
+        end = wait(wire, "f")
+        assert end["state"] == "failed" and "CHECK constraint" in end["error"]
+        assert served.read("SELECT count(*) FROM u") == [(end["changes"],)]
+        assert 0 < end["changes"] < 3_000
+        wire.write("UPDATE t SET id = 9001 WHERE id = 9000")
+        wire.call("chunk_ctl", chunk="f", op="resume")
+        assert wait(wire, "f")["state"] == "done"
+    assert served.read("SELECT count(*) FROM u") == [(5_000,)]
+    served.stop(signal.SIGTERM)
+    assert "chunk failed" in served.log()
+
+
+def test_a_schema_that_changes_below_it_is_looked_at_again(daemon):
+    served = daemon()
+    fill(served, 50_000)
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="s", rate=20_000)
+        wire.write("CREATE TRIGGER nosy AFTER UPDATE ON t BEGIN"
+                   " UPDATE t SET s = 'seen' WHERE id = NEW.id + 3; END")
+        end = wait(wire, "s")
+        assert end["state"] == "failed" and "cannot be sliced" in end["error"]
+
+
+def test_refusals_say_what_would_help(daemon):
+    served = daemon()
+    with served.wire() as wire:
+        wire.write("CREATE TABLE bare(x)", "CREATE TABLE k(id INTEGER PRIMARY KEY, x)")
+        for sql, word in (("DELETE FROM bare", "`by`"), ("UPDATE k SET id = id + 1", "key"),
+                          ("DELETE FROM k WHERE x = (SELECT max(x) FROM k)", "reads"),
+                          ("DELETE FROM k LIMIT 5", "LIMIT"), ("SELECT 1", "UPDATE")):
+            error, _ = wire.ask("chunk", sql=sql, name="x")
+            assert error["code"] == "bad_request" and word in error["message"], error
+        for params in ({}, {"name": "x"}, {"name": "", "sql": "DELETE FROM k"},
+                       {"name": "x", "sql": "DELETE FROM k", "rate": 0},
+                       {"name": "x", "sql": "DELETE FROM k", "slice_ms": 5000},
+                       {"name": "x" * 256, "sql": "DELETE FROM k"},
+                       {"name": "x", "sql": "DELETE FROM k", "params": [1]},
+                       {"name": "x", "sql": "DELETE FROM k WHERE x = ?"}):
+            assert wire.ask("chunk", **params)[0]["code"] == "bad_request", params
+        assert wire.call("show", what="chunks")["rows"] == []
+
+
+def test_other_users(daemon):
+    served = daemon(roles_write="*")
+    fill(served, 20_000)
+    with served.wire_as(20051) as one, served.wire_as(20052) as two, served.wire() as root:
+        one.call("chunk", sql="UPDATE t SET n = 1", name="mine", rate=1_000)
+        assert two.ask("chunk_ctl", chunk="mine", op="cancel")[0]["code"] == "not_found"
+        assert two.ask("chunk_ctl", chunk="mine", op="wait")[0]["code"] == "not_found"
+        two.call("chunk", sql="UPDATE t SET n = 2", name="mine", rate=1_000)
+        rows = [dict(zip(t["columns"], row)) for t in [two.call("show", what="chunks")]
+                for row in t["rows"]]
+        assert {row["uid"] for row in rows} == {20051, 20052}
+        assert all(row["sql"] is None for row in rows)
+        assert root.call("chunk_ctl", chunk="mine", op="cancel")["state"] == "cancelled"
+
+
+def test_a_drain_does_not_wait_for_it(daemon):
+    served = daemon()
+    fill(served, 50_000)
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="long", rate=5_000)
+        waiting = wire.request("chunk_ctl", chunk="long", op="wait")
+        wire.call("ping")
+        began = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        try:
+            error, _ = wire.reply(waiting)
+            assert error["code"] == "shutting_down" and error["retry"]
+        except Closed as closed:
+            pytest.fail(f"no answer to the wait, {closed}")
+    served.wait()
+    assert time.monotonic() - began < 8 * served.slow
+    served.start()
+    with served.wire() as wire:
+        wire.call("chunk_ctl", chunk="long", op="resume", rate=10_000_000)
+        assert wait(wire, "long")["state"] == "done"
+
+
+def test_command(litefunnel, daemon):
+    served = daemon()
+    fill(served, 30_000)
+    done = run(litefunnel, served, "UPDATE t SET n = n + ?", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["state"] == "done" and facts["changes"] == 30_000
+    done = run(litefunnel, served, "DELETE FROM t WHERE n > :n", ":n=8", "--name", "d", "--by", "id")
+    assert done.returncode == 0 and done.stdout.startswith("d: done"), done.stderr
+    done = run(litefunnel, served, "UPDATE t SET id = 1", "--name", "bad")
+    assert done.returncode == 1 and "changes the key" in done.stderr
+    done = run(litefunnel, served, "UPDATE t SET n = 0", "--name", "slow", "--rate", "1000",
+               "--detach")
+    assert done.returncode == 0 and "--wait slow" in done.stdout
+    done = run(litefunnel, served, "--pause", "slow")
+    assert done.returncode == 0 and "slow: paused" in done.stdout
+    done = run(litefunnel, served, "--wait", "slow")
+    assert done.returncode in (1, 5) and "--resume slow" in done.stderr
+    done = run(litefunnel, served, "--resume", "slow", "--rate", "10000000")
+    assert done.returncode == 0 and "slow: done" in done.stdout, done.stderr
+    done = run(litefunnel, served, "--cancel", "nobody")
+    assert done.returncode == 1 and "no chunk" in done.stderr
+    with pytest.raises(Refused):
+        served.wire().call("chunk_ctl", chunk="nobody", op="pause")
