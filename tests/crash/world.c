@@ -202,11 +202,18 @@ static void address(
 static bool push(struct world *world, struct request *request)
 {
 	static const struct queue_limits limits = {100000, SIZE_MAX / 2};
-	if (request != NULL && queue_push(world->queue, request, &limits) != 0) {
+	if (request == NULL) {
+		return false;
+	}
+	/* In one line, whosever session it is: the history holds that they run in this order. */
+	uint32_t uid = request->identity.uid;
+	request->identity.uid = client.uid;
+	if (queue_push(world->queue, request, &limits) != 0) {
 		request_free(request);
 		return false;
 	}
-	return request != NULL;
+	request->identity.uid = uid;
+	return true;
 }
 
 /* ---- answers ---- */
@@ -399,6 +406,9 @@ static enum world_end run_once(struct world *world, struct request **taken, size
 		world->poisoned = true;
 		return WORLD_STOPPED;
 	}
+	/* Turns end when all that was taken is answered: through the queue, as in the daemon. */
+	queue_answer(world->queue, &answered);
+	queue_collect(world->queue, &answered);
 	size_t done = 0;
 	list_for_each(node, &answered) {
 		taken[done++] = NULL;
