@@ -23,6 +23,7 @@ static const struct cli_command commands[] = {
 	{"reload", cli_reload, "read the settings again"},
 	{"shutdown", cli_shutdown, "answer what is queued, then stop"},
 	{"restore", cli_restore, "a database from its replica"},
+	{"replica", cli_replica, "what a replica holds, and whether it is sound"},
 	{"check-config", cli_check_config, "is a config file good"},
 	{"bench", cli_bench, "what the funnel is good for, on this machine"},
 	{"version", cli_version, "what this is made of"},

@@ -29,6 +29,7 @@ int cli_exec(int argc, char **argv);
 int cli_leave(int argc, char **argv);
 int cli_query(int argc, char **argv);
 int cli_reload(int argc, char **argv);
+int cli_replica(int argc, char **argv);
 int cli_restore(int argc, char **argv);
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);

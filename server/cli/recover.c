@@ -239,5 +239,8 @@ int recover_report(const struct recover *recover, int rc)
 	} else if (rc == RESTORE_DAMAGED) {
 		fputs("Nothing before it can be restored either.\n", stderr);
 	}
+	if (rc == -EINVAL) {
+		return CLI_USAGE; /* of the URL */
+	}
 	return rc == RESTORE_UNREACHABLE || rc < 0 ? CLI_UNREACHABLE : CLI_FAILED;
 }
