@@ -269,7 +269,7 @@ static int note_file(void *ctx, const struct replica_file *file)
 		highest->min_txid = file->min_txid;
 		highest->level = file->level;
 	}
-	if (file->level == REPLICA_SNAPSHOT_LEVEL && file->created_ms > highest->snapshot_ms) {
+	if (file->min_txid == 1 && file->created_ms > highest->snapshot_ms) {
 		highest->snapshot_ms = file->created_ms;
 	}
 	return 0;

@@ -51,7 +51,7 @@ struct chain_head uploader_head(struct uploader *uploader);
 uint64_t uploader_confirmed(
 	struct uploader *uploader); /* number of the newest segment that it has */
 
-/* When it last got a snapshot of level 9, since 1970; 0: never. After LOOKING. */
+/* When it last got a snapshot, since 1970; 0: never. After LOOKING. */
 int64_t uploader_snapshot_ms(struct uploader *uploader);
 
 /* The conductor's answers. */
