@@ -246,6 +246,18 @@ static void show_stats(struct funnel *funnel, struct table *table)
 	fact_uint(table, "disk_floor_bytes", facts.writer.lookout.disk_floor);
 	fact_uint(table, "reserve_bytes", facts.writer.lookout.reserve);
 	fact_text(table, "trouble", facts.writer.lookout.trouble);
+	if (facts.board != NULL) {
+		struct ship_report report = board_ship_report(facts.board);
+		fact_uint(table, "ship_spooled_commit", report.spooled_commit);
+		fact_uint(table, "ship_segment", report.segments);
+		fact_uint(table, "ship_spool_bytes", report.spool_bytes);
+		fact_text(table, "ship_trouble", report.trouble);
+		fact_uint(table, "gate_waits", facts.gate.waits);
+		fact_uint(table, "gate_waited_us", facts.gate.waited_us);
+		fact_uint(table, "gate_waited_us_max", facts.gate.waited_max_us);
+		fact_uint(table, "gate_skipped", facts.gate.skipped);
+		fact_uint(table, "gate_breaks", facts.gate.breaks);
+	}
 }
 
 /* ---- the tables ---- */
@@ -257,20 +269,27 @@ static void show_stats(struct funnel *funnel, struct table *table)
 static const char *const replicas_columns[] = {"url", "state", "acks", "commit", "behind", "lag_ms",
 	"segment", "waiting", "percent", "requests", "bytes_sent", "failing_s", "error"};
 
-static void replica_row(
-	struct table *table, const struct replica_report *report, const struct notice *notice)
+/* How long ago the oldest commit was made that the replica does not have. */
+static uint64_t lag_ms(
+	const struct replica_report *report, const struct ship_report *ship, uint64_t now_ms)
+{
+	int64_t since_ms =
+		report->waiting_since_ms != 0 ? report->waiting_since_ms : ship->uncut_since_ms;
+	return since_ms != 0 && now_ms > (uint64_t)since_ms ? now_ms - (uint64_t)since_ms : 0;
+}
+
+static void replica_row(struct table *table, const struct replica_report *report,
+	const struct ship_report *ship, const struct notice *notice)
 {
 	uint64_t now_ms = clock_wall_us() / 1000;
 	bool behind = report->commit_no < notice->commit_no;
-	uint64_t since_ms =
-		(uint64_t)(report->commit_no > 0 ? report->committed_ms : notice->committed_ms);
 	row(table, sizeof(replicas_columns) / sizeof(replicas_columns[0]));
 	word(table, report->url);
 	word(table, replica_state_name(report->state));
 	number(table, report->acks);
 	number(table, report->commit_no);
 	number(table, behind ? notice->commit_no - report->commit_no : 0);
-	number(table, behind && now_ms > since_ms ? now_ms - since_ms : 0);
+	number(table, behind ? lag_ms(report, ship, now_ms) : 0);
 	number(table, report->txid);
 	number(table, report->waiting);
 	number(table, report->percent);
@@ -290,10 +309,11 @@ static void show_replicas(struct funnel *funnel, struct table *table)
 		return;
 	}
 	(void)board_notice(facts.board, &notice);
+	struct ship_report ship = board_ship_report(facts.board);
 	for (size_t i = 0; i < NOTICE_REPLICAS_MAX; i++) {
 		struct replica_report report = board_replica_report(facts.board, i);
 		if (report.url[0] != 0 && wanted(table, report.url)) {
-			replica_row(table, &report, &notice);
+			replica_row(table, &report, &ship, &notice);
 		}
 	}
 }

@@ -45,8 +45,9 @@ struct ship_report {
 	uint64_t spooled_commit; /* stands in a durable part or segment beside the database */
 	uint64_t segments;       /* number of the newest segment */
 	uint64_t spool_bytes;
-	bool known;    /* anything was reported at all */
-	bool chained;  /* there is a chain to continue: checkpoints wait for it */
+	int64_t uncut_since_ms; /* the oldest commit that is in no segment; 0: none */
+	bool known;             /* anything was reported at all */
+	bool chained;           /* there is a chain to continue: checkpoints wait for it */
 	bool building; /* a file of all pages is being made: no checkpoint before it is done */
 	bool stopped;  /* everything that was asked for is done, or cannot be */
 	char trouble[NOTICE_TEXT_BYTES]; /* why shipping does not go on; "" if it does */
@@ -64,6 +65,7 @@ struct replica_report {
 	int64_t committed_ms; /* when that was committed */
 	uint64_t txid;
 	uint64_t waiting;         /* segments that are still to be shipped */
+	int64_t waiting_since_ms; /* wall clock; 0: none waits */
 	uint64_t percent;         /* of the first snapshot; 100: done */
 	int64_t failing_since_ms; /* wall clock */
 	uint64_t requests;        /* since the shipper started */

@@ -12,6 +12,7 @@
 #include "server/cli/cli.h"
 #include "server/cli/connect.h"
 #include "server/cli/lock.h"
+#include "server/cli/status_replicas.h"
 #include "server/cli/text.h"
 
 #include <errno.h>
@@ -60,7 +61,8 @@ struct status {
 	bool check;
 	bool json;
 	lf_db *db;
-	lf_reply *stats; /* what the daemon answered, or NULL */
+	lf_reply *stats;    /* what the daemon answered, or NULL */
+	lf_reply *replicas; /* … about these, or NULL */
 	struct lock_view lock;
 	const char *word; /* ok, degraded, paused, stopped, unknown */
 	char reason[PLACE_TEXT_BYTES];
@@ -106,10 +108,17 @@ static void judge_daemon(struct status *status)
 	int64_t wait_us = number(status, "longest_wait_us");
 	int64_t wal_bytes = number(status, "wal_bytes");
 	struct print_value trouble = fact(status, "trouble");
+	struct print_value ship_trouble = fact(status, "ship_trouble");
 	if (state.len != strlen("running") || memcmp(state.data, "running", state.len) != 0) {
 		judge(status, "degraded", "the daemon is %.*s", (int)state.len, state.data);
 	} else if (trouble.len > 0) {
 		judge(status, "degraded", "%.*s", (int)trouble.len, trouble.data);
+	} else if (ship_trouble.len > 0) {
+		judge(status, "degraded", "shipping: %.*s", (int)ship_trouble.len,
+			ship_trouble.data);
+	} else if (status->replicas != NULL &&
+		!status_replicas_well(status->replicas, status->reason, sizeof(status->reason))) {
+		status->word = "degraded";
 	} else if (wait_us > WAIT_US_MAX) {
 		judge(status, "degraded", "a batch has waited for %.1f s", (double)wait_us / 1e6);
 	} else if (wal_bytes > WAL_BYTES_MAX) {
@@ -130,11 +139,15 @@ static int ask(struct status *status, unsigned deadline_ms)
 	connect.deadline_ms = deadline_ms;
 	connect_close(&status->db);
 	connect_free_reply(&status->stats);
+	connect_free_reply(&status->replicas);
 	int code = connect_open(&connect, &status->db);
 	if (code != CLI_DONE) {
 		return code;
 	}
 	int result = lf_show(status->db, "stats", NULL, &status->stats);
+	if (result == LF_OK && lf_show(status->db, "replicas", NULL, &status->replicas) != LF_OK) {
+		connect_free_reply(&status->replicas); /* a daemon that knows none */
+	}
 	return connect_code(result, status->stats);
 }
 
@@ -268,6 +281,9 @@ static void print_daemon(const struct status *status)
 	printf("WAL        %.1f MiB, %" PRId64 " of %" PRId64 " pages copied into the database\n",
 		(double)number(status, "wal_bytes") / 1048576, number(status, "wal_backfilled"),
 		number(status, "wal_frames"));
+	if (status->replicas != NULL) {
+		status_replicas_print(status->replicas, status->place.db);
+	}
 	printf("your role  %s\n", lf_server_role(status->db));
 }
 
@@ -282,6 +298,9 @@ static void json_daemon(const struct status *status)
 		text_json(stdout, name.data, name.len);
 		fputc(':', stdout);
 		print_json_value(stdout, &value);
+	}
+	if (status->replicas != NULL) {
+		status_replicas_json(status->replicas);
 	}
 }
 
@@ -364,6 +383,7 @@ int cli_status(int argc, char **argv)
 		? run(&status)
 		: cli_fail("status", "%s", error);
 	connect_free_reply(&status.stats);
+	connect_free_reply(&status.replicas);
 	connect_close(&status.db);
 	place_finish(&status.place);
 	return code;

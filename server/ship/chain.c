@@ -42,8 +42,7 @@ static enum chain_action decide_foreign(
 	const struct chain_local *local, const struct chain_head *head, char *ret_reason)
 {
 	if (local->has_parent && same(head->record.epoch, local->parent)) {
-		return say(ret_reason, CHAIN_BEGIN,
-			"the database was restored from it, to an older point");
+		return say(ret_reason, CHAIN_BEGIN, "the database was restored from it");
 	}
 	if (local->has_position && same(head->record.epoch, local->position.epoch) &&
 		head->txid <= local->position.txid) {

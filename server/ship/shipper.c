@@ -155,23 +155,28 @@ static bool any_in(struct shipper *shipper, enum uploader_state state)
 	return false;
 }
 
-/* A restore to an older point leaves the epoch that its replica has (DB-ship/parent). */
+/* A database that was restored says of which epoch's chain (DB-ship/restored, left by the start). */
 static bool read_parent(const struct shipper *shipper, uint8_t ret_epoch[RECORD_ID_BYTES])
 {
+	static const char key[] = "epoch: ";
 	char path[4200];
-	char text[64] = "";
-	snprintf(path, sizeof(path), "%s/parent", shipper->options->spool);
+	char line[1024];
+	bool found = false;
+	snprintf(path, sizeof(path), "%s/restored", shipper->options->spool);
 	FILE *file = fopen(path, "re");
-	bool read = file != NULL && fgets(text, sizeof(text), file) != NULL;
+	while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL) {
+		const char *hex = line + strlen(key);
+		found = strncmp(line, key, strlen(key)) == 0;
+		for (size_t i = 0; found && i < RECORD_ID_BYTES; i++) {
+			unsigned byte = 0;
+			found = sscanf(hex + 2 * i, "%2x", &byte) == 1;
+			ret_epoch[i] = (uint8_t)byte;
+		}
+	}
 	if (file != NULL) {
 		fclose(file);
 	}
-	for (size_t i = 0; read && i < RECORD_ID_BYTES; i++) {
-		unsigned byte = 0;
-		read = sscanf(text + 2 * i, "%2x", &byte) == 1;
-		ret_epoch[i] = (uint8_t)byte;
-	}
-	return read;
+	return found;
 }
 
 static struct chain_local local_facts(const struct shipper *shipper)
@@ -379,6 +384,7 @@ static int cut(struct shipper *shipper)
 	int rc = capture_cut(shipper->capture, shipper->writer, now_ms(), &record);
 	if (rc == 0) {
 		shipper->uncut_us = 0;
+		shipper->report.uncut_since_ms = 0;
 		offer_all(shipper);
 	}
 	return rc;
@@ -391,6 +397,8 @@ static int capture_step(struct shipper *shipper)
 	uint64_t now_us = clock_now_us();
 	if (shipper->uncut_us == 0 && shipper->notice.commit_no > last->commit_no) {
 		shipper->uncut_us = now_us;
+		shipper->report.uncut_since_ms = now_ms();
+		tell(shipper);
 	}
 	bool secure =
 		board_wanted_spooled(shipper->board) > capture_secured_commit(shipper->capture);

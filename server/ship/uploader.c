@@ -161,6 +161,9 @@ void uploader_refuse(struct uploader *uploader, const char *reason)
 void uploader_offer(struct uploader *uploader, uint64_t newest)
 {
 	pthread_mutex_lock(&uploader->lock);
+	if (uploader->report.waiting_since_ms == 0 && newest > uploader->confirmed) {
+		uploader->report.waiting_since_ms = now_ms();
+	}
 	uploader->newest = newest;
 	if (uploader->state == UPLOADER_LACKING) {
 		move(uploader, UPLOADER_SHIPPING);
@@ -372,6 +375,8 @@ static void shipped(struct uploader *uploader, enum spool_kind kind, const struc
 	uploader->report.commit_no = record->commit_last;
 	uploader->report.committed_ms = record->committed_ms;
 	uploader->report.percent = 100;
+	uploader->report.waiting_since_ms =
+		uploader->newest > uploader->confirmed ? record->committed_ms : 0;
 	publish(uploader);
 	pthread_mutex_unlock(&uploader->lock);
 	if (kind == SPOOL_IMAGES) {
