@@ -163,7 +163,7 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 
 # Tests with a stage of their own.
 apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py
-	tests/ship/test_stock.py)
+	tests/ship/test_stock.py tests/ship/test_replica_kinds.py tests/ship/test_replica_faults.py)
 
 stage_system() {
 	local dirs
@@ -172,8 +172,20 @@ stage_system() {
 }
 
 stage_leaks() { run_pytest gcc tests/system/test_leaks.py; }
-# Beside stock Litestream, which is fetched into build/tools.
-stage_ship() { run_pytest gcc tests/ship/test_stock.py; }
+# Beside stock Litestream, which is fetched into build/tools, and with a real S3 server.
+stage_ship() {
+	local server code
+	coproc SERVER { bash tests/support/rgw.sh; }
+	server=$SERVER_PID
+	read -r LITEFUNNEL_TEST_S3 <&"${SERVER[0]}" || return 1
+	export LITEFUNNEL_TEST_S3
+	run_pytest gcc -n 2 tests/ship/test_stock.py tests/ship/test_replica_kinds.py \
+		tests/ship/test_replica_faults.py
+	code=$?
+	eval "exec ${SERVER[1]}>&-"
+	wait "$server"
+	return $code
+}
 stage_examples() { run_pytest gcc tests/system/test_examples.py; }
 stage_fair() { run_pytest gcc -s tests/system/test_fair.py; }
 

@@ -22,6 +22,7 @@ static const struct {
 		const char *rest, struct replica **ret_replica, struct replica_error *ret_error);
 } kinds[] = {
 	{"file://", replica_file_open},
+	{"s3://", replica_s3_open},
 };
 
 static int fail(
@@ -88,7 +89,8 @@ int replica_open(const char *url, struct replica **ret_replica, struct replica_e
 			return kinds[i].open(url + len, ret_replica, ret_error);
 		}
 	}
-	snprintf(ret_error->text, sizeof ret_error->text, "a replica is file:///DIRECTORY");
+	snprintf(ret_error->text, sizeof ret_error->text,
+		"a replica is file:///DIRECTORY or s3://BUCKET/PREFIX?endpoint=URL");
 	return -EINVAL;
 }
 

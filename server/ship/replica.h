@@ -75,7 +75,10 @@ struct replica_stats replica_stats(const struct replica *replica);
  */
 void replica_interrupt(struct replica *replica);
 
-/* Finds out whether the store keeps create-only promises: 0 or REPLICA_UNFENCED. */
+/*
+ * Finds out whether the store keeps create-only promises: 0 or REPLICA_UNFENCED. After the latter
+ * this handle puts without conditions, and only looks before it does: one daemon must be alone.
+ */
 int replica_probe(struct replica *replica, struct replica_error *ret_error);
 
 /*

@@ -43,8 +43,11 @@ struct replica {
 	_Atomic uint64_t bytes_received;
 };
 
-/* The kinds. `rest` is what follows "file://". */
+/* The kinds. `rest` is what follows "file://" and "s3://". */
 int replica_file_open(
+	const char *rest, struct replica **ret_replica, struct replica_error *ret_error);
+
+int replica_s3_open(
 	const char *rest, struct replica **ret_replica, struct replica_error *ret_error);
 
 /* Writes "URL: sentence" and returns `result`. */

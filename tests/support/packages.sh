@@ -22,6 +22,7 @@ packages_test=(
 	python3-pytest python3-pytest-xdist
 	binutils git patch procps mandoc strace
 	systemd e2fsprogs mount util-linux passwd
+	radosgw ceph-mon ceph-osd
 )
 
 # Installs the packages of its arguments that are not installed; says nothing if there is none.
