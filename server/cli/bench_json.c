@@ -66,14 +66,15 @@ static json_t *run_json(const struct report *report, const struct bench_run *run
 	static const char *const verdicts[] = {"right", "wrong", "unknown"};
 	uint64_t rows = run->writes.rows + run->imports.rows;
 	json_t *object = json_pack("{s:s, s:i, s:i, s:f, s:o, s:o, s:{s:f, s:f}, s:I, s:f, s:I, "
-				   "s:{s:s, s:s}}",
+				   "s:{s:f, s:f}, s:{s:s, s:s}}",
 		"mode", bench_mode_name(run->mode), "round", (int)run->round, "batch_rows",
 		(int)run->batch_rows, "seconds", run->seconds, "writes",
 		side_json(&run->writes, run->seconds), "errors", errors_json(run), "cpu_s",
 		"clients", run->cpu_clients_s, "daemon", run->cpu_daemon_s, "commits",
 		(json_int_t)run->commits, "group",
 		run->commits > 0 ? (double)run->commits_requests / (double)run->commits : 0.0,
-		"daemon_peak_bytes", (json_int_t)run->daemon_peak_bytes, "count", "verdict",
+		"daemon_peak_bytes", (json_int_t)run->daemon_peak_bytes, "writer_s", "batches",
+		run->writer_exec_s, "commits", run->writer_commit_s, "count", "verdict",
 		verdicts[run->check], "text", run->check_text);
 	json_object_set_new(object, "written_bytes_per_row",
 		run->written_known && rows > 0

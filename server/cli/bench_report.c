@@ -103,6 +103,8 @@ static void print_costs(const struct bench_run *run)
 			(double)run->commits_requests / (double)run->commits);
 	}
 	if (run->daemon_peak_bytes > 0) {
+		printf("  writer     %.2f s in batches, %.2f s in commits\n", run->writer_exec_s,
+			run->writer_commit_s);
 		printf("  memory     daemon %.1f MiB at most\n",
 			(double)run->daemon_peak_bytes / (1024.0 * 1024));
 	}

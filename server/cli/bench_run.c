@@ -31,6 +31,8 @@ struct moment {
 	uint64_t written_bytes;
 	uint64_t commits;
 	uint64_t batches;
+	uint64_t exec_us;
+	uint64_t commit_us;
 	bool written_known;
 };
 
@@ -182,6 +184,8 @@ static void look(struct running *running, struct moment *moment)
 	if (lf_show(running->db, "stats", NULL, &stats) == LF_OK) {
 		moment->commits = stat_of(stats, "commits_total");
 		moment->batches = stat_of(stats, "batches_total");
+		moment->exec_us = stat_of(stats, "exec_us_total");
+		moment->commit_us = stat_of(stats, "commit_us_total");
 	}
 	lf_reply_free(stats);
 }
@@ -342,6 +346,8 @@ static void add_up(struct running *running, struct bench_run *run)
 	run->cpu_daemon_s = (double)(after->cpu_us - before->cpu_us) / 1e6;
 	run->commits = after->commits - before->commits;
 	run->commits_requests = after->batches - before->batches;
+	run->writer_exec_s = (double)(after->exec_us - before->exec_us) / 1e6;
+	run->writer_commit_s = (double)(after->commit_us - before->commit_us) / 1e6;
 	run->daemon_peak_bytes = arena_peak_bytes(running->arena.daemon);
 }
 

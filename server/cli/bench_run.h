@@ -33,6 +33,8 @@ struct bench_run {
 	unsigned errors_count;
 	double cpu_clients_s;
 	double cpu_daemon_s;
+	double writer_exec_s; /* of the daemon's writer, in real time */
+	double writer_commit_s;
 	bool written_known;
 	uint64_t written_bytes;
 	uint64_t commits;

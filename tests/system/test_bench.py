@@ -47,7 +47,7 @@ def test_the_shape_of_the_object(bench):
     assert said["machine"]["cores"] >= 1 and said["machine"]["sync_us"] > 0
     run, = said["runs"]
     assert set(run) == {"mode", "round", "batch_rows", "seconds", "writes", "reads", "import", "errors", "cpu_s",
-                        "commits", "group", "daemon_peak_bytes", "count", "written_bytes_per_row"}
+                        "commits", "group", "daemon_peak_bytes", "writer_s", "count", "written_bytes_per_row"}
     for side in "writes", "reads", "import":
         took = run[side]["latency_ms"]
         ordered = [took[name] for name in ("p50", "p90", "p99", "p99.9", "max")]
