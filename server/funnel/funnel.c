@@ -268,6 +268,7 @@ static void answers_arrived(void *ctx)
 	collect_answers(funnel);
 	chunk_desk_turn(funnel->chunks);
 	flush_touched(funnel);
+	funnel_watch_times(funnel); /* the writer has put something off */
 	check_drained(funnel);
 	settle(funnel);
 }
@@ -323,6 +324,16 @@ static int open_chunk_desk(struct funnel *funnel)
 	return chunk_desk_new(&options, &funnel->chunks);
 }
 
+/* Everything that was ready has been read: what waits now is run here, or the writer's. */
+static void turn_over(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	if (writer_stand_in(funnel->writer)) {
+		answers_arrived(funnel);
+	}
+	queue_kick(funnel->queue);
+}
+
 static void wake(void *ctx)
 {
 	struct funnel *funnel = ctx;
@@ -355,6 +366,7 @@ static void tick(void *ctx)
 	list_for_each_safe(node, &funnel->peers) {
 		again |= peer_check_times(container_of(node, struct peer, node), now_us);
 	}
+	again |= writer_settle(funnel->writer);
 	check_drained(funnel);
 	settle(funnel);
 	if (again) {
@@ -583,6 +595,7 @@ static int set_up(struct funnel *funnel)
 	};
 	rc = open_chunk_desk(funnel);
 	rc = rc == 0 ? writer_start(&writer, &funnel->writer) : rc;
+	loop_on_turn(funnel->loop, turn_over, funnel);
 	return rc == 0 ? listener_new(funnel->loop, options->listen_fd, connected, funnel,
 				 &funnel->listener)
 		       : rc;

@@ -25,7 +25,7 @@ enum { DISK_RETRY_AFTER_MS = 500 };
 enum run { RUN_DONE, RUN_LOST, RUN_AGAIN };
 
 /* How a whole attempt ended. */
-enum attempt { ATTEMPT_DONE, ATTEMPT_LOST, ATTEMPT_BUSY, ATTEMPT_UNKNOWN };
+enum attempt { ATTEMPT_DONE, ATTEMPT_LOST, ATTEMPT_BUSY, ATTEMPT_LONG, ATTEMPT_UNKNOWN };
 
 struct group {
 	struct store *store;
@@ -185,6 +185,10 @@ static enum run batch_failed(struct group *group, struct request *request,
 	struct store_error *error, int64_t step, bool savepoint, bool wrote)
 {
 	bool nobodys_guilt = error->condition == STORE_RESOURCE || error->condition == STORE_BUSY;
+	if (group->limits->brief && error->condition == STORE_TIMEOUT) {
+		store_error_clear(error);
+		return RUN_LOST;
+	}
 	request->offended = error->condition == STORE_TIMEOUT;
 	fail_from_store(request, error, step);
 	if (!store_in_transaction(group->store)) {
@@ -594,6 +598,17 @@ static enum attempt run_together(struct group *group, bool first)
 	return ATTEMPT_LOST;
 }
 
+/* As if they had never run, but for those whose failure stands. */
+static void forget_outcomes(struct list *members)
+{
+	list_for_each(node, members) {
+		struct request *request = container_of(node, struct request, node);
+		if (!request->condemned) {
+			begin_again(request);
+		}
+	}
+}
+
 int group_run(struct store *store, struct queue *queue, const struct group_limits *limits,
 	struct list *answered, struct group_result *ret_result, char **ret_reason)
 {
@@ -603,6 +618,9 @@ int group_run(struct store *store, struct queue *queue, const struct group_limit
 	buffer_init(&group.spare, 0);
 
 	enum attempt attempt = run_together(&group, true);
+	if (attempt == ATTEMPT_LOST && limits->brief) {
+		attempt = ATTEMPT_LONG;
+	}
 	if (attempt == ATTEMPT_LOST && group.count > 1) {
 		attempt = run_together(&group, false);
 	}
@@ -610,7 +628,10 @@ int group_run(struct store *store, struct queue *queue, const struct group_limit
 		attempt = run_each_alone(&group, answered);
 	}
 	group.result.batches = group.count;
-	if (attempt == ATTEMPT_BUSY) {
+	if (attempt == ATTEMPT_LONG) {
+		forget_outcomes(&group.members);
+	}
+	if (attempt == ATTEMPT_BUSY || attempt == ATTEMPT_LONG) {
 		queue_give_back(queue, &group.members);
 	} else if (attempt != ATTEMPT_UNKNOWN) {
 		list_append_all(answered, &group.members);
@@ -620,6 +641,7 @@ int group_run(struct store *store, struct queue *queue, const struct group_limit
 	*ret_result = group.result;
 	*ret_reason = group.reason;
 	return attempt == ATTEMPT_BUSY       ? GROUP_BUSY
+		: attempt == ATTEMPT_LONG    ? GROUP_LONG
 		: attempt == ATTEMPT_UNKNOWN ? GROUP_UNKNOWN
 					     : 0;
 }

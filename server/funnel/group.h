@@ -18,6 +18,11 @@ struct group_limits {
 	size_t result_bytes_max;
 	uint32_t rows_max;
 	const char *refusal; /* why batches that write must be refused, or NULL */
+	/*
+	 * At most this long, or nothing: exec_timeout_us is nobody's limit then. What takes longer,
+	 * or loses the transaction in another way, is undone and given back.
+	 */
+	bool brief;
 };
 
 enum group_condition {
@@ -25,6 +30,8 @@ enum group_condition {
 	GROUP_BUSY = 1,
 	/* COMMIT failed in a way that only a restart can judge: answer nobody, stop. */
 	GROUP_UNKNOWN,
+	/* Not to be done briefly: all is given back. */
+	GROUP_LONG,
 };
 
 struct group_result {

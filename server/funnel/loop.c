@@ -43,7 +43,9 @@ struct callback {
 struct loop {
 	struct event_base *base;
 	int wake_fd;
+	bool stopped;
 	struct callback wake;
+	struct callback turn;
 	struct callback signals[SIGNALS_MAX];
 	unsigned signals_count;
 };
@@ -97,11 +99,26 @@ void loop_free(struct loop *loop)
 
 int loop_run(struct loop *loop)
 {
-	return event_base_dispatch(loop->base) < 0 ? -EIO : 0;
+	while (!loop->stopped) {
+		int rc = event_base_loop(loop->base, EVLOOP_ONCE);
+		if (rc != 0) {
+			return rc < 0 ? -EIO : 0;
+		}
+		if (!loop->stopped && loop->turn.fn != NULL) {
+			loop->turn.fn(loop->turn.ctx);
+		}
+	}
+	return 0;
+}
+
+void loop_on_turn(struct loop *loop, loop_fn *fn, void *ctx)
+{
+	loop->turn = (struct callback){.fn = fn, .ctx = ctx};
 }
 
 void loop_stop(struct loop *loop)
 {
+	loop->stopped = true;
 	event_base_loopbreak(loop->base);
 }
 

@@ -25,6 +25,9 @@ void loop_free(struct loop *loop);
 
 /* Until loop_stop(). 0, or -EIO. */
 int loop_run(struct loop *loop);
+
+/* What loop_run() calls when everything that was ready together has been handled. */
+void loop_on_turn(struct loop *loop, loop_fn *fn, void *ctx);
 void loop_stop(struct loop *loop);
 
 /*

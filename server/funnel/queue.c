@@ -39,6 +39,9 @@ struct queue {
 	bool closed;
 	bool stopped;
 	bool writer_waits;
+	bool nudged;
+	bool stood_in; /* the loop does the writer's work */
+	size_t gather;
 	void (*wake)(void *ctx);
 	void *wake_ctx;
 };
@@ -134,6 +137,29 @@ static void wake_writer(struct queue *queue)
 	}
 }
 
+/*
+ * Lets go of the lock, and then wakes the writer, if it waits and has a reason to wake: it would only
+ * meet the lock.
+ */
+static void unlock_and_wake(struct queue *queue, bool reason)
+{
+	bool wake = reason && queue->writer_waits && !queue->stood_in;
+	if (wake) {
+		queue->writer_waits = false;
+	}
+	pthread_mutex_unlock(&queue->lock);
+	if (wake) {
+		pthread_cond_signal(&queue->work);
+	}
+}
+
+void queue_gather(struct queue *queue, size_t count)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->gather = count;
+	pthread_mutex_unlock(&queue->lock);
+}
+
 /* With the lock held. An urgent task is the administrator's: it always finds room. */
 static bool has_room(
 	struct queue *queue, const struct request *request, const struct queue_limits *limits)
@@ -166,9 +192,9 @@ int queue_push(struct queue *queue, struct request *request, const struct queue_
 		request->number = ++queue->number;
 		queue->count++;
 		queue->bytes += request->bytes;
-		wake_writer(queue);
 	}
-	pthread_mutex_unlock(&queue->lock);
+	unlock_and_wake(
+		queue, queue->count >= queue->gather || queue->count >= limits->count_max / 2);
 	return rc;
 }
 
@@ -271,22 +297,6 @@ static bool has_work(const struct queue *queue)
 	return !list_empty(&queue->urgent) || (queue->count > 0 && queue->held_us == 0);
 }
 
-bool queue_wait(struct queue *queue)
-{
-	pthread_mutex_lock(&queue->lock);
-	while (!has_work(queue) && !queue->stopped) {
-		queue->writer_waits = true;
-		pthread_cond_wait(&queue->work, &queue->lock);
-	}
-	queue->writer_waits = false;
-	bool more = queue->count > 0;
-	if (queue->taken == 0) {
-		schedule_close(&queue->schedule);
-	}
-	pthread_mutex_unlock(&queue->lock);
-	return more;
-}
-
 static struct timespec after_us(uint64_t us)
 {
 	struct timespec until;
@@ -297,22 +307,72 @@ static struct timespec after_us(uint64_t us)
 	return until;
 }
 
-bool queue_idle(struct queue *queue, uint64_t us)
+enum queue_call queue_wait(struct queue *queue, uint64_t us)
 {
-	bool idle = false;
+	struct timespec until = after_us(us);
+	bool over = false;
 	pthread_mutex_lock(&queue->lock);
-	if (queue->count == 0 && !queue->stopped) {
-		struct timespec until = after_us(us);
-		while (queue->count == 0 && !queue->stopped && !idle) {
-			queue->writer_waits = true;
-			idle = pthread_cond_timedwait(&queue->work, &queue->lock, &until) ==
-				ETIMEDOUT;
+	while (queue->stood_in ||
+		(!has_work(queue) && !queue->nudged && !queue->stopped && !over)) {
+		queue->writer_waits = true;
+		over = pthread_cond_timedwait(&queue->work, &queue->lock, &until) == ETIMEDOUT;
+		if (over && queue->stood_in) {
+			until = after_us(1000); /* not now, but soon */
 		}
-		queue->writer_waits = false;
 	}
-	idle = queue->count == 0 && !queue->stopped;
+	queue->writer_waits = false;
+	queue->nudged = false;
+	enum queue_call call = queue->stopped && queue->count == 0 ? QUEUE_STOP
+		: has_work(queue)                                  ? QUEUE_WORK
+								   : QUEUE_NUDGED;
+	if (queue->taken == 0) {
+		schedule_close(&queue->schedule);
+	}
 	pthread_mutex_unlock(&queue->lock);
-	return idle;
+	return call;
+}
+
+void queue_kick(struct queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	unlock_and_wake(queue, has_work(queue));
+}
+
+void queue_nudge(struct queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->nudged = true;
+	unlock_and_wake(queue, true);
+}
+
+/* ---- the loop in the writer's place ---- */
+
+static bool only_batches_wait(const struct queue *queue)
+{
+	list_for_each(node, &queue->arrivals) {
+		enum request_kind kind = container_of(node, struct request, arrival)->kind;
+		if (kind != REQUEST_WRITE && kind != REQUEST_BYE) {
+			return false;
+		}
+	}
+	return true;
+}
+
+bool queue_stand_in(struct queue *queue, size_t count_max, size_t bytes_max)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->stood_in = queue->writer_waits && has_work(queue) && queue->count <= count_max &&
+		queue->bytes <= bytes_max && only_batches_wait(queue);
+	bool stood_in = queue->stood_in;
+	pthread_mutex_unlock(&queue->lock);
+	return stood_in;
+}
+
+void queue_step_back(struct queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->stood_in = false;
+	unlock_and_wake(queue, has_work(queue) || queue->nudged);
 }
 
 bool queue_pause(struct queue *queue, uint64_t us)
@@ -427,7 +487,8 @@ void queue_answer(struct queue *queue, struct list *requests)
 		}
 	}
 	end_turn(queue);
-	bool wake = list_empty(&queue->answered) && !list_empty(requests);
+	/* The loop itself needs no waking. */
+	bool wake = list_empty(&queue->answered) && !list_empty(requests) && !queue->stood_in;
 	list_append_all(&queue->answered, requests);
 	pthread_mutex_unlock(&queue->lock);
 	if (wake) {

@@ -35,6 +35,27 @@ struct queue_facts {
 int queue_new(void (*wake)(void *ctx), void *ctx, struct queue **ret_queue);
 void queue_free(struct queue *queue);
 
+/*
+ * The loop: below `count` waiting requests queue_push() leaves the writer asleep, for the loop says
+ * itself, by queue_kick(), when it has pushed what there was; or stands in for the writer. A queue
+ * that is half full wakes it in any case.
+ */
+void queue_gather(struct queue *queue, size_t count);
+
+/* The loop: wakes the writer if something waits that may begin. */
+void queue_kick(struct queue *queue);
+
+/* The loop: wakes the writer for what it does when nothing waits. */
+void queue_nudge(struct queue *queue);
+
+/*
+ * The loop: true if the writer is asleep and only batches wait, at most so many and together so
+ * large. Then the writer sleeps on, the calls that are the writer's are the loop's, and what the
+ * writer owns is the loop's, until queue_step_back().
+ */
+bool queue_stand_in(struct queue *queue, size_t count_max, size_t bytes_max);
+void queue_step_back(struct queue *queue);
+
 /* The loop: 0 and the request is the queue's; else it stays the caller's. */
 int queue_push(struct queue *queue, struct request *request, const struct queue_limits *limits);
 
@@ -74,8 +95,13 @@ void queue_close(struct queue *queue);
 /* The loop: takes out all that waits, and lets the writer go home. */
 void queue_stop(struct queue *queue, struct list *ret_waiting);
 
-/* The writer: waits for work. False: stop, there will be none. */
-bool queue_wait(struct queue *queue);
+/* The writer: waits for work, at most that long. */
+enum queue_call {
+	QUEUE_STOP, /* there will be none */
+	QUEUE_WORK,
+	QUEUE_NUDGED, /* none, but queue_nudge() was called, or the time is over */
+};
+enum queue_call queue_wait(struct queue *queue, uint64_t us);
 
 /*
  * The writer, after queue_wait(): the task whose turn it is, or NULL: it is a commit group's.
@@ -85,9 +111,6 @@ struct request *queue_take_task(struct queue *queue);
 
 /* The writer: it runs this one now; NULL: none. */
 void queue_run(struct queue *queue, const struct request *request);
-
-/* The writer: true if for so long there was neither work nor an end. */
-bool queue_idle(struct queue *queue, uint64_t us);
 
 /* The writer: waits at most that long, for work that could not be begun. False: stop. */
 bool queue_pause(struct queue *queue, uint64_t us);

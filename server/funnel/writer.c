@@ -19,7 +19,18 @@
 #include <string.h>
 #include <time.h>
 
-enum { BUSY_PAUSE_US = 5000, LOG_AGAIN_US = 1000000, LOOK_US = 500000 };
+enum {
+	BUSY_PAUSE_US = 5000,
+	LOG_AGAIN_US = 1000000,
+	LOOK_US = 500000,
+	/* The loop stands in for that much, and after it has taken too long, not for a while. */
+	STAND_IN_COUNT = 16,
+	STAND_IN_BYTES = 64 * 1024,
+	STAND_IN_EXEC_US = 5000,
+	STAND_IN_COMMIT_US = 5000,
+	STAND_IN_AGAIN_US = 200 * 1000,
+	NUDGE_AGAIN_US = 10 * 1000,
+};
 
 struct writer {
 	struct writer_options options;
@@ -31,8 +42,10 @@ struct writer {
 	struct lookout *lookout;
 	uint64_t busy_logged_us;
 	uint64_t full_logged_us;
-	bool full;      /* the last group met a full disk */
-	bool unsettled; /* something was committed since the last store_settle() */
+	bool full;               /* the last group met a full disk */
+	uint64_t stand_in_at_us; /* not before */
+	uint64_t nudge_at_us;    /* for a checkpoint: not before */
+	_Atomic bool unsettled;  /* something was committed since the last store_settle() */
 };
 
 static uint64_t number(const struct writer *writer, enum setting_id id)
@@ -129,15 +142,18 @@ static void answer(struct writer *writer, struct list *answered)
 	queue_answer(writer->options.queue, answered);
 }
 
-/* Tells the shipper; then the checkpoint, if it is due. */
-static void committed(struct writer *writer)
+static void tell_shipper(struct writer *writer)
 {
-	struct store *store = writer->options.store;
 	if (writer->options.gate != NULL) {
-		gate_committed(writer->options.gate, store);
+		gate_committed(writer->options.gate, writer->options.store);
 	}
+}
+
+/* If it is due. */
+static void checkpoint(struct writer *writer)
+{
 	lookout_checkpoint(writer->lookout);
-	struct checkpoint_stats stats = store_checkpoint_stats(store);
+	struct checkpoint_stats stats = store_checkpoint_stats(writer->options.store);
 	pthread_mutex_lock(&writer->lock);
 	writer->stats.checkpoint = stats;
 	pthread_mutex_unlock(&writer->lock);
@@ -155,18 +171,17 @@ static void note_busy(struct writer *writer, const char *reason)
 	}
 }
 
-static void run_group(struct writer *writer)
+/* One commit group, answered. As group_run(). */
+static int run_group(
+	struct writer *writer, const struct group_limits *limits, struct group_result *ret_result)
 {
 	struct list answered;
 	struct group_result result;
-	struct group_limits limits = limits_now(writer);
 	char *reason = NULL;
 	list_init(&answered);
 	apply_limits(writer);
-	lookout_look(writer->lookout);
-	limits.refusal = lookout_refusal(writer->lookout);
 	int rc = group_run(
-		writer->options.store, writer->options.queue, &limits, &answered, &result, &reason);
+		writer->options.store, writer->options.queue, limits, &answered, &result, &reason);
 	atomic_store_explicit(
 		&writer->commit_no, store_commit_no(writer->options.store), memory_order_release);
 	if (rc == GROUP_UNKNOWN) {
@@ -175,17 +190,101 @@ static void run_group(struct writer *writer)
 	}
 	count(writer, &result, &answered);
 	answer(writer, &answered);
-	writer->unsettled |= result.commits > 0;
+	if (result.commits > 0) {
+		atomic_store_explicit(&writer->unsettled, true, memory_order_relaxed);
+		tell_shipper(writer);
+	}
+	if (rc == GROUP_BUSY) {
+		note_busy(writer, reason);
+	}
+	free(reason);
+	*ret_result = result;
+	return rc;
+}
+
+static void take_turn(struct writer *writer)
+{
+	struct group_limits limits = limits_now(writer);
+	struct group_result result;
+	lookout_look(writer->lookout);
+	limits.refusal = lookout_refusal(writer->lookout);
+	int rc = run_group(writer, &limits, &result);
 	if (writer->full) {
 		lookout_met_full(writer->lookout);
 	}
 	if (rc == GROUP_BUSY) {
-		note_busy(writer, reason);
 		(void)queue_pause(writer->options.queue, BUSY_PAUSE_US);
 	} else if (result.commits > 0) {
-		committed(writer);
+		checkpoint(writer);
 	}
-	free(reason);
+}
+
+/* Whether the writer has something to do after a group that was run in its place. */
+static bool leaves_work(struct writer *writer, uint64_t now_us)
+{
+	uint64_t frames = number(writer, SETTING_CHECKPOINT_FRAMES);
+	if (writer->full) {
+		return true;
+	}
+	if (now_us < writer->nudge_at_us ||
+		!store_checkpoint_is_due(writer->options.store, frames)) {
+		return false;
+	}
+	writer->nudge_at_us = now_us + NUDGE_AGAIN_US;
+	return true;
+}
+
+bool writer_stand_in(struct writer *writer)
+{
+	struct queue *queue = writer->options.queue;
+	struct group_limits limits = limits_now(writer);
+	struct group_result result;
+	uint64_t now_us = clock_now_us();
+	if (now_us < writer->stand_in_at_us ||
+		!queue_stand_in(queue, STAND_IN_COUNT, STAND_IN_BYTES)) {
+		return false;
+	}
+	if (lookout_refusal(writer->lookout) != NULL) {
+		queue_step_back(queue); /* whether that still holds is the writer's to see */
+		return false;
+	}
+	limits.brief = true;
+	limits.count_max = STAND_IN_COUNT;
+	limits.exec_timeout_us = limits.exec_timeout_us < STAND_IN_EXEC_US ? limits.exec_timeout_us
+									   : STAND_IN_EXEC_US;
+	int rc = run_group(writer, &limits, &result);
+	bool nudge = leaves_work(writer, now_us);
+	if (rc != 0 || result.commit_us > STAND_IN_COMMIT_US) {
+		writer->stand_in_at_us = now_us + STAND_IN_AGAIN_US;
+	}
+	queue_step_back(queue);
+	if (nudge) {
+		queue_nudge(queue);
+	}
+	return rc == 0;
+}
+
+bool writer_settle(struct writer *writer)
+{
+	bool unsettled = atomic_load_explicit(&writer->unsettled, memory_order_relaxed);
+	if (unsettled) {
+		queue_nudge(writer->options.queue);
+	}
+	return unsettled;
+}
+
+/* What is done when nothing waits. */
+static void look_around(struct writer *writer)
+{
+	lookout_look(writer->lookout);
+	if (writer->full) {
+		writer->full = false;
+		lookout_met_full(writer->lookout);
+	}
+	checkpoint(writer);
+	if (atomic_exchange_explicit(&writer->unsettled, false, memory_order_relaxed)) {
+		store_settle(writer->options.store);
+	}
 }
 
 /* One run of a task. It is charged like a batch; what it has committed is settled as theirs is. */
@@ -216,32 +315,31 @@ static void run_task(struct writer *writer, struct request *task)
 	} else {
 		answer(writer, &done);
 	}
-	writer->unsettled |= has_committed;
 	if (has_committed) {
-		committed(writer);
+		atomic_store_explicit(&writer->unsettled, true, memory_order_relaxed);
+		tell_shipper(writer);
+		checkpoint(writer);
 	}
 }
 
 static void *writer_main(void *ctx)
 {
 	struct writer *writer = ctx;
-	lookout_look(writer->lookout);
+	look_around(writer); /* the start has committed */
 	for (;;) {
-		if (writer->unsettled && queue_is_empty(writer->options.queue)) {
-			store_settle(writer->options.store);
-			writer->unsettled = false;
-		}
-		while (queue_idle(writer->options.queue, LOOK_US)) {
-			lookout_look(writer->lookout);
-		}
-		if (!queue_wait(writer->options.queue)) {
+		enum queue_call call = queue_wait(writer->options.queue, LOOK_US);
+		if (call == QUEUE_STOP) {
 			return NULL;
+		}
+		if (call == QUEUE_NUDGED) {
+			look_around(writer);
+			continue;
 		}
 		struct request *task = queue_take_task(writer->options.queue);
 		if (task != NULL) {
 			run_task(writer, task);
 		} else {
-			run_group(writer);
+			take_turn(writer);
 		}
 	}
 }
@@ -263,7 +361,8 @@ int writer_start(const struct writer_options *options, struct writer **ret_write
 		.durability = store_sync_full(options->store) ? "full" : "normal",
 	};
 	writer->commit_no = store_commit_no(options->store);
-	writer->unsettled = true; /* the start has committed */
+	writer->unsettled = true;
+	queue_gather(options->queue, STAND_IN_COUNT + 1);
 	if (options->gate != NULL) {
 		gate_committed(options->gate, options->store);
 	}

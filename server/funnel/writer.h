@@ -3,7 +3,8 @@
 
 /*
  * The writer: the one thread that touches the database. It takes what waits, runs commit groups,
- * answers, checkpoints, and sleeps.
+ * answers, checkpoints, and sleeps. While it sleeps the loop may do a short commit group in its
+ * place: handing a few batches to another thread and back takes longer than committing them.
  */
 
 #include "server/base/config.h"
@@ -37,7 +38,7 @@ struct writer_options {
 	struct gate *gate; /* NULL: nothing is shipped */
 	/*
 	 * A COMMIT or a checkpoint met an I/O error: what is on the disk can be told only by
-	 * starting over. Called in the writer's thread; must not return.
+	 * starting over. Called in the writer's thread, or the loop's; must not return.
 	 */
 	void (*poisoned)(void *ctx, const char *reason);
 	void *ctx;
@@ -48,6 +49,16 @@ int writer_start(const struct writer_options *options, struct writer **ret_write
 /* Waits for the thread to end, at most that long: 0, or -ETIMEDOUT and it still runs. */
 int writer_join(struct writer *writer, uint64_t timeout_ms);
 void writer_free(struct writer *writer); /* after a join; accepts NULL */
+
+/*
+ * The loop: runs what waits as one commit group and answers it, if the writer sleeps and it is little
+ * and is done in milliseconds. False: nothing was done, or nothing came of it; what waits is the
+ * writer's.
+ */
+bool writer_stand_in(struct writer *writer);
+
+/* The loop, when the burst may be over: lets the writer do what it has put off. False: nothing. */
+bool writer_settle(struct writer *writer);
 
 struct writer_stats writer_stats(struct writer *writer); /* any thread */
 uint64_t writer_commit_no(const struct writer *writer);  /* any thread, cheap */

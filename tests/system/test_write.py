@@ -325,7 +325,7 @@ def test_overloaded_is_answered_in_time_and_nothing_is_lost(shared_daemon, slow)
             if error is not None:
                 assert (error["code"], error["applied"], error["retry"]) == ("overloaded", "no", True)
                 assert error["retry_after_ms"] > 0
-        assert len(good) >= 10 and len(good) < 100
+        assert 5 <= len(good) < 100  # one user may not take all of the queue
         assert served.read("SELECT a FROM t ORDER BY rowid") == [(i,) for i in good]
 
 

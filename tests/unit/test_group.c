@@ -637,6 +637,50 @@ static void test_busy_gives_everything_back(void **state)
 	assert_int_equal(count_of("t"), 2);
 }
 
+/* A brief group is done at once or not at all; what it gives back loses nothing by it. */
+static void test_a_brief_group(void **state)
+{
+	static const char slow_sql[] =
+		"INSERT INTO plain WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL "
+		"SELECT i + 1 FROM n LIMIT 100000) SELECT i FROM n";
+	uint64_t before = store_commit_no(bed.store);
+	const struct group_limits wide = limits;
+	(void)state;
+	limits.brief = true;
+	limits.exec_timeout_us = 1000;
+	struct request *quick = insert(1);
+	assert_int_equal(run(), 0);
+	is_ok(quick);
+
+	struct request *first = push(with_seq(batch("INSERT INTO t VALUES (2)"), 1));
+	struct request *slow = push(with_seq(batch(slow_sql), 2));
+	bed_tick_us = 10;
+	assert_int_equal(run(), GROUP_LONG);
+	bed_tick_us = 0;
+	assert_int_equal(queue_facts(queue).count, 2);
+	assert_int_equal(queue_facts(queue).taken, 0);
+	assert_int_equal(first->outcome, OUTCOME_OPEN);
+	assert_int_equal(slow->outcome, OUTCOME_OPEN);
+	assert_false(slow->offended);
+	assert_int_equal(store_commit_no(bed.store), before + 1);
+	assert_int_equal(count_of("t"), 1);
+
+	limits = wide;
+	assert_int_equal(run(), 0);
+	is_ok(first);
+	is_ok(slow);
+
+	limits.brief = true;
+	struct request *killer = push(batch("INSERT INTO harsh VALUES (1)"));
+	assert_int_equal(run(), GROUP_LONG);
+	limits = wide;
+	assert_int_equal(run(), 0);
+	is_failed(killer, FAILURE_SQL, SQLITE_CONSTRAINT_UNIQUE);
+	assert_int_equal(count_of("t"), 2);
+	assert_int_equal(count_of("plain"), 100000);
+	assert_int_equal(store_commit_no(bed.store), before + 2);
+}
+
 static void test_describe_and_bye(void **state)
 {
 	void *room = NULL;
@@ -792,7 +836,7 @@ static int set_up(void **state)
 		"CREATE TABLE p(a INTEGER PRIMARY KEY); INSERT INTO p VALUES (1);"
 		"CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED)");
 	limits = (struct group_limits){
-		4096, 32 << 20, 1000000000, 1000000000, 4 << 20, 100000, NULL};
+		4096, 32 << 20, 1000000000, 1000000000, 4 << 20, 100000, NULL, false};
 	list_init(&answered);
 	return queue_new(wake, NULL, &queue);
 }
@@ -834,6 +878,7 @@ int main(void)
 		TEST(test_rows_and_bytes_of_answers_are_limited),
 		TEST(test_deadlines),
 		TEST(test_busy_gives_everything_back),
+		TEST(test_a_brief_group),
 		TEST(test_describe_and_bye),
 		TEST(test_schema_changes_in_a_group),
 		TEST(test_a_group_answers_as_each_alone),

@@ -263,7 +263,7 @@ static void test_closing_and_stopping(void **state)
 	struct request *late = made(3, CLASS_NORMAL);
 	assert_int_equal(queue_push(queue, late, &wide), QUEUE_CLOSED);
 	/* What waits is still served. */
-	assert_true(queue_wait(queue));
+	assert_true(queue_wait(queue, 1000000000));
 	assert_true(queue_pause(queue, 1));
 	struct list taken;
 	list_init(&taken);
@@ -274,7 +274,7 @@ static void test_closing_and_stopping(void **state)
 	assert_int_equal(queue_facts(queue).count, 0);
 	assert_int_equal(queue_facts(queue).bytes, 0);
 	assert_int_equal(queue_facts(queue).classes[CLASS_BULK].waiting, 0);
-	assert_false(queue_wait(queue));
+	assert_false(queue_wait(queue, 1000000000));
 	assert_false(queue_pause(queue, 10 * 1000 * 1000)); /* at once */
 	/* The writer may still answer what it has. */
 	queue_answer(queue, &taken);
@@ -335,6 +335,91 @@ static void test_pausing_ends_by_itself(void **state)
 	assert_true(us >= 20000);
 }
 
+/* ---- the loop in the writer's place ---- */
+
+static void *sleeping_writer(void *ctx)
+{
+	size_t *calls = ctx;
+	for (enum queue_call call; (call = queue_wait(queue, 1000000000)) != QUEUE_STOP;) {
+		struct list taken;
+		list_init(&taken);
+		calls[call]++;
+		(void)queue_take(queue, SIZE_MAX, SIZE_MAX, &taken);
+		queue_answer(queue, &taken);
+	}
+	return NULL;
+}
+
+/* Pushes two, and stands in for the writer; one that was awake takes them first: again then. */
+static void push_and_stand_in(void)
+{
+	for (;;) {
+		struct list answered;
+		list_init(&answered);
+		pushed(1, CLASS_NORMAL);
+		pushed(2, CLASS_NORMAL);
+		while (queue_facts(queue).count > 0) {
+			if (queue_stand_in(queue, 4, 400)) {
+				return;
+			}
+			sched_yield();
+		}
+		while (queue_facts(queue).taken > 0) {
+			sched_yield();
+		}
+		queue_collect(queue, &answered);
+		free_list(&answered);
+	}
+}
+
+static void test_standing_in_for_a_writer_that_sleeps(void **state)
+{
+	pthread_t writer;
+	size_t calls[QUEUE_NUDGED + 1] = {0};
+	struct list rest;
+	(void)state;
+	list_init(&rest);
+	queue_gather(queue, 100);
+	pushed(1, CLASS_NORMAL);
+	assert_false(queue_stand_in(queue, 4, 400)); /* nobody sleeps */
+	take_and_answer("1 ");
+	assert_int_equal(pthread_create(&writer, NULL, sleeping_writer, calls), 0);
+	for (uint32_t round = 0; round < 100; round++) {
+		push_and_stand_in();
+		unsigned before = atomic_load(&wakes);
+		queue_nudge(queue); /* it sleeps on */
+		take_and_answer("1 2 ");
+		assert_int_equal(atomic_load(&wakes), before); /* the loop does not wake itself */
+		queue_step_back(queue);
+	}
+	push_and_stand_in(); /* it sleeps, with nothing left to do */
+	take_and_answer("1 2 ");
+	queue_step_back(queue);
+	assert_false(queue_stand_in(queue, 4, 400)); /* nothing waits */
+	for (uint32_t id = 1; id <= 5; id++) {
+		pushed(id, CLASS_NORMAL);
+	}
+	assert_false(queue_stand_in(queue, 4, 1000)); /* too many */
+	assert_false(queue_stand_in(queue, 8, 400));  /* too large */
+	queue_kick(queue);
+	while (queue_facts(queue).count > 0 || queue_facts(queue).taken > 0) {
+		sched_yield();
+	}
+	queue_collect(queue, &rest);
+	assert_string_equal(ids(&rest), "1 2 3 4 5 ");
+	free_list(&rest);
+
+	struct request *task = made(6, CLASS_NORMAL);
+	task->kind = REQUEST_TASK;
+	assert_int_equal(queue_push(queue, task, &wide), 0);
+	assert_false(queue_stand_in(queue, 4, 400)); /* tasks are the writer's own */
+	queue_stop(queue, &rest);
+	pthread_join(writer, NULL);
+	free_list(&rest);
+	assert_true(calls[QUEUE_WORK] > 0);
+	assert_true(calls[QUEUE_NUDGED] <= 100);
+}
+
 /* ---- two threads ---- */
 
 enum { REQUESTS = 20000, BURST = 50 };
@@ -343,7 +428,7 @@ static void *writer_thread(void *ctx)
 {
 	unsigned seed = 7;
 	size_t *answered = ctx;
-	while (queue_wait(queue)) {
+	while (queue_wait(queue, 1000000000)) {
 		struct list taken;
 		list_init(&taken);
 		size_t count =
@@ -460,6 +545,7 @@ int main(void)
 		TEST(test_freeing_frees_what_waits_and_what_is_answered),
 		TEST(test_a_wake_for_the_first_answer_only),
 		TEST(test_pausing_ends_by_itself),
+		TEST(test_standing_in_for_a_writer_that_sleeps),
 		TEST(test_both_threads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
