@@ -23,6 +23,9 @@ enum chunk_sql {
 	CHUNK_SQL_STATE,
 	CHUNK_SQL_SAVE,
 	CHUNK_SQL_SCHEMA,
+	CHUNK_SQL_MARK_READ,
+	CHUNK_SQL_MARK_MOVE,
+	CHUNK_SQL_MARK_FORGET,
 	CHUNK_SQL_COUNT,
 };
 
@@ -81,3 +84,6 @@ struct chunk_params {
 int chunk_params_unpack(
 	const void *data, size_t len, struct chunk_params *ret_params); /* 0 or -errno */
 void chunk_params_finish(struct chunk_params *params);
+
+/* mark.c: gives the handle the function lf_mark(). */
+void mark_install(struct store *store);

@@ -23,21 +23,28 @@ enum { CHUNKS_OPEN_MAX = 100, FIRST_SLICE_ROWS = 64 };
 static const char *const texts[CHUNK_SQL_COUNT] = {
 	[CHUNK_SQL_FIND] = "SELECT " FACTS " FROM _lf_chunk WHERE uid = ?1 AND name = ?2",
 	[CHUNK_SQL_FIND_ANY] =
-		"SELECT " FACTS " FROM _lf_chunk WHERE name = ?1 ORDER BY id LIMIT 1",
+		"SELECT " FACTS " FROM _lf_chunk WHERE name = ?1 AND uid >= 0 ORDER BY id LIMIT 1",
 	[CHUNK_SQL_READ] = "SELECT " FACTS " FROM _lf_chunk WHERE id = ?1",
 	[CHUNK_SQL_LIST] = "SELECT " FACTS ", name, sql, params, key, first_key, last_key, done_key"
-			   " FROM _lf_chunk ORDER BY id",
+			   " FROM _lf_chunk WHERE uid >= 0 ORDER BY id",
 	[CHUNK_SQL_INSERT] = "INSERT INTO _lf_chunk(uid, name, hash, sql, params, key, rate,"
 			     " slice_ms, state, first_key, last_key, started_s, ended_s)"
 			     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
 	[CHUNK_SQL_PRUNE] = "DELETE FROM _lf_chunk WHERE ended_s > 0 AND ended_s < ?1",
-	[CHUNK_SQL_COUNT_OPEN] = "SELECT count(*) FROM _lf_chunk WHERE ended_s = 0",
+	[CHUNK_SQL_COUNT_OPEN] = "SELECT count(*) FROM _lf_chunk WHERE ended_s = 0 AND uid >= 0",
 	[CHUNK_SQL_STATE] = "UPDATE _lf_chunk SET state = ?2, ended_s = ?3, error = ?4, rate = ?5"
 			    " WHERE id = ?1",
 	[CHUNK_SQL_SAVE] =
 		"UPDATE _lf_chunk SET state = ?2, ended_s = ?3, done_key = ?4, rows = ?5,"
 		" changes = ?6, slices = ?7, busy_us = ?8, commit_no = ?9 WHERE id = ?1",
 	[CHUNK_SQL_SCHEMA] = "PRAGMA schema_version",
+	/* Marks are nobody's: uid -1. The position is in `rows`, its time in started_s. */
+	[CHUNK_SQL_MARK_READ] = "SELECT rows FROM _lf_chunk WHERE uid = -1 AND name = ?1",
+	[CHUNK_SQL_MARK_MOVE] = "INSERT INTO _lf_chunk(uid, name, hash, sql, params, state, rows,"
+				" started_s) VALUES (-1, ?1, x'', '', x'', 0, ?2, ?3)"
+				" ON CONFLICT (uid, name) DO UPDATE SET rows = ?2, started_s = ?3",
+	[CHUNK_SQL_MARK_FORGET] = "DELETE FROM _lf_chunk WHERE uid = -1 AND"
+				  " (name = ?1 OR started_s < ?2)",
 };
 
 const char *chunk_state_name(enum chunk_state state)

@@ -190,6 +190,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 		return rc;
 	}
 	touched_install(&store->touched, store);
+	mark_install(store);
 	store->authorizer.role = ROLE_SELF;
 	authorizer_install(&store->authorizer, store->handle);
 	checkpoint_setup(store);

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * lf_mark(name, from, to): how far a client is with something long, such as a file that it imports,
+ * moved in the transaction of the batch that it stands in. It fails if the mark does not stand at
+ * `from`, and so undoes a batch that was applied before, or that another process has overtaken:
+ * whoever starts over reads the mark and goes on there.
+ */
+
+#include "server/store/chunk_inside.h"
+
+#include "server/base/clock.h"
+
+#include <string.h>
+
+enum { MARK_NAME_BYTES_MAX = 255, MARK_KEEP_S = 90 * 24 * 3600 };
+
+static void fail(sqlite3_context *context, const char *why)
+{
+	sqlite3_result_error(context, why, -1);
+}
+
+/* The position of a mark; 0: there is none. SQLite's code. */
+static int read_mark(struct store *store, sqlite3_value *name, sqlite3_int64 *ret_position)
+{
+	sqlite3_stmt *stmt = chunk_stmt(store, CHUNK_SQL_MARK_READ);
+	*ret_position = 0;
+	if (stmt == NULL) {
+		return sqlite3_errcode(store->handle);
+	}
+	sqlite3_bind_value(stmt, 1, name);
+	int rc = sqlite3_step(stmt);
+	if (rc == SQLITE_ROW) {
+		*ret_position = sqlite3_column_int64(stmt, 0);
+	}
+	sqlite3_reset(stmt);
+	sqlite3_clear_bindings(stmt);
+	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+static int run(struct store *store, enum chunk_sql which, sqlite3_value *name,
+	sqlite3_value *position, sqlite3_int64 at_s)
+{
+	sqlite3_stmt *stmt = chunk_stmt(store, which);
+	if (stmt == NULL) {
+		return sqlite3_errcode(store->handle);
+	}
+	sqlite3_bind_value(stmt, 1, name);
+	if (position != NULL) {
+		sqlite3_bind_value(stmt, 2, position);
+	}
+	sqlite3_bind_int64(stmt, position != NULL ? 3 : 2, at_s);
+	int rc = own_run(store, stmt);
+	sqlite3_clear_bindings(stmt);
+	return rc;
+}
+
+/* Moves it, or forgets it if `to` is NULL; with a new one those that were left long ago go. */
+static int move_mark(
+	struct store *store, sqlite3_value *name, sqlite3_value *to, sqlite3_int64 position)
+{
+	sqlite3_int64 now_s = (sqlite3_int64)(clock_wall_us() / 1000000);
+	int rc = SQLITE_OK;
+	store->dirty = true;
+	if (sqlite3_value_type(to) == SQLITE_NULL || position == 0) {
+		rc = run(store, CHUNK_SQL_MARK_FORGET, name, NULL, now_s - MARK_KEEP_S);
+	}
+	if (rc == SQLITE_OK && sqlite3_value_type(to) != SQLITE_NULL) {
+		rc = run(store, CHUNK_SQL_MARK_MOVE, name, to, now_s);
+	}
+	return rc;
+}
+
+static bool is_position(sqlite3_value *value)
+{
+	return sqlite3_value_type(value) == SQLITE_INTEGER && sqlite3_value_int64(value) >= 0;
+}
+
+static bool arguments_good(int count, sqlite3_value **values)
+{
+	if (sqlite3_value_type(values[0]) != SQLITE_TEXT) {
+		return false;
+	}
+	const void *name = sqlite3_value_text(values[0]);
+	int len = sqlite3_value_bytes(values[0]);
+	return name != NULL && len > 0 && len <= MARK_NAME_BYTES_MAX &&
+		memchr(name, 0, (size_t)len) == NULL &&
+		(count == 1 ||
+			(is_position(values[1]) &&
+				(is_position(values[2]) ||
+					sqlite3_value_type(values[2]) == SQLITE_NULL)));
+}
+
+static void sql_mark(sqlite3_context *context, int count, sqlite3_value **values)
+{
+	struct store *store = sqlite3_user_data(context);
+	sqlite3_int64 position = 0;
+	if (!arguments_good(count, values)) {
+		fail(context,
+			"lf_mark: a name of 1 to 255 bytes, and two positions from 0 on (the second may "
+			"be NULL: forget it)");
+		return;
+	}
+	/* Our statements run in the middle of a client's, and leave nothing of theirs changed. */
+	enum role role = store->authorizer.role;
+	sqlite3_int64 rowid = sqlite3_last_insert_rowid(store->handle);
+	int rc = read_mark(store, values[0], &position);
+	if (rc == SQLITE_OK && count == 3 && position != sqlite3_value_int64(values[1])) {
+		char why[128];
+		sqlite3_snprintf(sizeof(why), why, "lf_mark: it stands at %lld, not at %lld",
+			position, sqlite3_value_int64(values[1]));
+		fail(context, why);
+	} else if (rc == SQLITE_OK && count == 3) {
+		rc = move_mark(store, values[0], values[2], position);
+		sqlite3_result_value(context, values[2]);
+	} else if (rc == SQLITE_OK) {
+		sqlite3_result_int64(context, position);
+	}
+	if (rc != SQLITE_OK) {
+		sqlite3_result_error_code(context, rc);
+	}
+	sqlite3_set_last_insert_rowid(store->handle, rowid);
+	authorizer_enter(&store->authorizer, role);
+}
+
+void mark_install(struct store *store)
+{
+	static const int counts[] = {1, 3};
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+		(void)sqlite3_create_function(store->handle, "lf_mark", counts[i],
+			SQLITE_UTF8 | SQLITE_DIRECTONLY, store, sql_mark, NULL, NULL);
+	}
+}
