@@ -15,6 +15,7 @@ static const struct cli_command commands[] = {
 	{"leave", cli_leave, "take it back"},
 	{"exec", cli_exec, "write, through the daemon"},
 	{"chunk", cli_chunk, "a long write, in slices"},
+	{"import", cli_import, "a file into a table: CSV, TSV, NDJSON"},
 	{"query", cli_query, "read, directly"},
 	{"status", cli_status, "how it is"},
 	{"show", cli_show, "clients, queue, chunks, config, stats"},

@@ -26,6 +26,7 @@ int cli_bench(int argc, char **argv);
 int cli_check_config(int argc, char **argv);
 int cli_chunk(int argc, char **argv);
 int cli_exec(int argc, char **argv);
+int cli_import(int argc, char **argv);
 int cli_leave(int argc, char **argv);
 int cli_query(int argc, char **argv);
 int cli_reload(int argc, char **argv);

@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * What this file keeps true: pieces are applied in the order of the file or not at all, for each
+ * requires the mark to stand where it begins. When one fails, those behind it fail at the mark; the
+ * bad record goes to the rejects, and the file is read anew from where the failed piece began.
+ */
+
+#include "server/cli/pour.h"
+
+#include "server/base/clock.h"
+#include "server/cli/cli.h"
+#include "server/cli/text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	WINDOW = 4,
+	ROWS_FIRST = 200,
+	ROWS_MAX = 20000,
+	BYTES_MAX = 512 * 1024,
+	VALUES_MAX = 200000,
+	AIM_US = 5000, /* how long a piece is to run */
+};
+
+/* The steps of a piece. */
+enum { STEP_MARK, STEP_ROWS };
+
+static const char mark_sql[] = "SELECT 1 WHERE lf_mark(?) = ?";
+static const char move_sql[] = "SELECT lf_mark(?, ?, ?)";
+
+struct piece {
+	uint64_t ticket;
+	uint64_t from;
+	uint64_t to;
+	uint64_t at;     /* of its first record: a header may lie before it */
+	uint64_t line;   /* of that */
+	uint64_t *lines; /* of each row */
+	size_t rows;
+	uint64_t next_line; /* behind it */
+};
+
+struct pour {
+	const struct pour_options *options;
+	struct pour_result *result;
+	struct progress progress;
+	lf_batch *batch;
+	struct print_value *row;     /* of the table */
+	struct piece pieces[WINDOW]; /* a ring */
+	unsigned head;
+	unsigned count;
+	uint64_t next_from; /* where the next piece begins */
+	size_t target_rows;
+	bool ended;  /* the file is read */
+	bool failed; /* what is on its way is of no interest any more */
+	FILE *rejects;
+	uint64_t bad_line_max; /* bad records up to here are in the rejects */
+	uint64_t *skipped;     /* lines of refused rows that may be met again */
+	size_t skipped_count;
+	size_t skipped_cap;
+	uint64_t began_us;
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int signo)
+{
+	(void)signo;
+	interrupted = 1;
+}
+
+__attribute__((format(printf, 3, 4))) static void stop(
+	struct pour *pour, int code, const char *format, ...)
+{
+	va_list args;
+	if (pour->result->why[0] != '\0') {
+		return;
+	}
+	va_start(args, format);
+	vsnprintf(pour->result->why, sizeof(pour->result->why), format, args);
+	va_end(args);
+	pour->result->code = code;
+}
+
+static bool stopped(const struct pour *pour)
+{
+	return pour->result->why[0] != '\0';
+}
+
+/* ---- rejects ---- */
+
+/* Lines of the rejects that speak of records from there on are of a run that did not commit them. */
+static int cut_rejects(const char *path, uint64_t line)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+	FILE *file = fd >= 0 ? fdopen(fd, "r+") : NULL;
+	char *text = NULL;
+	size_t size = 0;
+	off_t keep = 0;
+	ssize_t len = 0;
+	if (file == NULL) {
+		return -errno;
+	}
+	while ((len = getline(&text, &size, file)) > 0) {
+		uint64_t number = 0;
+		if (text[len - 1] != '\n' || sscanf(text, "{\"line\":%" SCNu64, &number) != 1 ||
+			number >= line) {
+			break;
+		}
+		keep += len;
+	}
+	free(text);
+	int rc = ftruncate(fd, keep) == 0 ? 0 : -errno;
+	fclose(file);
+	return rc;
+}
+
+/* False: there is no file for it, or it cannot be written. */
+static bool reject(
+	struct pour *pour, uint64_t line, const char *why, const char *raw, size_t raw_len)
+{
+	if (pour->rejects == NULL) {
+		stop(pour, CLI_FAILED, "line %" PRIu64 ": %s", line, why);
+		return false;
+	}
+	fprintf(pour->rejects, "{\"line\":%" PRIu64 ",\"error\":", line);
+	text_json_cstr(pour->rejects, why);
+	fputs(",\"record\":", pour->rejects);
+	text_json(pour->rejects, raw, raw_len);
+	fputs("}\n", pour->rejects);
+	if (fflush(pour->rejects) != 0) {
+		stop(pour, CLI_FAILED, "%s: %s", pour->options->rejects, strerror(errno));
+		return false;
+	}
+	pour->result->rejected++;
+	return true;
+}
+
+static bool is_skipped(const struct pour *pour, uint64_t line)
+{
+	for (size_t i = 0; i < pour->skipped_count; i++) {
+		if (pour->skipped[i] == line) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static int skip_line(struct pour *pour, uint64_t line)
+{
+	if (pour->skipped_count == pour->skipped_cap) {
+		size_t cap = 2 * pour->skipped_cap + 16;
+		uint64_t *skipped = reallocarray(pour->skipped, cap, sizeof(*skipped));
+		if (skipped == NULL) {
+			return -ENOMEM;
+		}
+		pour->skipped = skipped;
+		pour->skipped_cap = cap;
+	}
+	pour->skipped[pour->skipped_count++] = line;
+	return 0;
+}
+
+/* ---- a piece ---- */
+
+static int name_at(const struct pour_options *options, const char *name)
+{
+	for (size_t i = 0; i < options->places; i++) {
+		if (strcmp(options->names[i], name) == 0) {
+			return (int)i;
+		}
+	}
+	return POUR_SKIP;
+}
+
+/* Puts the values of a record where the table wants them. False: it does not fit; `why`. */
+static bool arrange(struct pour *pour, const struct record *record, char *why, size_t why_len)
+{
+	const struct pour_options *options = pour->options;
+	for (size_t i = 0; i < options->columns; i++) {
+		pour->row[i] = (struct print_value){.type = LF_NULL};
+	}
+	if (record->names == NULL && record->count != options->places) {
+		snprintf(why, why_len, "%zu values instead of %zu", record->count, options->places);
+		return false;
+	}
+	for (size_t i = 0; i < record->count; i++) {
+		int at = record->names != NULL ? name_at(options, record->names[i]) : (int)i;
+		if (at == POUR_SKIP) {
+			snprintf(why, why_len, "the first record has no \"%.100s\"",
+				record->names[i]);
+			return false;
+		}
+		if (options->place[at] != POUR_SKIP) {
+			pour->row[options->place[at]] = record->values[i];
+		}
+	}
+	return true;
+}
+
+static size_t row_bytes(const struct pour *pour)
+{
+	size_t bytes = 0;
+	for (size_t i = 0; i < pour->options->columns; i++) {
+		bytes += 9 + pour->row[i].len;
+	}
+	return bytes;
+}
+
+static void bind_text(lf_batch *batch, const char *text)
+{
+	lf_bind_text(batch, text, -1);
+}
+
+static void bind_row(struct pour *pour)
+{
+	for (size_t i = 0; i < pour->options->columns; i++) {
+		const struct print_value *value = &pour->row[i];
+		if (value->type == LF_INTEGER) {
+			lf_bind_int64(pour->batch, value->integer);
+		} else if (value->type == LF_FLOAT) {
+			lf_bind_double(pour->batch, value->real);
+		} else if (value->type == LF_NULL) {
+			lf_bind_null(pour->batch);
+		} else {
+			lf_bind_text(pour->batch, value->data, (ssize_t)value->len);
+		}
+	}
+}
+
+/* Records into the batch, up to the limits of a piece. 0 or negative errno. */
+static int take_records(struct pour *pour, struct piece *piece)
+{
+	size_t bytes = 0;
+	char why[RECORDS_WHY_BYTES];
+	struct records *records = pour->options->records;
+	while (piece->rows < pour->target_rows && bytes < BYTES_MAX &&
+		piece->rows * pour->options->columns < VALUES_MAX && !stopped(pour)) {
+		struct record record;
+		int rc = records_next(records, &record);
+		if (rc < 0) {
+			return rc;
+		}
+		if (rc == RECORDS_END) {
+			pour->ended = true;
+			break;
+		}
+		piece->to = record.to;
+		piece->next_line = records->line;
+		if (is_skipped(pour, record.line)) {
+			continue;
+		}
+		bool good = rc == 0 && arrange(pour, &record, why, sizeof(why));
+		if (!good) {
+			if (record.line > pour->bad_line_max &&
+				reject(pour, record.line, rc != 0 ? records->why : why, record.raw,
+					record.raw_len)) {
+				pour->bad_line_max = record.line;
+			}
+			continue;
+		}
+		if (piece->rows > 0) {
+			lf_batch_row(pour->batch);
+		}
+		bind_row(pour);
+		bytes += row_bytes(pour);
+		piece->lines[piece->rows++] = record.line;
+	}
+	return 0;
+}
+
+/* The next piece, sent. 0, 1: nothing is left to send, or negative errno. */
+static int send_piece(struct pour *pour)
+{
+	struct piece *piece = &pour->pieces[(pour->head + pour->count) % WINDOW];
+	uint64_t *lines = piece->lines;
+	*piece = (struct piece){.from = pour->next_from,
+		.to = pour->next_from,
+		.at = pour->options->records->at,
+		.line = pour->options->records->line,
+		.lines = lines};
+	lf_batch_clear(pour->batch);
+	lf_batch_class(pour->batch, "bulk");
+	lf_batch_step(pour->batch, mark_sql);
+	bind_text(pour->batch, pour->options->mark);
+	lf_bind_int64(pour->batch, (int64_t)piece->from);
+	lf_expect_rows(pour->batch, 1);
+	lf_batch_step(pour->batch, pour->options->sql);
+	int rc = take_records(pour, piece);
+	if (rc != 0 || stopped(pour)) {
+		return rc != 0 ? rc : 1;
+	}
+	if (piece->to == piece->from) {
+		return 1;
+	}
+	if (piece->rows == 0) {
+		/* Nothing but rejects: only the mark moves. */
+		lf_batch_clear(pour->batch);
+		lf_batch_class(pour->batch, "bulk");
+	}
+	lf_batch_step(pour->batch, move_sql);
+	bind_text(pour->batch, pour->options->mark);
+	lf_bind_int64(pour->batch, (int64_t)piece->from);
+	lf_bind_int64(pour->batch, (int64_t)piece->to);
+	rc = lf_submit(pour->options->db, pour->batch, &piece->ticket);
+	if (rc != 0) {
+		return rc == 1 ? -EAGAIN : rc; /* the window is wider than ours */
+	}
+	pour->next_from = piece->to;
+	pour->count++;
+	return 0;
+}
+
+/* ---- what became of a piece ---- */
+
+static void adapt(struct pour *pour, const struct piece *piece, uint64_t exec_us)
+{
+	uint64_t wish = (uint64_t)piece->rows * AIM_US / (exec_us + 1);
+	uint64_t most = 2 * (uint64_t)pour->target_rows;
+	uint64_t least = pour->target_rows / 4 + 1;
+	wish = wish > most ? most : wish < least ? least : wish;
+	pour->target_rows = wish < ROWS_MAX ? (size_t)wish : ROWS_MAX;
+}
+
+static void applied(struct pour *pour, const struct piece *piece, const lf_reply *reply)
+{
+	struct pour_result *result = pour->result;
+	result->position = piece->to;
+	result->line = piece->next_line;
+	if (piece->rows > 0) {
+		result->rows += (uint64_t)lf_reply_changes(reply, STEP_ROWS);
+		if (!lf_reply_repeat(reply)) {
+			adapt(pour, piece, lf_reply_exec_us(reply));
+		}
+	}
+	records_done(pour->options->records, piece->to);
+	pour->skipped_count = pour->count == 1 ? 0 : pour->skipped_count;
+}
+
+/* Reads the file anew from where the failed piece began. */
+static void go_back(struct pour *pour, const struct piece *piece)
+{
+	records_rewind(pour->options->records, piece->at, piece->line);
+	pour->next_from = piece->from;
+	pour->ended = false;
+}
+
+/* The raw bytes of a row that was refused, found once more. */
+static int reject_row(struct pour *pour, const struct piece *piece, size_t row, const char *why)
+{
+	struct records *records = pour->options->records;
+	struct record record;
+	records_rewind(records, piece->at, piece->line);
+	for (;;) {
+		int rc = records_next(records, &record);
+		if (rc < 0 || rc == RECORDS_END) {
+			return rc < 0 ? rc : -EIO;
+		}
+		if (record.line == piece->lines[row]) {
+			(void)reject(pour, record.line, why, record.raw, record.raw_len);
+			return skip_line(pour, record.line);
+		}
+	}
+}
+
+static int piece_failed(struct pour *pour, const struct piece *piece, const lf_reply *reply)
+{
+	const char *code = lf_reply_code(reply);
+	int64_t step = lf_reply_failed_step(reply);
+	int64_t row = lf_reply_failed_row(reply);
+	pour->failed = true;
+	if (strcmp(code, "too_large") == 0 && piece->rows > 1) {
+		pour->target_rows = piece->rows / 2;
+		return 0;
+	}
+	if (strcmp(code, "guard") == 0 && step == STEP_MARK) {
+		stop(pour, CLI_FAILED,
+			"another import with the name %s is at work, or its mark was moved",
+			pour->options->mark);
+	} else if (step == STEP_ROWS && row >= 0 && (size_t)row < piece->rows &&
+		(strcmp(code, "sql") == 0 || strcmp(code, "too_large") == 0)) {
+		return reject_row(pour, piece, (size_t)row, lf_reply_message(reply));
+	} else {
+		stop(pour, strcmp(code, "deadline") == 0 ? CLI_UNREACHABLE : CLI_FAILED, "%s",
+			lf_reply_message(reply));
+	}
+	return 0;
+}
+
+/* Waits for the oldest piece. */
+static int collect(struct pour *pour)
+{
+	struct piece *piece = &pour->pieces[pour->head];
+	lf_reply *reply = NULL;
+	int result = lf_wait(pour->options->db, piece->ticket, &reply);
+	int rc = 0;
+	if (result < 0) {
+		rc = result;
+	} else if (pour->failed) {
+		/* Behind one that has failed: refused at the mark, whatever else. */
+	} else if (result == LF_OK) {
+		applied(pour, piece, reply);
+	} else if (result == LF_UNKNOWN) {
+		pour->failed = true;
+		stop(pour, CLI_UNKNOWN, "%s", lf_reply_message(reply));
+	} else {
+		rc = piece_failed(pour, piece, reply);
+		go_back(pour, piece);
+	}
+	lf_reply_free(reply);
+	pour->head = (pour->head + 1) % WINDOW;
+	pour->count--;
+	if (pour->count == 0) {
+		pour->failed = false;
+	}
+	return rc;
+}
+
+/* ---- the loop ---- */
+
+static void show(struct pour *pour)
+{
+	const struct pour_result *result = pour->result;
+	uint64_t passed_us = clock_now_us() - pour->began_us + 1;
+	uint64_t done = result->position - pour->options->position;
+	uint64_t left =
+		pour->options->size > result->position ? pour->options->size - result->position : 0;
+	uint64_t of =
+		done > 0 && pour->options->size > 0 ? result->rows + result->rows * left / done : 0;
+	progress_show(&pour->progress, result->rows, of, "rows", result->rows * 1000000 / passed_us,
+		done > 0 ? left * (passed_us / 1000) / done : 0);
+}
+
+static int run(struct pour *pour)
+{
+	for (;;) {
+		int rc = 0;
+		while (rc == 0 && !pour->ended && !pour->failed && !stopped(pour) &&
+			interrupted == 0 && pour->count < WINDOW) {
+			rc = send_piece(pour);
+		}
+		if (rc < 0) {
+			return rc;
+		}
+		show(pour);
+		if (pour->count > 0) {
+			rc = collect(pour);
+			if (rc < 0) {
+				return rc;
+			}
+		} else if (pour->ended || stopped(pour) || interrupted != 0) {
+			return 0;
+		}
+	}
+}
+
+static int set_up(struct pour *pour)
+{
+	const struct pour_options *options = pour->options;
+	pour->batch = lf_batch_new();
+	pour->row = calloc(options->columns + 1, sizeof(*pour->row));
+	if (pour->batch == NULL || pour->row == NULL) {
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < WINDOW; i++) {
+		pour->pieces[i].lines = calloc(ROWS_MAX, sizeof(uint64_t));
+		if (pour->pieces[i].lines == NULL) {
+			return -ENOMEM;
+		}
+	}
+	if (options->rejects != NULL) {
+		int rc = cut_rejects(options->rejects, options->records->line);
+		pour->rejects = rc == 0 ? fopen(options->rejects, "ae") : NULL;
+		if (pour->rejects == NULL) {
+			stop(pour, CLI_FAILED, "%s: %s", options->rejects,
+				strerror(rc != 0 ? -rc : errno));
+		}
+	}
+	return 0;
+}
+
+int pour_run(const struct pour_options *options, struct pour_result *ret_result)
+{
+	struct pour pour = {.options = options,
+		.result = ret_result,
+		.next_from = options->position,
+		.target_rows = ROWS_FIRST,
+		.began_us = clock_now_us()};
+	struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+	*ret_result =
+		(struct pour_result){.position = options->position, .line = options->records->line};
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	progress_init(&pour.progress, "import");
+	int rc = set_up(&pour);
+	rc = rc == 0 ? run(&pour) : rc;
+	progress_end(&pour.progress);
+	ret_result->complete = rc == 0 && pour.ended && !stopped(&pour);
+	ret_result->interrupted = interrupted != 0 && !ret_result->complete;
+	if (rc < 0 && rc != -ENOMEM) {
+		stop(&pour, CLI_FAILED, "%s",
+			rc == -EFBIG
+				? "a record is larger than 16 MiB (a quote that is not closed?)"
+				: strerror(-rc));
+		rc = 0;
+	}
+	for (unsigned i = 0; i < WINDOW; i++) {
+		free(pour.pieces[i].lines);
+	}
+	if (pour.rejects != NULL) {
+		fclose(pour.rejects);
+	}
+	free(pour.skipped);
+	free(pour.row);
+	lf_batch_free(pour.batch);
+	return rc;
+}

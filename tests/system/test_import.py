@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""
+Files into tables: every record once, whoever is killed; bad records told by their line; formats as
+other programs write them.
+"""
+import csv
+import json
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+
+def run(litefunnel, served, *args, stdin=None, timeout=120):
+    return subprocess.run([litefunnel, "import", served.db, *map(str, args)], capture_output=True,
+                          text=True, timeout=timeout, check=False, input=stdin)
+
+
+def write_csv(path, rows, header=None, **style):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, **style)
+        if header:
+            writer.writerow(header)
+        writer.writerows(rows)
+
+
+def test_csv_as_rfc_4180_says(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER, s TEXT, r REAL, b)")
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbfid,s,r,b\r\n1,"a ""q"", and\r\nmore",1.5,x\r\n2,,,""\r\n'
+                     b'\r\n3,\xc3\xa4,1e3,"7"')
+    done = run(litefunnel, served, "t", path, "--header")
+    assert done.returncode == 0 and done.stdout == "3 rows imported\n", done.stderr
+    assert served.read("SELECT *, typeof(id), typeof(r) FROM t ORDER BY id") == [
+        (1, 'a "q", and\r\nmore', 1.5, "x", "integer", "real"),
+        (2, None, None, "", "integer", "null"), (3, "ä", 1000.0, "7", "integer", "real")]
+
+
+def test_what_python_writes_comes_back(litefunnel, daemon, tmp_path, soak):
+    served = daemon()
+    served.write("CREATE TABLE t(a TEXT, b TEXT, c TEXT)")
+    rng = random.Random(4)
+    alphabet = 'ab,"\n\r\'\\ \t;äé…'
+    rows = [["".join(rng.choice(alphabet) for _ in range(rng.randrange(1, 12)))
+             for _ in range(3)] for _ in range(50_000 if soak else 4_000)]
+    path = tmp_path / "a.csv"
+    write_csv(path, rows, quoting=csv.QUOTE_ALL)
+    done = run(litefunnel, served, "t", path)
+    assert done.returncode == 0, done.stderr
+    assert served.read("SELECT a, b, c FROM t ORDER BY rowid") == [tuple(row) for row in rows]
+
+
+def test_tsv_and_ndjson(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a INTEGER, b TEXT, c)")
+    tsv = tmp_path / "a.tsv"
+    tsv.write_text("1\tx\\ty\t\\N\n2\t\\\\ \"\tz\n", encoding="utf-8")
+    assert run(litefunnel, served, "t", tsv).returncode == 0
+    lines = tmp_path / "a.ndjson"
+    lines.write_text('{"b": "k", "a": 3}\n{"a": 9007199254740993, "b": null}\n', encoding="utf-8")
+    done = run(litefunnel, served, "t", lines)
+    assert done.returncode == 0, done.stderr
+    arrays = tmp_path / "b.ndjson"
+    arrays.write_text('[5, "v", 1.25]\n[6, true, false]\n', encoding="utf-8")
+    assert run(litefunnel, served, "t", arrays).returncode == 0
+    assert served.read("SELECT * FROM t ORDER BY a") == [
+        (1, "x\ty", None), (2, '\\ "', "z"), (3, "k", None), (5, "v", 1.25), (6, "1", 0),
+        (9007199254740993, None, None)]
+
+
+def test_map_and_conflicts(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, n DEFAULT 5)")
+    path = tmp_path / "a.csv"
+    write_csv(path, [[1, "one", "u"], [2, "two", "u"]], header=["key", "label", "unused"])
+    done = run(litefunnel, served, "t", path, "--header", "--map", "key=id,label=name,unused=")
+    assert done.returncode == 0, done.stderr
+    assert served.read("SELECT * FROM t") == [(1, "one", 5), (2, "two", 5)]
+    other = tmp_path / "b.csv"
+    write_csv(other, [["deux", 2], ["trois", 3]])
+    done = run(litefunnel, served, "t", other, "--map", "1=name,2=id,3=")
+    assert done.returncode == 1 and "2 values instead of 3" in done.stderr
+    served.write("CREATE TABLE s(id INTEGER PRIMARY KEY, name TEXT)",
+                 "INSERT INTO s VALUES (2, 'two')")
+    for how, name in (("ignore", "two"), ("replace", "deux")):
+        done = run(litefunnel, served, "s", other, "--map", "1=name,2=id", "--on-conflict", how,
+                   "--again")
+        assert done.returncode == 0, done.stderr
+        assert served.read("SELECT name FROM s ORDER BY id") == [(name,), ("trois",)]
+
+
+def test_bad_records_go_to_the_rejects(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY CHECK (id <> 500), s TEXT NOT NULL)")
+    lines = [f"{i},row {i}" for i in range(1, 3001)]
+    lines[9] = "10,too,many"
+    lines[99] = '"x" y,1'
+    lines[499] = "500,forbidden"
+    lines[699] = "5,twice"
+    lines[2999] = "3000,"
+    path, rejects = tmp_path / "a.csv", tmp_path / "bad"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = run(litefunnel, served, "t", path)
+    assert done.returncode in (1, 5) and "line 10:" in done.stderr
+    done = run(litefunnel, served, "t", path, "--rejects", rejects, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    told = [json.loads(line) for line in rejects.read_text(encoding="utf-8").splitlines()]
+    assert [each["line"] for each in told] == [10, 100, 500, 700, 3000]
+    assert told[0]["record"] == "10,too,many" and "UNIQUE" in told[3]["error"]
+    assert facts["rejected"] == 5
+    assert served.read("SELECT count(*), sum(id) FROM t") == [
+        (2995, sum(range(1, 3001)) - 10 - 100 - 500 - 700 - 3000)]
+
+
+def test_refusals(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a, b)")
+    path = tmp_path / "a.csv"
+    path.write_text("1,2\n", encoding="utf-8")
+    for args, code, word in ((["missing", path], 1, "no table"), (["t", tmp_path / "no"], 1, "No such"),
+                             (["t", path, "--map", "x=a"], 2, "no field"),
+                             (["t", path, "--format", "xml"], 2, "--format"),
+                             (["t", path, "--map", "1=zz"], 1, "zz"), (["t"], 2, "file"),
+                             (["t", tmp_path], 1, "directory")):
+        done = run(litefunnel, served, *args)
+        assert done.returncode == code and word in done.stderr, (args, done)
+    assert served.read("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_done_is_done(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    path = tmp_path / "a.csv"
+    path.write_text("1\n2\n", encoding="utf-8")
+    assert run(litefunnel, served, "t", path).returncode == 0
+    again = run(litefunnel, served, "t", path)
+    assert again.returncode == 0 and "imported before" in again.stdout
+    served.restart()
+    assert "imported before" in run(litefunnel, served, "t", path).stdout
+    assert served.read("SELECT count(*) FROM t") == [(2,)]
+    assert run(litefunnel, served, "t", path, "--again").returncode == 0
+    assert served.read("SELECT count(*) FROM t") == [(4,)]
+    for _ in range(2):  # a stream that is sent anew, under a name
+        assert run(litefunnel, served, "t", "-", "--name", "s", stdin="5\n6\n").returncode == 0
+    assert served.read("SELECT count(*) FROM t") in ([(6,)], [(8,)])
+
+
+def test_killed_on_either_side_each_record_once(litefunnel, daemon, tmp_path, soak):
+    """No key in the table: a record that comes twice would stay twice."""
+    rows, kills = (400_000, 40) if soak else (40_000, 10)
+    served = daemon()
+    served.write("CREATE TABLE t(a INTEGER, s TEXT)")
+    path, rejects = tmp_path / "a.csv", tmp_path / "bad"
+    bad = {rows // 7, rows // 2, rows - 3}
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("a,s\n")
+        for i in range(rows):
+            file.write("bad\n" if i in bad else f"{i},text of {i}\n")
+    rng = random.Random(3)
+    command = [litefunnel, "import", served.db, "t", str(path), "--header", "--rejects", str(rejects)]
+    done = 0
+    for round_ in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        until = done + rng.randrange(1, 2 * rows // kills)
+        while process.poll() is None and done < until:
+            done = served.read("SELECT count(*) FROM t")[0][0]
+        if round_ % 2 == 0:
+            process.kill()
+            process.wait()
+        else:
+            served.kill()
+            served.start()
+            if rng.random() < 0.5:
+                time.sleep(rng.random() * 0.05)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+            else:
+                assert process.wait(120) == 0, process.stderr.read()
+        process.stderr.close()
+    last = run(litefunnel, served, "t", path, "--header", "--rejects", rejects, timeout=300)
+    assert last.returncode == 0, last.stderr
+    good = rows - len(bad)
+    assert served.read("SELECT count(*), count(DISTINCT a), sum(a) FROM t") == [
+        (good, good, sum(i for i in range(rows) if i not in bad))]
+    told = [json.loads(line)["line"] for line in rejects.read_text(encoding="utf-8").splitlines()]
+    assert told == sorted(line + 2 for line in bad)
+
+
+def test_the_mark_moves_only_from_where_it_stands(daemon):
+    served = daemon(roles_query="20061", roles_ddl="0")
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+        move = "SELECT lf_mark('m', ?, ?)"
+        assert wire.write([move, [0, 10]], "INSERT INTO t VALUES (1)")["steps"][1]["rowid"] == 1
+        error, _ = wire.ask("write", batch=[[move, [0, 10]], ["INSERT INTO t VALUES (2)"]])
+        assert error["code"] == "sql" and "stands at 10, not at 0" in error["message"]
+        error, _ = wire.ask("write", batch=[[move, [10, 20]], ["INSERT INTO t VALUES (1)"]])
+        assert error["sqlite"] == 1555, "the mark of a batch that was undone moved"
+        assert wire.write(["SELECT lf_mark('m')"])["steps"][0]["rows"] == [[10]]
+        wire.write([move, [10, None]])
+        assert wire.write(["SELECT lf_mark('m')"])["steps"][0]["rows"] == [[0]]
+        for bad in ("lf_mark('')", "lf_mark(5)", "lf_mark('m', -1, 2)", "lf_mark('m', 'x', 2)"):
+            assert wire.ask("write", batch=[["SELECT " + bad]])[0]["code"] == "sql", bad
+        wire.write("CREATE VIEW v AS SELECT lf_mark('m', 0, 7)")
+        assert wire.ask("write", batch=[["SELECT * FROM v"]])[0]["code"] == "sql"
+    with served.wire_as(20061) as reader:
+        assert reader.ask("write", batch=[["SELECT lf_mark('m')"]])[0]["code"] == "denied"
+    assert served.read("SELECT count(*) FROM t") == [(1,)]
+
+
+def test_interrupted_goes_on(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a INTEGER)")
+    path = tmp_path / "a.csv"
+    path.write_text("".join(f"{i}\n" for i in range(300_000)), encoding="utf-8")
+    process = subprocess.Popen([litefunnel, "import", served.db, "t", str(path)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while served.read("SELECT count(*) FROM t")[0][0] == 0 and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    if process.returncode != 0:  # it may have been done
+        assert process.returncode == 5 and "--name import-" in said
+    assert run(litefunnel, served, "t", path).returncode == 0
+    assert served.read("SELECT count(*), sum(a) FROM t") == [(300_000, sum(range(300_000)))]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "a,b\n"])
+def test_nothing_to_import(litefunnel, daemon, tmp_path, text):
+    served = daemon()
+    served.write("CREATE TABLE t(a, b)")
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    args = ["--header"] if text.startswith("a") else []
+    done = run(litefunnel, served, "t", path, *args)
+    assert done.returncode == 0 and done.stdout.startswith("0 rows"), done
