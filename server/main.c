@@ -24,6 +24,8 @@ static const struct cli_command commands[] = {
 	{"reload", cli_reload, "read the settings again"},
 	{"shutdown", cli_shutdown, "answer what is queued, then stop"},
 	{"restore", cli_restore, "a database from its replica"},
+	{"backup", cli_backup, "the database as one plain file"},
+	{"drill", cli_drill, "prove that the replica can be restored"},
 	{"replica", cli_replica, "what a replica holds, and whether it is sound"},
 	{"check-config", cli_check_config, "is a config file good"},
 	{"bench", cli_bench, "what the funnel is good for, on this machine"},

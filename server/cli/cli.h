@@ -23,8 +23,10 @@ struct cli_command {
 
 int cli_adopt(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+int cli_backup(int argc, char **argv);
 int cli_check_config(int argc, char **argv);
 int cli_chunk(int argc, char **argv);
+int cli_drill(int argc, char **argv);
 int cli_exec(int argc, char **argv);
 int cli_import(int argc, char **argv);
 int cli_leave(int argc, char **argv);

@@ -76,6 +76,7 @@ static struct restore_options options_for(struct recover *recover, const char *u
 		.path = recover->path,
 		.threads = recover->threads,
 		.patience_ms = RECOVER_PATIENCE_MS,
+		.bytes_max = recover->bytes_max,
 		.progress = show_progress,
 		.inspect = inspect_result,
 		.ctx = recover,

@@ -21,6 +21,7 @@ struct recover {
 	bool to_last_good;
 	bool quiet; /* no bar, also on a terminal */
 	unsigned threads;
+	uint64_t bytes_max; /* a larger database is -ENOSPC; 0: no limit */
 
 	/* what came of it */
 	const char *url;

@@ -89,6 +89,10 @@ static int check_header(const struct apply *apply, const struct replica_file *fi
 	if (header->commit == 0) {
 		return damaged(ret_error, "it leaves no page");
 	}
+	if (apply->bytes_max > 0 &&
+		(uint64_t)header->commit * header->page_size > apply->bytes_max) {
+		return -ENOSPC;
+	}
 	if (!full && apply->fd >= 0 && header->min_txid > apply->max_txid + 1) {
 		return damaged(ret_error, "it does not follow %016" PRIx64, apply->max_txid);
 	}

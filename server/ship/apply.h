@@ -24,6 +24,7 @@ struct apply {
 	uint32_t page_size; /* 0: nothing was applied yet */
 	uint32_t pages;
 	uint64_t max_txid;
+	uint64_t bytes_max; /* a database that is larger is -ENOSPC; 0: no limit */
 
 	uint8_t *run; /* pages that follow each other, not yet written */
 	size_t run_bytes;

@@ -312,6 +312,7 @@ static int apply_way(struct restore *restore, int fd)
 {
 	CLEANUP(apply_finish) struct apply apply;
 	int rc = apply_init(&apply, fd);
+	apply.bytes_max = restore->options->bytes_max;
 	struct plan_file *step = NULL;
 	for (size_t i = 0; rc == 0 && i < plan_steps(restore->plan); i++) {
 		rc = next_step(restore, i, &step);

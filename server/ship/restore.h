@@ -44,6 +44,7 @@ struct restore_options {
 	const char *path;     /* the file to be made; must not exist */
 	unsigned threads;     /* 0: RESTORE_THREADS */
 	uint64_t patience_ms; /* how long a replica may be away */
+	uint64_t bytes_max;   /* a larger database is -ENOSPC before it is written; 0: no limit */
 	/* Bytes of so many that will be read; NULL: nobody wants to know. */
 	void (*progress)(void *ctx, uint64_t done, uint64_t total);
 	/*

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`litefunnel replica ls | verify` on replicas that ltx.py wrote."""
+import contextlib
 import json
 import os
 import subprocess
@@ -8,6 +9,17 @@ import pytest
 
 import chains
 import ltx
+
+
+@contextlib.contextmanager
+def small_disk(path, size):
+    """A file system of its own; needs root."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 def replica(program, *args, env=None):
