@@ -17,7 +17,8 @@
 #include <string.h>
 
 enum {
-	WAIT_MS = 50,
+	WAIT_MS = 3, /* while the WAL is short there will be another moment */
+	WAIT_MS_MAX = 50,
 	BREAK_THRESHOLDS =
 		64, /* of WAL that no shipper has looked at: it will not come back soon */
 };
@@ -133,7 +134,7 @@ static bool give_up_chain(struct gate *gate, const struct store *store)
 }
 
 /* True: the spool has everything up to this commit, or there is nothing to be lost. */
-static bool wait_for_spool(struct gate *gate, const struct store *store)
+static bool wait_for_spool(struct gate *gate, const struct store *store, uint64_t threshold)
 {
 	uint64_t commit_no = store_commit_no(store);
 	struct ship_report report = board_ship_report(gate->board);
@@ -141,7 +142,9 @@ static bool wait_for_spool(struct gate *gate, const struct store *store)
 		return true;
 	}
 	uint64_t began_us = clock_now_us();
-	uint64_t until_us = began_us + WAIT_MS * 1000;
+	uint64_t excess = store_checkpoint_stats(store).wal_frames / threshold;
+	uint64_t wait_ms = excess * WAIT_MS < WAIT_MS_MAX ? excess * WAIT_MS : WAIT_MS_MAX;
+	uint64_t until_us = began_us + wait_ms * 1000;
 	board_want_spooled(gate->board, commit_no);
 	board_wake_shipper(gate->board);
 	bool reached = false;
@@ -167,7 +170,7 @@ bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold
 		(frames < BREAK_THRESHOLDS * threshold || !give_up_chain(gate, store))) {
 		return put_off(gate, frames, threshold);
 	}
-	if (report.known && !wait_for_spool(gate, store)) {
+	if (report.known && !wait_for_spool(gate, store, threshold)) {
 		return put_off(gate, frames, threshold);
 	}
 	if (!board_gate_enter(gate->board)) {

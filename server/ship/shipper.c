@@ -297,7 +297,7 @@ static void offer_all(struct shipper *shipper)
 	uint64_t newest = capture_last_cut(shipper->capture)->txid;
 	for (size_t i = 0; i < shipper->uploaders_count; i++) {
 		enum uploader_state state = uploader_state(shipper->uploaders[i]);
-		if (state == UPLOADER_SHIPPING) {
+		if (state == UPLOADER_SHIPPING || state == UPLOADER_LACKING) {
 			uploader_offer(shipper->uploaders[i], newest);
 		}
 	}

@@ -77,7 +77,7 @@ static void *build(void *ctx)
 	int rc = image_build(&snapshot->plan, &record);
 	board_gate_open(snapshot->board);
 	if (rc == 0 && snapshot->kind == SNAPSHOT_LACKING) {
-		uploader_offer(snapshot->uploader, txid);
+		uploader_supply(snapshot->uploader);
 	} else if (rc == 0) {
 		uploader_offer_snapshot(snapshot->uploader, txid);
 	} else if (rc < 0 && rc != -ECANCELED) {

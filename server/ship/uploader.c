@@ -164,11 +164,18 @@ void uploader_offer(struct uploader *uploader, uint64_t newest)
 	if (uploader->report.waiting_since_ms == 0 && newest > uploader->confirmed) {
 		uploader->report.waiting_since_ms = now_ms();
 	}
-	uploader->newest = newest;
+	uploader->newest = newest > uploader->newest ? newest : uploader->newest;
+	pthread_cond_broadcast(&uploader->wake);
+	pthread_mutex_unlock(&uploader->lock);
+}
+
+void uploader_supply(struct uploader *uploader)
+{
+	pthread_mutex_lock(&uploader->lock);
 	if (uploader->state == UPLOADER_LACKING) {
 		move(uploader, UPLOADER_SHIPPING);
+		pthread_cond_broadcast(&uploader->wake);
 	}
-	pthread_cond_broadcast(&uploader->wake);
 	pthread_mutex_unlock(&uploader->lock);
 }
 

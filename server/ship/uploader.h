@@ -9,7 +9,7 @@
  *	LOOKING ──head found──▶ WAITING ──uploader_begin()──▶ SHIPPING ──file is missing──▶ LACKING
  *	   │                       └── uploader_refuse() ──▶ REFUSED ◀── fenced ──┘   ▲       │
  *	   └── retries for ever                                                       └───────┘
- *	                                                          uploader_offer(): the image is there
+ *	                                                          uploader_supply(): the image is there
  */
 
 #include "server/base/notice.h"
@@ -58,8 +58,11 @@ int64_t uploader_snapshot_ms(struct uploader *uploader);
 void uploader_begin(struct uploader *uploader, uint64_t confirmed);
 void uploader_refuse(struct uploader *uploader, const char *reason);
 
-/* There is more in the spool: segments up to `newest`, or the image it lacked. */
+/* There is more in the spool: segments up to `newest`. */
 void uploader_offer(struct uploader *uploader, uint64_t newest);
+
+/* The image that it lacked is in the spool. */
+void uploader_supply(struct uploader *uploader);
 
 /* Ships a snapshot of level 9 from the images of the spool, then removes it there. */
 void uploader_offer_snapshot(struct uploader *uploader, uint64_t txid);

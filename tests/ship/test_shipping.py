@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: MIT
+"""The shipper beside a real daemon: what is in a replica, restored, is what was committed; whatever is
+killed in between, and whoever else wants the replica."""
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import threading
+
+import pytest
+
+from daemon import wait_for
+
+LINGER = "30ms"
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "replica").mkdir()
+    return tmp_path
+
+
+def url(place, name="replica"):
+    return f"file://{place}/{name}"
+
+
+def ship(daemon, place, *replicas, **settings):
+    return daemon(place=place, start=False, replica=" ".join(replicas or [url(place)]),
+                  ship_linger=LINGER, **settings)
+
+
+def replicas(one):
+    with one.wire() as wire:
+        table = wire.call("show", what="replicas")
+    return [dict(zip(table["columns"], row)) for row in table["rows"]]
+
+
+def sync(litefunnel, one, deadline="30s"):
+    done = subprocess.run([litefunnel, "sync", one.db, "--deadline", deadline, "--json"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr + one.log()
+    return json.loads(done.stdout)["commit"]
+
+
+def restore(litefunnel, source, out, *options):
+    done = subprocess.run([litefunnel, "restore", source, "-o", out, "--json", *options],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def content(path):
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return list(db.iterdump())
+    finally:
+        db.close()
+
+
+def equal_after_restore(litefunnel, one, place, name="restored.db", source=None):
+    """Everything that is committed now comes back."""
+    sync(litefunnel, one)
+    restore(litefunnel, source or url(place), place / name)
+    assert content(place / name) == content(one.db)
+    for path in place.glob(f"{name}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def shipper_pid(one):
+    children = pathlib.Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children")
+    for pid in children.read_text(encoding="ascii").split():
+        try:
+            if b"shipper" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it has just ended
+    return None
+
+
+def churn(one, seed, rounds, **params):
+    """Batches of all kinds, on one connection; which of them are there does not matter here."""
+    pick = random.Random(seed)
+    with one.wire() as wire:
+        for _ in range(rounds):
+            kind = pick.random()
+            if kind < 0.6:
+                step = ["INSERT INTO t(b) VALUES (randomblob(?))", [pick.choice((10, 500, 9000))]]
+            elif kind < 0.8:
+                step = ["UPDATE t SET b = randomblob(60) WHERE a % ? = 0", [pick.choice((3, 50))]]
+            elif kind < 0.95:
+                step = ["DELETE FROM t WHERE a % ? = 1", [pick.choice((5, 50))]]
+            else:
+                step = ["DELETE FROM t WHERE a < (SELECT max(a) - 20 FROM t)"]
+            wire.write(step, **params)
+
+
+def start_with_table(one):
+    one.start()
+    with one.wire() as wire:
+        wire.write(["CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b)"])
+    return one
+
+
+# ---- what is committed comes back
+
+def test_what_is_committed_is_restored(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place, checkpoint_frames=50))
+    for seed in range(4):
+        churn(one, seed, 60)
+        equal_after_restore(litefunnel, one, place)
+    with one.wire() as wire:
+        stats = dict(wire.call("show", what="stats")["rows"])
+    assert stats["checkpoints_total"] > 0 and stats["ship_trouble"] == ""
+
+
+@pytest.mark.parametrize("page_size", (512, 1024, 8192, 65536))
+@pytest.mark.parametrize("auto_vacuum", ("none", "full"))
+def test_page_sizes_and_shrinking(litefunnel, daemon, place, page_size, auto_vacuum):
+    db = sqlite3.connect(place / "app.db")
+    db.executescript(f"PRAGMA page_size={page_size}; PRAGMA auto_vacuum={auto_vacuum};"
+                     "PRAGMA journal_mode=wal; CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+    db.close()
+    one = start_with_table(ship(daemon, place, checkpoint_frames=50))
+    churn(one, page_size, 40)
+    equal_after_restore(litefunnel, one, place)
+    with one.wire() as wire:
+        wire.write(["DELETE FROM t"])
+    churn(one, page_size + 1, 20)
+    equal_after_restore(litefunnel, one, place)
+
+
+@pytest.mark.parametrize("sync_mode", ("full", "normal"))
+def test_nothing_that_dies_breaks_the_chain(litefunnel, daemon, place, sync_mode):
+    """The daemon is killed or stopped, or its shipper is killed, under load: the chain goes on."""
+    pick = random.Random(sync_mode)
+    one = start_with_table(ship(daemon, place, checkpoint_frames=60, sync=sync_mode))
+    for number in range(8):
+        load = [threading.Thread(target=try_to_churn, args=(one, number * 10 + n)) for n in range(2)]
+        for thread in load:
+            thread.start()
+        wait_for(lambda: one.stats()["commit"] > 0, "something is committed")
+        what = pick.choice(("kill", "stop", "shipper"))
+        if what == "kill":
+            one.kill()
+            one.start()
+        elif what == "stop":
+            one.stop()
+            one.start()
+        else:
+            pid = wait_for(lambda: shipper_pid(one), "a shipper runs")
+            os.kill(pid, signal.SIGKILL)
+        for thread in load:
+            thread.join()
+        equal_after_restore(litefunnel, one, place)
+    log = one.log()
+    assert log.count("a chain begins") == 1, log
+    assert "chain ends" not in log, log
+
+
+def try_to_churn(one, seed):
+    try:
+        churn(one, seed, 80)
+    except Exception:  # the daemon dies under it: that is the point
+        pass
+
+
+def test_a_shipper_that_stays_dead_costs_only_the_chain(litefunnel, daemon, place):
+    """With no shipper the WAL grows only so far; then the chain is given up, and a new one begins."""
+    one = start_with_table(ship(daemon, place, checkpoint_frames=4))
+    sync(litefunnel, one)
+    stop = threading.Event()
+
+    def murder():
+        while not stop.is_set():
+            pid = shipper_pid(one)
+            if pid:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+    murderer = threading.Thread(target=murder)
+    murderer.start()
+    try:
+        churn(one, 1, 150)
+        wait_for(lambda: churn(one, 2, 5) or one.stats()["gate_breaks"] > 0, "the gate is broken")
+    finally:
+        stop.set()
+        murderer.join()
+    equal_after_restore(litefunnel, one, place)
+    assert one.log().count("a chain begins") >= 2
+
+
+# ---- who waits for it
+
+def test_shipped_means_shipped(litefunnel, daemon, place):
+    """Each row that was answered "shipped" is in the replica at that moment, without the machine."""
+    one = start_with_table(ship(daemon, place))
+    with one.wire() as wire:
+        for number in range(20):
+            reply = wire.write(["INSERT INTO t(a) VALUES (?)", [number]], ack="shipped")
+            assert reply["durability"] == "shipped"
+            if number % 5 == 4:
+                out = place / f"{number}.db"
+                restore(litefunnel, url(place), out)
+                rows = sqlite3.connect(out).execute("SELECT count(*), max(a) FROM t").fetchone()
+                assert rows == (number + 1, number)
+
+
+def test_a_class_can_wait_by_default(daemon, place):
+    one = start_with_table(ship(daemon, place, ack_shipped="interactive"))
+    with one.wire() as wire:
+        said = wire.write(["INSERT INTO t(a) VALUES (1)"], **{"class": "interactive"})
+        assert said["durability"] == "shipped"
+        assert wire.write(["INSERT INTO t(a) VALUES (2)"])["durability"] == "full"
+        said = wire.write(["INSERT INTO t(a) VALUES (3)"], ack="committed",
+                          **{"class": "interactive"})
+        assert said["durability"] == "full"
+
+
+def test_not_shipped_is_applied(daemon, place):
+    """An outage of the replica: the answer comes at the deadline, with what was done; a repeat waits
+    again and executes nothing."""
+    one = start_with_table(ship(daemon, place))
+    session = os.urandom(16)
+    wait_for(lambda: replicas(one)[0]["state"] == "shipping", "it ships")
+    level = place / "replica" / "ltx" / "0"
+    level.rename(place / "away")
+    level.write_text("in the way", encoding="ascii")
+    batch = [["INSERT INTO t(a) VALUES (1)"]]
+    with one.wire(session=session) as wire:
+        error = refused(wire, batch=batch, seq=1, ack="shipped", deadline_ms=300)
+        assert error["code"] == "not_shipped" and error["applied"] == "yes"
+        assert not error["retry"]
+        assert error["result"]["steps"][0]["changes"] == 1
+        assert error["result"]["durability"] == "full"
+        again = refused(wire, batch=batch, seq=1, ack="shipped", deadline_ms=300)
+        assert again["code"] == "not_shipped" and again["result"]["repeat"]
+        assert wire.write(["INSERT INTO t(a) VALUES (2)"])["durability"] == "full"
+        assert replicas(one)[0]["state"] == "failing" and replicas(one)[0]["error"] != ""
+        level.unlink()
+        (place / "away").rename(level)
+        said = wire.call("write", batch=batch, seq=1, ack="shipped", deadline_ms=30000)
+        assert said["repeat"] and said["durability"] == "shipped"
+    assert one.read("SELECT count(*) FROM t") == [(2,)]
+
+
+def refused(wire, **params):
+    id = wire.request("write", **params)
+    error, _ = wire.reply(id, timeout=30)
+    assert error is not None
+    return error
+
+
+def test_without_a_replica_shipped_is_refused(daemon, place):
+    one = daemon(place=place)
+    with one.wire() as wire:
+        assert refused(wire, batch=[["SELECT 1"]], ack="shipped")["code"] == "bad_request"
+
+
+def test_a_stop_ships_what_is_committed(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place, ship_timeout="30s"))
+    churn(one, 3, 50)
+    one.stop()
+    restore(litefunnel, url(place), place / "out.db")
+    assert content(place / "out.db") == content(one.db)
+
+
+# ---- who owns a replica
+
+def state(one):
+    return wait_for(lambda: [r["state"] for r in replicas(one) if r["state"] != "starting"],
+                    "the replica was looked at")[0]
+
+
+def test_another_database_is_refused(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place))
+    sync(litefunnel, one)
+    one.stop()
+    other = daemon("other.db", place=place, replica=url(place), ship_linger=LINGER)
+    assert state(other) == "refused"
+    assert "belongs to another database" in replicas(other)[0]["error"]
+    with other.wire() as wire:
+        wire.write(["CREATE TABLE x(a)"])  # writes go on
+    restore(litefunnel, url(place), place / "out.db")
+    assert content(place / "out.db") == content(one.db)
+
+
+def test_a_restored_database_goes_on_in_its_replica(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place))
+    churn(one, 5, 30)
+    first = sync(litefunnel, one)
+    churn(one, 6, 30)
+    sync(litefunnel, one)
+    one.stop()
+    restore(litefunnel, url(place), one.db, "--force", "--commit", str(first))
+    one.create = False
+    one.start()
+    assert state(one) == "shipping"
+    churn(one, 7, 30)
+    equal_after_restore(litefunnel, one, place)
+
+
+def test_a_lost_spool_costs_a_whole_image(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place))
+    churn(one, 8, 30)
+    sync(litefunnel, one)
+    one.stop()
+    shutil.rmtree(f"{one.db}-ship")
+    one.start()
+    churn(one, 9, 30)
+    equal_after_restore(litefunnel, one, place)
+
+
+def test_a_replica_ahead_of_the_database_is_not_written_to(litefunnel, daemon, place):
+    """An old copy of the database, in place of it: what only the replica knows stays there."""
+    one = start_with_table(ship(daemon, place))
+    churn(one, 10, 10)
+    one.stop()
+    old = {path: path.read_bytes() for path in (place / "app.db", place / "app.db-wal")}
+    one.start()
+    churn(one, 11, 10)
+    last = sync(litefunnel, one)
+    one.stop()
+    for path, data in old.items():
+        path.write_bytes(data)
+    (place / "app.db-shm").unlink()
+    shutil.rmtree(f"{one.db}-ship")
+    one.start()
+    assert state(one) == "refused"
+    assert "ahead of the database" in replicas(one)[0]["error"]
+    assert restore(litefunnel, url(place), place / "out.db")["commit"] == last
+
+
+def test_an_emptied_replica_is_filled_again(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place))
+    churn(one, 12, 30)
+    sync(litefunnel, one)
+    one.stop()
+    shutil.rmtree(place / "replica")
+    (place / "replica").mkdir()
+    one.start()
+    churn(one, 13, 30)
+    equal_after_restore(litefunnel, one, place)
+
+
+def test_a_second_replica_may_come_later(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place, checkpoint_frames=50))
+    churn(one, 14, 100)
+    sync(litefunnel, one)
+    one.stop()
+    (place / "second").mkdir()
+    one.settings["replica"] = f"{url(place)} {url(place, 'second')}"
+    one.start()
+    churn(one, 15, 50)
+    equal_after_restore(litefunnel, one, place)
+    equal_after_restore(litefunnel, one, place, source=url(place, "second"))
+
+
+def test_the_loser_of_two_daemons_stops(litefunnel, daemon, place):
+    """A copy of the machine wakes up: both have the same chain. One goes on, the other is refused, and
+    nothing that was answered "shipped" is lost."""
+    one = start_with_table(ship(daemon, place))
+    churn(one, 16, 10)
+    sync(litefunnel, one)
+    one.stop()
+    twin = place / "twin"
+    twin.mkdir()
+    for path in place.glob("app.db*"):
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, twin / path.name)
+    two = daemon(place=twin, start=False, replica=url(place), ship_linger=LINGER)
+    one.start()
+    two.start()
+    shipped = []
+    for number in range(30):
+        for each in (one, two):
+            with each.wire() as wire:
+                id = wire.request("write", batch=[["INSERT INTO t(b) VALUES (?)",
+                                                   [f"{number} {each.db}"]]],
+                                  ack="shipped", deadline_ms=3000 if number < 2 else 200)
+                error, result = wire.reply(id, timeout=30)
+                if error is None:
+                    assert result["durability"] == "shipped"
+                    shipped.append((number, each.db))
+    states = sorted(replicas(each)[0]["state"] for each in (one, two))
+    assert states == ["refused", "shipping"]
+    restore(litefunnel, url(place), place / "out.db")
+    rows = {row for (row,) in sqlite3.connect(place / "out.db").execute("SELECT b FROM t")}
+    assert all(f"{number} {db}" in rows for number, db in shipped)
+    assert len({db for _, db in shipped[1:]}) == 1
+
+
+def test_segments_that_were_dropped_become_an_image(litefunnel, daemon, place):
+    """The spool is full while the replica is away: writes go on, and it is filled by an image."""
+    one = start_with_table(ship(daemon, place, spool_max="16MiB"))
+    sync(litefunnel, one)
+    level = place / "replica" / "ltx" / "0"
+    level.rename(place / "away")
+    level.write_text("in the way", encoding="ascii")
+    with one.wire() as wire:
+        def fill():
+            wire.write(["INSERT INTO t(b) VALUES (randomblob(1000000))"])
+            return "segments were dropped" in one.log()
+        wait_for(fill, "segments are dropped", timeout=120)
+    level.unlink()
+    (place / "away").rename(level)
+    equal_after_restore(litefunnel, one, place)
