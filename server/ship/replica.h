@@ -111,7 +111,7 @@ int replica_look(struct replica *replica, int level, uint64_t min_txid, uint64_t
 
 /*
  * The files of a level whose min_txid is at least `from`, in the order of their names; also over
- * thousands. A result other than 0 of fn ends it and is passed up. created_ms may be of the
+ * thousands. A result other than 0 of fn ends it and is passed up; fn must not use this handle. created_ms may be of the
  * listing only; replica_look() is exact.
  */
 int replica_list(struct replica *replica, int level, uint64_t from,
