@@ -44,7 +44,7 @@ int db_error(struct lf_db *db, int result, const char *format, ...)
 void db_enter(struct lf_db *db)
 {
 	db->errmsg[0] = '\0';
-	if (db->pid == getpid()) {
+	if (!fork_mark_forked(&db->mark)) {
 		return;
 	}
 	/* Close our end only: the parent goes on with its connection, and a word would be its word.
@@ -54,7 +54,7 @@ void db_enter(struct lf_db *db)
 	db->transport.jitter ^= (uint32_t)getpid() << 1;
 	engine_forked(&db->engine);
 	local_reader_forked(db->reader);
-	db->pid = getpid();
+	fork_mark_set(&db->mark);
 }
 
 static int out_of_memory(struct lf_db *db)
@@ -139,10 +139,17 @@ static int connect_now(struct lf_db *db, uint64_t now_ms)
 	return r;
 }
 
-/* Sends, receives, and sends what that released. */
-static int exchange(struct lf_db *db, uint64_t now_ms)
+/*
+ * Sends, receives, and sends what that released. With `will_wait` the caller sleeps until the socket is
+ * readable if nothing comes of it: then what was sent just now is given time to be answered.
+ */
+static int exchange(struct lf_db *db, uint64_t now_ms, bool will_wait)
 {
+	bool expects = db->engine.link != LINK_READY || db->engine.in_flight > 0;
 	int sent = send_all(db, now_ms);
+	if (will_wait && !expects && sent == 0 && db->engine.in_flight > 0) {
+		return 0;
+	}
 	/*
 	 * Read even if sending failed: a daemon that closes has answered what it executed, and
 	 * those answers are still in the socket.
@@ -184,7 +191,7 @@ static bool connect_due(const struct lf_db *db, uint64_t now_ms)
 }
 
 /* Everything that can be done without waiting. 0 or -ENOMEM (the work goes on next time). */
-static int db_turn(struct lf_db *db)
+static int db_turn(struct lf_db *db, bool will_wait)
 {
 	uint64_t now_ms = db_now_ms();
 	engine_tick(&db->engine, now_ms);
@@ -194,7 +201,7 @@ static int db_turn(struct lf_db *db)
 			return r < 0 ? -ENOMEM : 0;
 		}
 	}
-	return db->transport.fd >= 0 ? exchange(db, now_ms) : 0;
+	return db->transport.fd >= 0 ? exchange(db, now_ms, will_wait) : 0;
 }
 
 static short db_events(const struct lf_db *db)
@@ -221,7 +228,7 @@ static int db_timeout_ms(const struct lf_db *db, uint64_t now_ms)
 void db_turn_and_wait(struct lf_db *db, int max_ms)
 {
 	uint64_t settled = db->engine.settled;
-	int r = db_turn(db);
+	int r = db_turn(db, max_ms != 0);
 	if (db->engine.settled != settled) {
 		return;
 	}
@@ -266,6 +273,7 @@ void lf_close(lf_db *db)
 	transport_finish(&db->transport);
 	engine_finish(&db->engine);
 	local_reader_free(db->reader);
+	fork_mark_finish(&db->mark);
 	free(db->path);
 	free(db);
 }
@@ -393,7 +401,7 @@ int lf_cancel(lf_db *db, uint64_t ticket)
  */
 int lf_fd(const lf_db *db)
 {
-	return db->pid == getpid() ? db->transport.fd : -1;
+	return fork_mark_forked(&db->mark) ? -1 : db->transport.fd;
 }
 
 int lf_events(const lf_db *db)
@@ -403,20 +411,20 @@ int lf_events(const lf_db *db)
 
 int lf_timeout_ms(const lf_db *db)
 {
-	return db->pid == getpid() ? db_timeout_ms(db, db_now_ms()) : 0;
+	return fork_mark_forked(&db->mark) ? 0 : db_timeout_ms(db, db_now_ms());
 }
 
 int lf_process(lf_db *db)
 {
 	db_enter(db);
-	return db_turn(db) != 0 ? out_of_memory(db) : 0;
+	return db_turn(db, false) != 0 ? out_of_memory(db) : 0;
 }
 
 int lf_flush(lf_db *db, int timeout_ms)
 {
 	uint64_t until_ms = db_now_ms() + (timeout_ms > 0 ? (uint64_t)timeout_ms : 0);
 	db_enter(db);
-	(void)db_turn(db);
+	(void)db_turn(db, false);
 	while (engine_unsent(&db->engine) > 0) {
 		uint64_t now_ms = db_now_ms();
 		if (timeout_ms >= 0 && now_ms >= until_ms) {

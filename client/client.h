@@ -6,6 +6,7 @@
  */
 
 #include "client/engine.h"
+#include "client/fork_mark.h"
 #include "client/litefunnel.h"
 #include "client/transport.h"
 
@@ -18,7 +19,7 @@ struct local_reader;
 struct lf_db {
 	struct engine engine;
 	struct transport transport;
-	pid_t pid;                   /* whose client this is: a forked child's is another */
+	struct fork_mark mark;       /* whose client this is: a forked child's is another */
 	char *path;                  /* absolute */
 	struct local_reader *reader; /* NULL until the first read */
 	char errmsg[DB_ERRMSG_MAX];

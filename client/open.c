@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #define LIBRARY_VERSION "0.1.0"
 
@@ -140,7 +139,7 @@ static int db_init(struct lf_db *db, const char *path, const struct lf_options *
 	r = find_socket(db, options->socket_path);
 	if (r == 0) {
 		engine_init(&db->engine, &config);
-		db->pid = getpid();
+		fork_mark_init(&db->mark);
 	}
 	return r;
 }

@@ -179,7 +179,13 @@ static void wait_ready(const struct target *target, uint64_t until_ns)
 static int funnel_next(struct target *target, uint64_t until_ns, struct answer *ret_answer)
 {
 	lf_reply *reply = NULL;
-	while (lf_next(target->db, &reply) != 0) {
+	if (until_ns == UINT64_MAX && lf_next(target->db, &reply) != 0) {
+		int rc = lf_wait(target->db, target->flights[0].ticket, &reply);
+		if (rc < 0) {
+			return rc;
+		}
+	}
+	while (reply == NULL && lf_next(target->db, &reply) != 0) {
 		int rc = lf_process(target->db);
 		if (rc != 0) {
 			return rc;
