@@ -25,6 +25,10 @@ packages_test=(
 	radosgw ceph-mon ceph-osd
 )
 
+# What tests/bench/table.py measures beside, and draws with.
+packages_postgres=(postgresql-15 postgresql-client-15)
+packages_plots=(gnuplot-nox)
+
 # Installs the packages of its arguments that are not installed; says nothing if there is none.
 packages_install() {
 	local package missing=()
