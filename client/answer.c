@@ -196,6 +196,7 @@ static void decode_applied(struct lf_reply *reply, const msgpack_object *error)
 static int decode_error(struct lf_reply *reply, const msgpack_object *error)
 {
 	const msgpack_object *result = object_get(error, "result");
+	reply->error = error;
 
 	decode_applied(reply, error);
 	reply->retry = get_bool(error, "retry");

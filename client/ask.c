@@ -86,6 +86,23 @@ int lf_admin(lf_db *db, const char *verb, lf_reply **ret_reply)
 	return ask(db, PENDING_ADMIN, verb, none, none, ret_reply);
 }
 
+int lf_admin_int64(
+	lf_db *db, const char *verb, const char *key, int64_t value, lf_reply **ret_reply)
+{
+	struct buffer body;
+	msgpack_packer packer;
+	if (verb == NULL || verb[0] == '\0' || strlen(verb) > MESSAGE_METHOD_MAX || key == NULL) {
+		return db_error(db, -EINVAL, "lf_admin_int64: a verb of 1 to 64 bytes, and a key");
+	}
+	db_enter(db);
+	buffer_init(&body, BATCH_BYTES_MAX);
+	buffer_packer(&body, &packer);
+	msgpack_pack_map(&packer, 1);
+	pack_cstr(&packer, key);
+	msgpack_pack_int64(&packer, value);
+	return db_ask(db, PENDING_ADMIN, verb, &body, 3, 0, ret_reply);
+}
+
 /* ---- what hello said ------------------------------------------------------------------------- */
 
 static const msgpack_object *hello_get(const struct lf_db *db, const char *key)

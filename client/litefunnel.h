@@ -275,12 +275,15 @@ int lf_flush(lf_db *db, int timeout_ms);
  *
  * lf_ping: the newest commit number. lf_show: one of the daemon's tables, as step 0 of the reply.
  * lf_describe: what a statement is, without running it (lf_reply_field_*). lf_admin: a verb
- * without parameters ("reload", "shutdown"); it needs the role admin.
+ * without parameters ("reload", "resume", "checkpoint", "shutdown"); it needs the role admin.
+ * lf_admin_int64: one with a number ("pause" with "for_ms", "kill" with "id").
  */
 int lf_ping(lf_db *db, lf_reply **ret_reply);
 int lf_show(lf_db *db, const char *what, const char *like, lf_reply **ret_reply);
 int lf_describe(lf_db *db, const char *sql, lf_reply **ret_reply);
 int lf_admin(lf_db *db, const char *verb, lf_reply **ret_reply);
+int lf_admin_int64(
+	lf_db *db, const char *verb, const char *key, int64_t value, lf_reply **ret_reply);
 
 /* What the daemon said in its hello; "" or 0 before the first connection. */
 const char *lf_server_version(const lf_db *db);
@@ -340,7 +343,11 @@ const char *lf_reply_text(
 const void *lf_reply_blob(
 	const lf_reply *reply, size_t step, size_t row, size_t column, size_t *ret_len);
 
-/* Any other key of a result map ("params", "readonly", "tail", …): true if it is there. */
+/*
+ * Any other key of a result map, or of an error ("params", "readonly", "tail", …): true if it is
+ * there. "waited_for.pid" is the key of a map in it: a request that waited long is told for whom,
+ * with what, pid, uid, label and sql.
+ */
 bool lf_reply_field_int64(const lf_reply *reply, const char *key, int64_t *ret_value);
 bool lf_reply_field_text(
 	const lf_reply *reply, const char *key, const char **ret_text, size_t *ret_len);

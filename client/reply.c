@@ -7,6 +7,8 @@
 
 #include "client/reply.h"
 
+#include <string.h>
+
 enum lf_outcome lf_reply_outcome(const lf_reply *reply)
 {
 	return reply->outcome;
@@ -266,7 +268,16 @@ const char *lf_reply_text(
 
 static const msgpack_object *result_get(const lf_reply *reply, const char *key)
 {
-	return reply->result != NULL ? object_get(reply->result, key) : NULL;
+	const msgpack_object *map = reply->result != NULL ? reply->result : reply->error;
+	const char *dot = strchr(key, '.');
+	char outer[32];
+	if (dot != NULL && (size_t)(dot - key) < sizeof(outer)) {
+		memcpy(outer, key, (size_t)(dot - key));
+		outer[dot - key] = 0;
+		map = map != NULL ? object_get(map, outer) : NULL;
+		key = dot + 1;
+	}
+	return map != NULL ? object_get(map, key) : NULL;
 }
 
 bool lf_reply_field_int64(const lf_reply *reply, const char *key, int64_t *ret_value)

@@ -37,6 +37,7 @@ struct lf_reply {
 	const char *message;
 
 	const msgpack_object *result; /* the result map, or NULL */
+	const msgpack_object *error;  /* the error map, or NULL */
 	const char *durability;
 	const char *server; /* of hello */
 	const char *role;   /* of hello */

@@ -7,44 +7,14 @@
 
 #include "server/admin/show.h"
 
+#include "server/admin/table.h"
 #include "server/base/clock.h"
 #include "server/store/store.h"
 
-#include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-/* A table that is being packed. */
-struct table {
-	struct buffer *out;
-	msgpack_packer packer;
-	uint32_t rows;
-	const char *like; /* a pattern for the first column, or NULL */
-	bool admin;       /* may see other clients' SQL */
-};
-
-static void word(struct table *table, const char *value)
-{
-	pack_cstr(&table->packer, value);
-}
-
-static void number(struct table *table, uint64_t value)
-{
-	msgpack_pack_uint64(&table->packer, value);
-}
-
-static bool wanted(const struct table *table, const char *name)
-{
-	return table->like == NULL || fnmatch(table->like, name, 0) == 0;
-}
-
-static void row(struct table *table, unsigned columns)
-{
-	msgpack_pack_array(&table->packer, columns);
-	table->rows++;
-}
 
 /* ---- clients ---- */
 
@@ -55,22 +25,22 @@ static void client_row(void *ctx, const struct peer *peer)
 {
 	static const char *const states[] = {"greeting", "open", "closing", "closed"};
 	struct table *table = ctx;
-	if (!wanted(table, peer->client)) {
+	if (!table_wants(table, peer->credentials->client)) {
 		return;
 	}
-	row(table, sizeof(clients_columns) / sizeof(clients_columns[0]));
-	number(table, (uint64_t)peer->credentials->pid);
-	number(table, peer->credentials->uid);
-	word(table, peer->credentials->text);
-	word(table, peer->client);
-	word(table, peer->label);
-	word(table, role_name(peer->credentials->role));
-	word(table, request_class_name(peer->class));
-	word(table, states[peer->state]);
-	number(table, peer->in_flight_count);
-	number(table, peer->requests);
-	number(table, peer_out_pending(peer));
-	number(table, (clock_now_us() - peer->connected_us) / 1000000);
+	table_row(table, sizeof(clients_columns) / sizeof(clients_columns[0]));
+	table_number(table, (uint64_t)peer->credentials->pid);
+	table_number(table, peer->credentials->uid);
+	table_text(table, peer->credentials->text);
+	table_text(table, peer->credentials->client);
+	table_text(table, peer->credentials->label);
+	table_text(table, role_name(peer->credentials->role));
+	table_text(table, request_class_name(peer->class));
+	table_text(table, states[peer->state]);
+	table_number(table, peer->in_flight_count);
+	table_number(table, peer->requests);
+	table_number(table, peer_out_pending(peer));
+	table_number(table, (clock_now_us() - peer->connected_us) / 1000000);
 }
 
 static void show_clients(struct funnel *funnel, struct table *table)
@@ -87,10 +57,10 @@ static void show_queue(struct funnel *funnel, struct table *table)
 	struct queue_facts facts = funnel_facts(funnel).queue;
 	for (unsigned i = 0; i < CLASS_COUNT; i++) {
 		const char *name = request_class_name((enum request_class)i);
-		if (wanted(table, name)) {
-			row(table, 2);
-			word(table, name);
-			number(table, facts.classes[i].waiting);
+		if (table_wants(table, name)) {
+			table_row(table, 2);
+			table_text(table, name);
+			table_number(table, facts.classes[i].waiting);
 		}
 	}
 }
@@ -105,31 +75,31 @@ static void chunk_row(void *ctx, const struct chunk_view *view)
 {
 	struct table *table = ctx;
 	const struct chunk_facts *facts = &view->facts;
-	if (!wanted(table, facts->name)) {
+	if (!table_wants(table, facts->name)) {
 		return;
 	}
-	row(table, sizeof(chunks_columns) / sizeof(chunks_columns[0]));
-	word(table, facts->name);
-	number(table, facts->uid);
-	word(table, chunk_state_name(facts->state));
-	number(table, facts->rows);
-	number(table, facts->of);
-	number(table, facts->changes);
-	number(table, facts->slices);
-	number(table, view->rows_per_s);
-	number(table, view->eta_ms / 1000);
-	number(table, facts->rate);
-	number(table, facts->slice_us / 1000);
-	number(table, facts->longest_us);
-	number(table, facts->busy_us);
-	word(table, facts->table);
-	word(table, facts->key);
-	number(table, facts->commit_no);
-	number(table, facts->started_s);
-	number(table, facts->ended_s);
-	if (table->admin) {
-		word(table, facts->error);
-		word(table, facts->sql);
+	table_row(table, sizeof(chunks_columns) / sizeof(chunks_columns[0]));
+	table_text(table, facts->name);
+	table_number(table, facts->uid);
+	table_text(table, chunk_state_name(facts->state));
+	table_number(table, facts->rows);
+	table_number(table, facts->of);
+	table_number(table, facts->changes);
+	table_number(table, facts->slices);
+	table_number(table, view->rows_per_s);
+	table_number(table, view->eta_ms / 1000);
+	table_number(table, facts->rate);
+	table_number(table, facts->slice_us / 1000);
+	table_number(table, facts->longest_us);
+	table_number(table, facts->busy_us);
+	table_text(table, facts->table);
+	table_text(table, facts->key);
+	table_number(table, facts->commit_no);
+	table_number(table, facts->started_s);
+	table_number(table, facts->ended_s);
+	if (table->who->role >= ROLE_ADMIN) {
+		table_text(table, facts->error);
+		table_text(table, facts->sql);
 	} else {
 		msgpack_pack_nil(&table->packer);
 		msgpack_pack_nil(&table->packer);
@@ -150,14 +120,14 @@ static void show_config(struct funnel *funnel, struct table *table)
 {
 	const struct config *config = funnel_config(funnel);
 	for (size_t i = 0; i < SETTING_COUNT; i++) {
-		if (wanted(table, settings[i].name)) {
-			row(table, sizeof(config_columns) / sizeof(config_columns[0]));
-			word(table, settings[i].name);
-			word(table, config->values[i].text);
-			word(table, settings[i].fallback);
-			word(table, setting_source_name(config->values[i].source));
-			number(table, settings[i].reloads);
-			word(table, settings[i].help);
+		if (table_wants(table, settings[i].name)) {
+			table_row(table, sizeof(config_columns) / sizeof(config_columns[0]));
+			table_text(table, settings[i].name);
+			table_text(table, config->values[i].text);
+			table_text(table, settings[i].fallback);
+			table_text(table, setting_source_name(config->values[i].source));
+			table_number(table, settings[i].reloads);
+			table_text(table, settings[i].help);
 		}
 	}
 }
@@ -168,19 +138,19 @@ static const char *const stats_columns[] = {"name", "value"};
 
 static void fact_uint(struct table *table, const char *name, uint64_t value)
 {
-	if (wanted(table, name)) {
-		row(table, 2);
-		word(table, name);
-		number(table, value);
+	if (table_wants(table, name)) {
+		table_row(table, 2);
+		table_text(table, name);
+		table_number(table, value);
 	}
 }
 
 static void fact_text(struct table *table, const char *name, const char *value)
 {
-	if (wanted(table, name)) {
-		row(table, 2);
-		word(table, name);
-		word(table, value);
+	if (table_wants(table, name)) {
+		table_row(table, 2);
+		table_text(table, name);
+		table_text(table, value);
 	}
 }
 
@@ -196,11 +166,19 @@ static void show_stats(struct funnel *funnel, struct table *table)
 {
 	struct funnel_facts facts = funnel_facts(funnel);
 	char epoch[2 * STORE_EPOCH_BYTES + 1];
+	char pins[256];
 	uint64_t now_us = clock_now_us();
 	for (size_t i = 0; i < STORE_EPOCH_BYTES; i++) {
 		snprintf(epoch + 2 * i, 3, "%02x", facts.epoch[i]);
 	}
 	fact_text(table, "state", funnel_state_name(facts.state));
+	bool paused = facts.queue.held_us != 0;
+	fact_uint(table, "paused", paused);
+	fact_uint(table, "paused_s", paused ? (now_us - facts.queue.held_us) / 1000000 : 0);
+	fact_uint(table, "pause_left_s",
+		facts.pause_until_us > now_us ? (facts.pause_until_us - now_us + 999999) / 1000000
+					      : 0);
+	fact_text(table, "paused_by", paused ? facts.pause_by : "");
 	fact_text(table, "version", LITEFUNNEL_VERSION);
 	fact_text(table, "sqlite", store_engine_version());
 	fact_text(table, "db", facts.db);
@@ -221,6 +199,7 @@ static void show_stats(struct funnel *funnel, struct table *table)
 	fact_uint(table, "running_batches", facts.queue.taken);
 	fact_uint(table, "longest_wait_us",
 		facts.queue.oldest_us != 0 ? now_us - facts.queue.oldest_us : 0);
+	fact_uint(table, "queue_refused_total", facts.queue.refused);
 	fact_uint(table, "batches_total", facts.writer.batches);
 	fact_uint(table, "batches_failed_total", facts.writer.failed);
 	fact_uint(table, "commits_total", facts.writer.commits);
@@ -235,6 +214,8 @@ static void show_stats(struct funnel *funnel, struct table *table)
 	fact_uint(table, "repeats_total", facts.dedupe.repeats);
 	fact_uint(table, "wal_frames", facts.writer.checkpoint.wal_frames);
 	fact_uint(table, "wal_bytes", wal_bytes(facts.db));
+	show_who_pins(funnel, pins, sizeof(pins));
+	fact_text(table, "wal_pinned_by", pins);
 	fact_uint(table, "wal_backfilled", facts.writer.checkpoint.backfilled);
 	fact_uint(table, "checkpoints_total", facts.writer.checkpoint.checkpoints);
 	fact_uint(table, "checkpoint_restarts_total", facts.writer.checkpoint.restarts);
@@ -283,22 +264,22 @@ static void replica_row(struct table *table, const struct replica_report *report
 {
 	uint64_t now_ms = clock_wall_us() / 1000;
 	bool behind = report->commit_no < notice->commit_no;
-	row(table, sizeof(replicas_columns) / sizeof(replicas_columns[0]));
-	word(table, report->url);
-	word(table, replica_state_name(report->state));
-	number(table, report->acks);
-	number(table, report->commit_no);
-	number(table, behind ? notice->commit_no - report->commit_no : 0);
-	number(table, behind ? lag_ms(report, ship, now_ms) : 0);
-	number(table, report->txid);
-	number(table, report->waiting);
-	number(table, report->percent);
-	number(table, report->requests);
-	number(table, report->bytes_sent);
-	number(table,
+	table_row(table, sizeof(replicas_columns) / sizeof(replicas_columns[0]));
+	table_text(table, report->url);
+	table_text(table, replica_state_name(report->state));
+	table_number(table, report->acks);
+	table_number(table, report->commit_no);
+	table_number(table, behind ? notice->commit_no - report->commit_no : 0);
+	table_number(table, behind ? lag_ms(report, ship, now_ms) : 0);
+	table_number(table, report->txid);
+	table_number(table, report->waiting);
+	table_number(table, report->percent);
+	table_number(table, report->requests);
+	table_number(table, report->bytes_sent);
+	table_number(table,
 		report->failing_since_ms > 0 ? (now_ms - (uint64_t)report->failing_since_ms) / 1000
 					     : 0);
-	word(table, report->error);
+	table_text(table, report->error);
 }
 
 static void show_replicas(struct funnel *funnel, struct table *table)
@@ -312,7 +293,7 @@ static void show_replicas(struct funnel *funnel, struct table *table)
 	struct ship_report ship = board_ship_report(facts.board);
 	for (size_t i = 0; i < NOTICE_REPLICAS_MAX; i++) {
 		struct replica_report report = board_replica_report(facts.board, i);
-		if (report.url[0] != 0 && wanted(table, report.url)) {
+		if (report.url[0] != 0 && table_wants(table, report.url)) {
 			replica_row(table, &report, &ship, &notice);
 		}
 	}
@@ -327,17 +308,20 @@ static const struct {
 	{"clients", COLUMNS(clients_columns), show_clients},
 	{"queue", COLUMNS(queue_columns), show_queue},
 	{"chunks", COLUMNS(chunks_columns), show_chunks},
+	{"waits", COLUMNS(waits_columns), show_waits},
+	{"readers", COLUMNS(readers_columns), show_readers},
+	{"classes", COLUMNS(classes_columns), show_classes},
 	{"config", COLUMNS(config_columns), show_config},
 	{"stats", COLUMNS(stats_columns), show_stats},
 	{"replicas", COLUMNS(replicas_columns), show_replicas},
 };
 
-bool show_table(struct funnel *funnel, struct span what, struct span like, bool admin,
-	struct buffer *out, const char **ret_names)
+bool show_table(struct funnel *funnel, struct span what, struct span like,
+	const struct credentials *who, struct buffer *out, const char **ret_names)
 {
 	char pattern[128];
-	struct table table = {.out = out, .admin = admin};
-	*ret_names = "clients, queue, chunks, config, stats, replicas";
+	struct table table = {.out = out, .who = who};
+	*ret_names = "clients, queue, waits, readers, classes, chunks, config, stats, replicas";
 	if (like.data != NULL && like.len < sizeof(pattern)) {
 		memcpy(pattern, like.data, like.len);
 		pattern[like.len] = 0;
@@ -349,12 +333,12 @@ bool show_table(struct funnel *funnel, struct span what, struct span like, bool 
 		}
 		buffer_packer(out, &table.packer);
 		msgpack_pack_map(&table.packer, 2);
-		word(&table, "columns");
+		table_text(&table, "columns");
 		msgpack_pack_array(&table.packer, tables[i].columns_count);
 		for (unsigned column = 0; column < tables[i].columns_count; column++) {
-			word(&table, tables[i].columns[column]);
+			table_text(&table, tables[i].columns[column]);
 		}
-		word(&table, "rows");
+		table_text(&table, "rows");
 		size_t at = pack_array_begin(out);
 		tables[i].fill(funnel, &table);
 		pack_array_end(out, at, table.rows);

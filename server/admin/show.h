@@ -6,5 +6,5 @@
 #include "server/funnel/funnel.h"
 
 /* See struct funnel_options. */
-bool show_table(struct funnel *funnel, struct span what, struct span like, bool admin,
-	struct buffer *out, const char **ret_names);
+bool show_table(struct funnel *funnel, struct span what, struct span like,
+	const struct credentials *who, struct buffer *out, const char **ret_names);

@@ -78,6 +78,11 @@ const struct setting settings[SETTING_COUNT] = {
 		true, "bytes of requests that may share one transaction"),
 	[SETTING_COMMIT_GROUP_MAX_US] = NUMBER("commit_group_max_us", "10000", 100, 10000000, true,
 		"microseconds after which a transaction takes in no further batch"),
+	[SETTING_CLASSES] = {"classes", SETTING_TYPE_CLASSES, "", 0, 0, NULL, true,
+		"who has which class, as WHO=interactive, WHO=normal or WHO=bulk, separated by commas; "
+		"WHO is a user, uid, @group, @gid, label:PATTERN, role:ROLE or *; the first match is "
+		"also the highest class that he may ask for; without one he may ask for any, and has "
+		"normal"},
 	[SETTING_SLICE_MS] = NUMBER("slice_ms", "10", 1, 1000, true,
 		"milliseconds for which work of the class bulk may hold the writer at once while others "
 		"wait"),
@@ -156,6 +161,8 @@ const struct setting settings[SETTING_COUNT] = {
 		"they do not ask for it"),
 	[SETTING_SLOW] =
 		MS("slow", "1s", 0, DAY_MS, true, "a batch that took longer is logged; 0: none"),
+	[SETTING_WAITED_LONG] = MS("waited_long", "100ms", 1, DAY_MS, true,
+		"a request that waited longer is told for whom"),
 	[SETTING_LOG_LEVEL] =
 		CHOICE("log_level", "info", "debug|info|warn|error", true, "what is logged"),
 	[SETTING_LOG_FORMAT] =
@@ -262,6 +269,25 @@ static bool parse_bool(const char *text, uint64_t *ret_number)
 	return false;
 }
 
+static bool parse_classes(const char *text)
+{
+	static const char *const classes[] = {"interactive", "normal", "bulk"};
+	while (*text != 0) {
+		size_t word = strcspn(text, ", ");
+		bool good = word == 0;
+		for (size_t i = 0; !good && i < sizeof(classes) / sizeof(classes[0]); i++) {
+			size_t len = strlen(classes[i]);
+			good = word > len + 1 && text[word - len - 1] == '=' &&
+				strncmp(text + word - len, classes[i], len) == 0;
+		}
+		if (!good) {
+			return false;
+		}
+		text += word + (text[word] != 0);
+	}
+	return true;
+}
+
 static int parse(const struct setting *setting, const char *text, uint64_t *ret_number,
 	char ret_error[CONFIG_ERROR_BYTES])
 {
@@ -269,6 +295,14 @@ static int parse(const struct setting *setting, const char *text, uint64_t *ret_
 	case SETTING_TYPE_TEXT:
 		*ret_number = 0;
 		return 0;
+	case SETTING_TYPE_CLASSES:
+		*ret_number = 0;
+		return parse_classes(text)
+			? 0
+			: fail(ret_error,
+				  "%s = \"%s\": use WHO=interactive, WHO=normal or WHO=bulk, "
+				  "separated by commas",
+				  setting->name, text);
 	case SETTING_TYPE_BOOL:
 		return parse_bool(text, ret_number)
 			? 0
@@ -492,7 +526,8 @@ void config_reload(struct config *config, struct config *fresh,
 	for (size_t i = 0; i < SETTING_COUNT; i++) {
 		struct config_value *now = &config->values[i];
 		struct config_value *then = &fresh->values[i];
-		bool same = settings[i].type == SETTING_TYPE_TEXT
+		bool same = settings[i].type == SETTING_TYPE_TEXT ||
+				settings[i].type == SETTING_TYPE_CLASSES
 			? strcmp(now->text, then->text) == 0
 			: now->number == then->number;
 		if (same) {

@@ -24,6 +24,7 @@ enum setting_type {
 	SETTING_TYPE_NUMBER, /* 1000 */
 	SETTING_TYPE_BYTES,  /* 8MiB */
 	SETTING_TYPE_MS,     /* 500ms, 30s, 5m, 1h */
+	SETTING_TYPE_CLASSES, /* alice=bulk, @web=interactive: a class for each, separated by commas */
 	SETTING_TYPE_CHOICE, /* one of several words; the number is its place in the list */
 };
 
@@ -44,6 +45,7 @@ enum setting_id {
 	SETTING_COMMIT_GROUP_MAX,
 	SETTING_COMMIT_GROUP_BYTES_MAX,
 	SETTING_COMMIT_GROUP_MAX_US,
+	SETTING_CLASSES,
 	SETTING_SLICE_MS,
 	SETTING_OFFENDER_ALONE,
 	SETTING_QUEUE_MAX,
@@ -78,6 +80,7 @@ enum setting_id {
 	SETTING_CONTINUE_LITESTREAM,
 	SETTING_ACK_SHIPPED,
 	SETTING_SLOW,
+	SETTING_WAITED_LONG,
 	SETTING_LOG_LEVEL,
 	SETTING_LOG_FORMAT,
 	SETTING_COUNT,

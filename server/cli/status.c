@@ -116,6 +116,15 @@ static void judge_daemon(struct status *status)
 	} else if (ship_trouble.len > 0) {
 		judge(status, "degraded", "shipping: %.*s", (int)ship_trouble.len,
 			ship_trouble.data);
+	} else if (number(status, "paused") != 0) {
+		struct print_value by = fact(status, "paused_by");
+		int64_t left_s = number(status, "pause_left_s");
+		char until[64] = "until `litefunnel resume`";
+		if (left_s > 0) {
+			snprintf(until, sizeof(until), "for another %" PRId64 " s", left_s);
+		}
+		judge(status, "paused", "for %" PRId64 " s by %.*s, %s", number(status, "paused_s"),
+			(int)by.len, by.data, until);
 	} else if (status->replicas != NULL &&
 		!status_replicas_well(status->replicas, status->reason, sizeof(status->reason))) {
 		status->word = "degraded";
@@ -281,6 +290,10 @@ static void print_daemon(const struct status *status)
 	printf("WAL        %.1f MiB, %" PRId64 " of %" PRId64 " pages copied into the database\n",
 		(double)number(status, "wal_bytes") / 1048576, number(status, "wal_backfilled"),
 		number(status, "wal_frames"));
+	if (fact(status, "wal_pinned_by").len > 0) {
+		print_text(status, "pinned by  ", "wal_pinned_by");
+		putchar('\n');
+	}
 	if (status->replicas != NULL) {
 		status_replicas_print(status->replicas, status->place.db);
 	}

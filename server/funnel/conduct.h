@@ -40,6 +40,10 @@ struct funnel {
 	uint64_t refused;
 	bool drained;
 
+	/* The pause: queue_hold() and until when. */
+	uint64_t pause_until_us; /* 0: until it is ended */
+	char pause_by[256];
+
 	/* Facts of the store that hello tells; they do not change. */
 	uint8_t epoch[STORE_EPOCH_BYTES];
 	uint32_t page_size;
@@ -57,6 +61,18 @@ void method_refuse(struct peer *peer, uint32_t id, struct failure *failure);
 
 /* Begins to drain, as SIGTERM does. */
 void funnel_drain(struct funnel *funnel);
+
+/*
+ * Holds the writer: what runs goes on to its end, what comes waits. A second pause changes the time
+ * of the first. Resume says for how many microseconds it was held.
+ */
+#define PAUSE_MS_MAX (7ull * 24 * 3600 * 1000)
+void funnel_pause(struct funnel *funnel, uint64_t for_ms, const char *by);
+uint64_t funnel_resume(struct funnel *funnel, const char *by);
+
+/* Answers a request that is out of the queue with a failure, and frees it. */
+void funnel_refuse(struct funnel *funnel, struct request *request, enum failure_code code,
+	const char *message);
 
 /* Starts the tick if something may now time out. */
 void funnel_watch_times(struct funnel *funnel);

@@ -224,6 +224,12 @@ static bool matches_group(const struct credentials *credentials, const char *nam
 	return member;
 }
 
+bool credentials_match(const struct credentials *credentials, const char *who)
+{
+	return who[0] == '@' ? matches_group(credentials, who + 1)
+			     : strcmp(who, "*") == 0 || matches_user(credentials, who);
+}
+
 /* "deploy, 1001, @web, *" */
 static bool in_list(const struct credentials *credentials, const char *list)
 {
@@ -231,11 +237,7 @@ static bool in_list(const struct credentials *credentials, const char *list)
 	char *rest = copy;
 	bool found = false;
 	for (char *word = NULL; !found && (word = strsep(&rest, ", ")) != NULL;) {
-		if (word[0] == '@') {
-			found = matches_group(credentials, word + 1);
-		} else if (word[0] != 0) {
-			found = strcmp(word, "*") == 0 || matches_user(credentials, word);
-		}
+		found = word[0] != 0 && credentials_match(credentials, word);
 	}
 	return found;
 }

@@ -11,6 +11,8 @@
 
 #include <sys/types.h>
 
+enum { PEER_NAME_MAX = 128 };
+
 struct credentials {
 	unsigned references; /* the loop's */
 	uid_t uid;
@@ -21,7 +23,9 @@ struct credentials {
 	unsigned groups_count;
 	gid_t *groups; /* supplementary groups */
 	enum role role;
-	char text[256]; /* "uid 1001 (app), groups 1001 33", for messages */
+	char client[PEER_NAME_MAX + 1]; /* from hello: its name and version … */
+	char label[PEER_NAME_MAX + 1];  /* … and what it says that it does */
+	char text[256];                 /* "uid 1001 (app), groups 1001 33", for messages */
 };
 
 /* Asks the kernel about a connected socket. 0, or negative errno. */
@@ -34,6 +38,9 @@ struct credentials *credentials_of_uid(uid_t uid, enum role role);
 
 struct credentials *credentials_ref(struct credentials *credentials);
 void credentials_unref(struct credentials *credentials); /* accepts NULL */
+
+/* Whether "app", "1001", "@web", "@33" or "*" is this one. */
+bool credentials_match(const struct credentials *credentials, const char *who);
 
 /* The highest role that matches. Names that the system does not know match nobody. */
 enum role credentials_role(const struct credentials *credentials, const struct config *config);

@@ -27,6 +27,7 @@
 #include "server/base/clock.h"
 #include "server/base/log.h"
 #include "server/funnel/conduct.h"
+#include "server/funnel/holder.h"
 #include "server/funnel/listener.h"
 #include "server/funnel/reply.h"
 
@@ -176,17 +177,37 @@ static void deliver(struct funnel *funnel, struct request *request)
 	request_free(request);
 }
 
+void funnel_refuse(
+	struct funnel *funnel, struct request *request, enum failure_code code, const char *message)
+{
+	failure_set(&request->failure, code, "%s", message);
+	request->failure.retry_after_ms = code == FAILURE_SHUTTING_DOWN ? 200 : 0;
+	request->outcome = OUTCOME_FAILED;
+	reply_failed(request);
+	deliver(funnel, request);
+}
+
 /* Requests that the loop itself answers with a failure. */
 static void refuse_all(
 	struct funnel *funnel, struct list *requests, enum failure_code code, const char *message)
 {
 	list_for_each_safe(node, requests) {
-		struct request *request = container_of(node, struct request, node);
 		list_remove(node);
-		failure_set(&request->failure, code, "%s", message);
-		request->failure.retry_after_ms = code == FAILURE_SHUTTING_DOWN ? 200 : 0;
-		reply_error(&request->reply, request->id, &request->failure);
-		deliver(funnel, request);
+		funnel_refuse(funnel, container_of(node, struct request, node), code, message);
+	}
+}
+
+/* They have waited in vain: for whatever the writer is running this moment. */
+static void blame_running(struct funnel *funnel, struct list *requests)
+{
+	const struct request *running = queue_running(funnel->queue, NULL);
+	list_for_each(node, requests) {
+		struct request *request = container_of(node, struct request, node);
+		request->waited_for =
+			running != NULL ? calloc(1, sizeof(*request->waited_for)) : NULL;
+		if (request->waited_for != NULL) {
+			holder_of(running, request->waited_for);
+		}
 	}
 }
 
@@ -195,7 +216,9 @@ static void close_all(struct funnel *funnel);
 static void check_drained(struct funnel *funnel)
 {
 	struct queue_facts facts = queue_facts(funnel->queue);
-	if (funnel->state == FUNNEL_DRAINING && facts.count == 0 && facts.taken == 0 &&
+	/* What waits for the end of a pause is not begun behind the back of whoever asked for it. */
+	bool none_begins = facts.count == 0 || facts.held_us != 0;
+	if (funnel->state == FUNNEL_DRAINING && none_begins && facts.taken == 0 &&
 		!facts.answered &&
 		(funnel->shipping == NULL || !shipping_holds(funnel->shipping))) {
 		funnel->drained = true;
@@ -355,10 +378,14 @@ static void tick(void *ctx)
 	struct list expired;
 	uint64_t now_us = clock_now_us();
 	release_shipped(funnel, false);
-	bool again = !queue_is_empty(funnel->queue) ||
+	if (funnel->pause_until_us != 0 && now_us >= funnel->pause_until_us) {
+		(void)funnel_resume(funnel, "its own limit of time");
+	}
+	bool again = !queue_is_empty(funnel->queue) || funnel->pause_until_us != 0 ||
 		(funnel->shipping != NULL && shipping_holds(funnel->shipping));
 	list_init(&expired);
 	queue_expire(funnel->queue, now_us, &expired);
+	blame_running(funnel, &expired);
 	refuse_all(
 		funnel, &expired, FAILURE_DEADLINE, "the deadline passed while the request waited");
 	flush_touched(funnel);
@@ -485,6 +512,7 @@ void funnel_assign_roles(struct funnel *funnel)
 		struct peer *peer = container_of(node, struct peer, node);
 		enum role role = credentials_role(peer->credentials, funnel->options->config);
 		if (role == peer->credentials->role) {
+			peer_grant_class(peer);
 			continue;
 		}
 		struct credentials *credentials = credentials_with_role(peer->credentials, role);
@@ -495,6 +523,7 @@ void funnel_assign_roles(struct funnel *funnel)
 		if (credentials != NULL) {
 			credentials_unref(peer->credentials);
 			peer->credentials = credentials;
+			peer_grant_class(peer);
 		}
 	}
 }
@@ -738,7 +767,25 @@ struct funnel_facts funnel_facts(struct funnel *funnel)
 		.dedupe = dedupe_stats(funnel->dedupe),
 		.board = funnel->options->board,
 		.gate = funnel->gate != NULL ? gate_stats(funnel->gate) : (struct gate_stats){0},
+		.pause_until_us = funnel->pause_until_us,
+		.pause_by = funnel->pause_by,
 	};
+}
+
+const struct request *funnel_running(struct funnel *funnel, uint64_t *ret_since_us)
+{
+	return queue_running(funnel->queue, ret_since_us);
+}
+
+void funnel_each_waiting(
+	struct funnel *funnel, void (*fn)(void *ctx, struct request *request), void *ctx)
+{
+	queue_each(funnel->queue, fn, ctx);
+}
+
+uint64_t funnel_wal_age(struct funnel *funnel, uint64_t frame)
+{
+	return writer_wal_age(funnel->writer, frame);
 }
 
 const struct config *funnel_config(const struct funnel *funnel)

@@ -30,8 +30,8 @@ struct funnel_options {
 	 * Answers `show`: packs a result map {columns, rows} into `out`. False: no such table; then
 	 * *ret_names lists those that there are.
 	 */
-	bool (*show)(struct funnel *funnel, struct span what, struct span like, bool admin,
-		struct buffer *out, const char **ret_names);
+	bool (*show)(struct funnel *funnel, struct span what, struct span like,
+		const struct credentials *who, struct buffer *out, const char **ret_names);
 	/* Reads the settings anew into `fresh`, initialised: 0, or -EINVAL and the reason. */
 	int (*reload)(void *ctx, struct config *fresh, char ret_error[CONFIG_ERROR_BYTES]);
 	/* Tells the supervisor: "ready", "stopping", "reloading", "alive". */
@@ -85,8 +85,17 @@ struct funnel_facts {
 	struct dedupe_stats dedupe;
 	const struct board *board; /* NULL: nothing is shipped */
 	struct gate_stats gate;
+	uint64_t pause_until_us; /* 0: until it is ended, or there is none */
+	const char *pause_by;
 };
 struct funnel_facts funnel_facts(struct funnel *funnel);
+/* What has the writer this moment, and since when; or NULL. Valid until the loop goes on. */
+const struct request *funnel_running(struct funnel *funnel, uint64_t *ret_since_us);
+/* Under a lock: be short. What it is given stays valid until the loop goes on. */
+void funnel_each_waiting(
+	struct funnel *funnel, void (*fn)(void *ctx, struct request *request), void *ctx);
+/* For how many microseconds, at least, the WAL has had a frame behind this one. */
+uint64_t funnel_wal_age(struct funnel *funnel, uint64_t frame);
 const struct config *funnel_config(const struct funnel *funnel);
 void funnel_each_peer(
 	struct funnel *funnel, void (*fn)(void *ctx, const struct peer *peer), void *ctx);

@@ -325,7 +325,7 @@ static enum run run_member(struct group *group, struct request *request)
 		return store_in_transaction(group->store) ? RUN_DONE : RUN_LOST;
 	}
 	begin_again(request);
-	queue_run(group->queue, request);
+	queue_run(group->queue, request, began_us);
 	if (request->kind == REQUEST_BYE) {
 		run_bye(group, request);
 	} else if (request->kind == REQUEST_WRITE && answered_from_memory(group, request)) {
@@ -636,7 +636,7 @@ int group_run(struct store *store, struct queue *queue, const struct group_limit
 	} else if (attempt != ATTEMPT_UNKNOWN) {
 		list_append_all(answered, &group.members);
 	}
-	queue_run(queue, NULL);
+	queue_run(queue, NULL, 0);
 	buffer_finish(&group.spare);
 	*ret_result = group.result;
 	*ret_reason = group.reason;

@@ -147,7 +147,7 @@ static bool take_proto(struct call *call)
 struct greeting {
 	char client[PEER_NAME_MAX + 1];
 	char label[PEER_NAME_MAX + 1];
-	enum request_class class;
+	enum request_class class; /* CLASS_COUNT: it names none */
 	bool has_session;
 	uint8_t session[DEDUPE_SESSION_BYTES];
 	bool epoch_changed;
@@ -242,7 +242,7 @@ static void pack_settings(msgpack_packer *packer, const struct funnel *funnel)
 static void pack_features(msgpack_packer *packer)
 {
 	static const char *const features[] = {"write", "describe", "cancel", "sessions", "keys",
-		"show", "if_commit", "watch", "chunk"};
+		"show", "if_commit", "watch", "chunk", "pause", "checkpoint", "kill"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
@@ -294,7 +294,7 @@ static void answer_hello(struct call *call, const struct greeting *greeting)
 static bool do_hello(struct call *call)
 {
 	struct peer *peer = call->peer;
-	struct greeting greeting = {.class = CLASS_NORMAL};
+	struct greeting greeting = {.class = CLASS_COUNT};
 	if (peer->state != PEER_GREETING) {
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "hello has been said");
 		return false;
@@ -318,10 +318,12 @@ static bool do_hello(struct call *call)
 		!take_seen(call, &greeting)) {
 		return false;
 	}
-	memcpy(peer->client, greeting.client, sizeof(peer->client));
-	memcpy(peer->label, greeting.label, sizeof(peer->label));
+	/* No request shares the credentials yet. */
+	memcpy(peer->credentials->label, greeting.label, sizeof(greeting.label));
+	memcpy(peer->credentials->client, greeting.client, sizeof(greeting.client));
 	memcpy(peer->session, greeting.session, sizeof(peer->session));
-	peer->class = greeting.class;
+	peer->class_asked = greeting.class;
+	peer_grant_class(peer);
 	peer->has_session = greeting.has_session;
 	peer_move(peer, PEER_OPEN);
 	answer_hello(call, &greeting);
@@ -334,6 +336,7 @@ void call_admit(struct call *call, struct request *request)
 {
 	struct peer *peer = call->peer;
 	request->id = call->message->id;
+	request->class = class_within(&peer->grant, request->class);
 	request->credentials = credentials_ref(peer->credentials);
 	request->identity.uid = (uint32_t)peer->credentials->uid;
 	memcpy(request->identity.session, peer->session, DEDUPE_SESSION_BYTES);
@@ -461,8 +464,8 @@ static bool do_show(struct call *call)
 	}
 	size_t before = out->len;
 	size_t mark = message_begin_result(out, call->message->id);
-	if (!call->funnel->options->show(call->funnel, name, pattern,
-		    call->peer->credentials->role >= ROLE_ADMIN, out, &names)) {
+	if (!call->funnel->options->show(
+		    call->funnel, name, pattern, call->peer->credentials, out, &names)) {
 		buffer_truncate(out, before);
 		failure_set(&call->failure, FAILURE_NOT_FOUND,
 			"no table \"%.*s\" to show: there are %s",
@@ -520,6 +523,10 @@ static const struct method {
 	{"bye", ROLE_STATS, do_bye},
 	{"show", ROLE_STATS, do_show},
 	{"sync", ROLE_ADMIN, sync_begin},
+	{"pause", ROLE_ADMIN, pause_begin},
+	{"resume", ROLE_ADMIN, resume_begin},
+	{"checkpoint", ROLE_ADMIN, checkpoint_begin},
+	{"kill", ROLE_ADMIN, kill_begin},
 	{"reload", ROLE_ADMIN, do_reload},
 	{"shutdown", ROLE_ADMIN, do_shutdown},
 };

@@ -45,6 +45,7 @@ int peer_new(struct loop *loop, int fd, struct credentials *credentials, uint64_
 	peer->hooks = hooks;
 	peer->config = config;
 	peer->class = CLASS_NORMAL;
+	peer->class_asked = CLASS_COUNT;
 	peer->connected_us = clock_now_us();
 	frame_reader_init(&peer->reader, FRAME_MAX_BEFORE_HELLO);
 	buffer_init(&peer->out, 0);
@@ -311,6 +312,12 @@ bool peer_check_times(struct peer *peer, uint64_t now_us)
 	}
 	return peer->state == PEER_GREETING || peer->frame_since_us != 0 ||
 		peer->stalled_since_us != 0;
+}
+
+void peer_grant_class(struct peer *peer)
+{
+	peer->grant = class_grant(peer->credentials, peer->config);
+	peer->class = class_within(&peer->grant, peer->class_asked);
 }
 
 static struct list *bucket_of(const struct peer *peer, uint32_t id)

@@ -14,11 +14,12 @@
 #include "proto/buffer.h"
 #include "proto/frame.h"
 #include "server/base/list.h"
+#include "server/funnel/class.h"
 #include "server/funnel/credentials.h"
 #include "server/funnel/loop.h"
 #include "server/funnel/request.h"
 
-enum { PEER_NAME_MAX = 128, PEER_BUCKETS = 64 };
+enum { PEER_BUCKETS = 64 };
 
 enum peer_state { PEER_GREETING, PEER_OPEN, PEER_CLOSING, PEER_CLOSED };
 
@@ -46,9 +47,9 @@ struct peer {
 	struct credentials *credentials;
 
 	/* From hello. */
-	char client[PEER_NAME_MAX + 1];
-	char label[PEER_NAME_MAX + 1];
-	enum request_class class;
+	enum request_class class;       /* of requests that name none */
+	enum request_class class_asked; /* CLASS_COUNT: it has left that to us */
+	struct class_grant grant;
 	bool has_session;
 	uint8_t session[DEDUPE_SESSION_BYTES];
 
@@ -88,6 +89,9 @@ void peer_close(struct peer *peer, enum failure_code code, const char *message);
 
 /* Closes it if it has kept something waiting for too long. True if it must be looked at again. */
 bool peer_check_times(struct peer *peer, uint64_t now_us);
+
+/* Its class, by what it has asked for and what the settings grant it now. */
+void peer_grant_class(struct peer *peer);
 
 struct request *peer_find(const struct peer *peer, uint32_t id);
 void peer_add(struct peer *peer, struct request *request);

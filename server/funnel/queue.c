@@ -29,6 +29,7 @@ struct queue {
 	struct list arrivals; /* all that wait, by age */
 	struct list urgent;   /* tasks that go before everybody */
 	const struct request *_Atomic running;
+	_Atomic uint64_t running_since_us;
 	uint64_t number; /* of the newest request */
 	uint64_t refused;
 	uint64_t held_us; /* since when the writer is held; 0: it is not */
@@ -181,6 +182,7 @@ int queue_push(struct queue *queue, struct request *request, const struct queue_
 		rc = QUEUE_CLOSED;
 	} else if (!has_room(queue, request, limits)) {
 		queue->refused++;
+		queue->schedule.ranks[request->class].facts.refused++;
 		rc = QUEUE_FULL;
 	} else if (request->task.urgent) {
 		list_push_back(&queue->urgent, &request->node);
@@ -496,17 +498,24 @@ void queue_answer(struct queue *queue, struct list *requests)
 	}
 }
 
-void queue_run(struct queue *queue, const struct request *request)
+void queue_run(struct queue *queue, const struct request *request, uint64_t now_us)
 {
+	atomic_store_explicit(&queue->running_since_us, now_us, memory_order_relaxed);
 	atomic_store_explicit(&queue->running, request, memory_order_release);
 }
 
 /* ---- looking ---- */
 
-const struct request *queue_running(const struct queue *queue)
+const struct request *queue_running(const struct queue *queue, uint64_t *ret_since_us)
 {
-	return atomic_load_explicit(
-		&((struct queue *)(uintptr_t)queue)->running, memory_order_acquire);
+	struct queue *writable = (struct queue *)(uintptr_t)queue;
+	const struct request *running =
+		atomic_load_explicit(&writable->running, memory_order_acquire);
+	if (ret_since_us != NULL) {
+		*ret_since_us =
+			atomic_load_explicit(&writable->running_since_us, memory_order_relaxed);
+	}
+	return running;
 }
 
 void queue_each(struct queue *queue, void (*fn)(void *ctx, struct request *request), void *ctx)

@@ -76,9 +76,11 @@ void queue_release(struct queue *queue, uint64_t now_us);
 /* The loop: calls fn for each request that waits, oldest first, under the lock: be short. */
 void queue_each(struct queue *queue, void (*fn)(void *ctx, struct request *request), void *ctx);
 
-/* The loop: what the writer is running this moment, or NULL. It stays valid until the next
- * queue_collect(); what of it is not the writer's may be read. */
-const struct request *queue_running(const struct queue *queue);
+/*
+ * The loop: what the writer is running this moment, or NULL; and since when, which may be NULL. It
+ * stays valid until the next queue_collect(); what of it is not the writer's may be read.
+ */
+const struct request *queue_running(const struct queue *queue, uint64_t *ret_since_us);
 
 /* The loop: takes a request out again if the writer has not begun it. */
 bool queue_withdraw(struct queue *queue, struct request *request);
@@ -110,7 +112,7 @@ enum queue_call queue_wait(struct queue *queue, uint64_t us);
 struct request *queue_take_task(struct queue *queue);
 
 /* The writer: it runs this one now; NULL: none. */
-void queue_run(struct queue *queue, const struct request *request);
+void queue_run(struct queue *queue, const struct request *request, uint64_t now_us);
 
 /* The writer: waits at most that long, for work that could not be begun. False: stop. */
 bool queue_pause(struct queue *queue, uint64_t us);

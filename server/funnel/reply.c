@@ -6,7 +6,10 @@
 
 #include "proto/frame.h"
 #include "proto/scan.h"
+#include "server/funnel/holder.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -282,12 +285,39 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 	failure->row = error->row;
 }
 
-/* `keys_more`: entries that the caller packs behind these. */
-static void pack_failure(msgpack_packer *packer, const struct failure *failure, unsigned keys_more)
+/* Whom the request waited for, if anybody is to be named. */
+static void pack_waited_for(msgpack_packer *packer, const struct request *request)
 {
+	const struct holder *holder = request->waited_for;
+	char digest[HOLDER_SQL_BYTES + 4];
+	pack_cstr(packer, "waited_for");
+	msgpack_pack_map(packer, 5);
+	pack_key_str(packer, "what", holder->what);
+	pack_key_uint(packer, "pid", (uint64_t)holder->pid);
+	pack_key_uint(packer, "uid", holder->uid);
+	pack_key_str(packer, "label", holder->label);
+	pack_cstr(packer, "sql");
+	if (!holder->has_sql) {
+		msgpack_pack_nil(packer);
+	} else if (request_may_see(request->credentials, holder->uid)) {
+		pack_cstr(packer, holder->sql);
+	} else {
+		snprintf(digest, sizeof(digest), HOLDER_DIGEST_FORMAT, holder->digest);
+		pack_cstr(packer, digest);
+	}
+}
+
+/*
+ * `request` may be NULL: the failure alone, as it is remembered. `keys_more`: entries that the caller
+ * packs behind these.
+ */
+static void pack_failure(msgpack_packer *packer, const struct failure *failure,
+	const struct request *request, unsigned keys_more)
+{
+	bool waited = request != NULL && request->waited_for != NULL;
 	static const char *const applied[] = {"no", "yes", "unknown"};
 	unsigned keys = 4u + (failure->retry_after_ms != 0) + (failure->sqlite != 0) +
-		(failure->step >= 0) + (failure->row >= 0);
+		(failure->step >= 0) + (failure->row >= 0) + waited;
 	msgpack_pack_map(packer, keys + keys_more);
 	pack_key_str(packer, "code", failure_code_name(failure->code));
 	pack_key_str(
@@ -306,6 +336,9 @@ static void pack_failure(msgpack_packer *packer, const struct failure *failure, 
 	if (failure->row >= 0) {
 		pack_key_uint(packer, "row", (uint64_t)failure->row);
 	}
+	if (waited) {
+		pack_waited_for(packer, request);
+	}
 }
 
 bool reply_pack_failure(const struct failure *failure, struct buffer *payload)
@@ -315,18 +348,29 @@ bool reply_pack_failure(const struct failure *failure, struct buffer *payload)
 	buffer_clear(payload);
 	buffer_append(payload, &kind, 1);
 	buffer_packer(payload, &packer);
-	pack_failure(&packer, failure, 0);
+	pack_failure(&packer, failure, NULL, 0);
 	return !payload->failed;
 }
 
-void reply_error(struct buffer *out, uint32_t id, const struct failure *failure)
+static void build_error(struct buffer *out, uint32_t id, const struct failure *failure,
+	const struct request *request)
 {
 	msgpack_packer packer;
 	size_t mark = message_begin_error(out, id);
 	buffer_packer(out, &packer);
-	pack_failure(&packer, failure, 0);
+	pack_failure(&packer, failure, request, 0);
 	msgpack_pack_nil(&packer);
 	frame_end(out, mark);
+}
+
+void reply_error(struct buffer *out, uint32_t id, const struct failure *failure)
+{
+	build_error(out, id, failure, NULL);
+}
+
+void reply_failed(struct request *request)
+{
+	build_error(&request->reply, request->id, &request->failure, request);
 }
 
 void reply_closing(struct buffer *out, enum failure_code code, const char *message)
@@ -371,7 +415,7 @@ void reply_not_shipped(
 	buffer_init(&request->reply, 0);
 	size_t mark = message_begin_error(&request->reply, request->id);
 	buffer_packer(&request->reply, &packer);
-	pack_failure(&packer, &failure, 1);
+	pack_failure(&packer, &failure, NULL, 1);
 	pack_cstr(&packer, "result");
 	buffer_append(&request->reply, frame.data + at, frame.len - at);
 	msgpack_pack_nil(&packer);
@@ -396,7 +440,7 @@ static void build_write_result(struct request *request, const struct reply_facts
 	msgpack_packer packer;
 	size_t mark = message_begin_result(out, request->id);
 	buffer_packer(out, &packer);
-	msgpack_pack_map(&packer, 8u + repeat + cut);
+	msgpack_pack_map(&packer, 8u + repeat + cut + (request->waited_for != NULL));
 	pack_key_uint(&packer, "commit", request->commit_no);
 	pack_cstr(&packer, "epoch");
 	pack_bin(&packer, facts->epoch, STORE_EPOCH_BYTES);
@@ -414,6 +458,9 @@ static void build_write_result(struct request *request, const struct reply_facts
 	pack_key_uint(&packer, "exec_us", request->exec_us);
 	pack_key_uint(&packer, "commit_us", request->commit_us);
 	pack_key_uint(&packer, "group", request->group);
+	if (request->waited_for != NULL) {
+		pack_waited_for(&packer, request);
+	}
 	frame_end(out, mark);
 }
 
@@ -437,7 +484,7 @@ void reply_build(struct request *request, const struct reply_facts *facts)
 {
 	buffer_clear(&request->reply);
 	if (request->outcome == OUTCOME_FAILED || request->payload.len == 0) {
-		reply_error(&request->reply, request->id, &request->failure);
+		reply_failed(request);
 	} else if (request->payload.data[0] == PAYLOAD_ERROR) {
 		build_verbatim(request, true);
 	} else if (request->payload.data[0] == PAYLOAD_RESULT) {

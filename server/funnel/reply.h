@@ -84,6 +84,9 @@ void reply_not_shipped(
 /* The frame for a request whose outcome stands, into request->reply. */
 void reply_build(struct request *request, const struct reply_facts *facts);
 
+/* The frame for a request that has failed, into request->reply. */
+void reply_failed(struct request *request);
+
 /* A frame with an error for a request that never got that far. */
 void reply_error(struct buffer *out, uint32_t id, const struct failure *failure);
 

@@ -59,6 +59,7 @@ void request_free(struct request *request)
 	list_remove(&request->in_flight);
 	credentials_unref(request->credentials);
 	failure_clear(&request->failure);
+	free(request->waited_for);
 	buffer_finish(&request->payload);
 	buffer_finish(&request->reply);
 	free(request);

@@ -32,6 +32,7 @@ bool request_class_parse(struct span name, enum request_class *ret_class);
 /* What a class has had since the start. */
 struct class_facts {
 	size_t waiting;
+	uint64_t refused;
 	uint64_t served;
 	uint64_t writer_us; /* charged */
 	uint64_t waited_us;
@@ -40,6 +41,7 @@ struct class_facts {
 };
 
 struct request;
+struct holder;
 
 /* How a run of a task ended. */
 enum task_end {
@@ -66,7 +68,8 @@ struct task {
 	/* In the loop's thread, before it is freed, also if it never ran. May be NULL. */
 	void (*ended)(struct request *request);
 	void *ctx;
-	bool urgent; /* before everybody, also while the writer is held (queue_hold) */
+	struct bytes text; /* its SQL, if it has one: what it is known by to who waits for it */
+	bool urgent;       /* before everybody, also while the writer is held (queue_hold) */
 };
 
 /* When a write is answered. */
@@ -124,6 +127,8 @@ struct request {
 	uint64_t group;   /* batches in its commit group */
 	uint64_t cost_us; /* what its line is charged: all runs of it, and its part of the commit */
 	bool offended; /* it was stopped at a limit of execution: its line goes alone for a while */
+
+	struct holder *waited_for; /* owned; NULL: it has not waited long, or nobody knows */
 
 	struct buffer reply; /* the frame that answers it */
 };

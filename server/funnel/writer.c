@@ -10,6 +10,9 @@
 #include "server/base/clock.h"
 #include "server/base/log.h"
 #include "server/funnel/group.h"
+#include "server/funnel/holder.h"
+#include "server/funnel/wal_clock.h"
+#include "server/store/shm.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -30,6 +33,7 @@ enum {
 	STAND_IN_COMMIT_US = 5000,
 	STAND_IN_AGAIN_US = 200 * 1000,
 	NUDGE_AGAIN_US = 10 * 1000,
+	FELT_US = 1000, /* a turn so long is remembered, to be named to those who waited */
 };
 
 struct writer {
@@ -37,9 +41,11 @@ struct writer {
 	pthread_t thread;
 	struct reply_facts facts;
 	_Atomic uint64_t commit_no;
-	pthread_mutex_t lock; /* guards stats */
+	pthread_mutex_t lock; /* guards stats and wal_clock */
 	struct writer_stats stats;
+	struct wal_clock wal_clock;
 	struct lookout *lookout;
+	struct holders holders;
 	uint64_t busy_logged_us;
 	uint64_t full_logged_us;
 	bool full;               /* the last group met a full disk */
@@ -76,36 +82,74 @@ static void apply_limits(struct writer *writer)
 	dedupe_set_limits(store_dedupe(writer->options.store), &limits);
 }
 
+/* ---- who waited for whom ---- */
+
+/* A turn has ended: if it was long enough to be felt, it is the costliest request's. */
+static void note_turn(struct writer *writer, uint64_t began_us, const struct list *requests)
+{
+	uint64_t now_us = clock_now_us();
+	const struct request *costliest = NULL;
+	if (now_us - began_us < FELT_US || list_empty(requests)) {
+		return;
+	}
+	list_for_each(node, (struct list *)(uintptr_t)requests) {
+		const struct request *request = container_of(node, struct request, node);
+		if (costliest == NULL || request->cost_us > costliest->cost_us) {
+			costliest = request;
+		}
+	}
+	holder_of(costliest, holders_note(&writer->holders, began_us, now_us));
+}
+
+/* Tells a request that has waited long for whom it did. */
+static void tell_whom(struct writer *writer, struct request *request, uint64_t long_us)
+{
+	uint64_t waited_us = request->taken_us - request->received_us;
+	if (request->taken_us == 0 || waited_us < long_us || request->waited_for != NULL) {
+		return;
+	}
+	const struct holder *holder = holders_blame(
+		&writer->holders, request->received_us, request->taken_us, request->number);
+	request->waited_for = holder != NULL ? malloc(sizeof(*holder)) : NULL;
+	if (request->waited_for != NULL) {
+		*request->waited_for = *holder;
+	}
+}
+
 /* A batch that took long, with where the time went. */
 static void log_if_slow(const struct request *request, uint64_t slow_us)
 {
+	static const struct holder nobody = {.what = ""};
+	const struct holder *holder = request->waited_for != NULL ? request->waited_for : &nobody;
 	uint64_t took_us =
 		request->taken_us - request->received_us + request->exec_us + request->commit_us;
 	if (slow_us == 0 || took_us < slow_us || request->kind != REQUEST_WRITE) {
 		return;
 	}
-	char sql[121];
-	size_t len = request->steps[0].sql.len < sizeof(sql) ? request->steps[0].sql.len
-							     : sizeof(sql) - 1;
-	memcpy(sql, request->steps[0].sql.data, len);
-	sql[len] = 0;
+	char sql[HOLDER_SQL_BYTES + 4];
+	request_text_for(request_text(request), true, sql);
 	log_warn("slow batch", log_int("pid", request->credentials->pid),
 		log_uint("uid", request->credentials->uid),
 		log_str("class", request_class_name(request->class)),
 		log_uint("queued_us", request->taken_us - request->received_us),
 		log_uint("exec_us", request->exec_us), log_uint("commit_us", request->commit_us),
-		log_uint("steps", request->steps_count), log_str("sql", sql));
+		log_uint("steps", request->steps_count), log_str("sql", sql),
+		log_str("label", request->credentials->label), log_str("waited_for", holder->what),
+		log_int("waited_for_pid", holder->pid), log_str("waited_for_label", holder->label),
+		log_str("waited_for_sql", holder->sql));
 }
 
 static void count(struct writer *writer, const struct group_result *result, struct list *answered)
 {
 	uint64_t slow_us = number(writer, SETTING_SLOW) * 1000;
+	uint64_t long_us = number(writer, SETTING_WAITED_LONG) * 1000;
 	uint64_t failed = 0;
 	uint64_t batches = 0;
 	bool full = false;
 	bool refusing = lookout_refusal(writer->lookout) != NULL;
 	list_for_each(node, answered) {
-		const struct request *request = container_of(node, struct request, node);
+		struct request *request = container_of(node, struct request, node);
+		tell_whom(writer, request, long_us);
 		failed += request->outcome == OUTCOME_FAILED;
 		full |= request->outcome == OUTCOME_FAILED &&
 			request->failure.code == FAILURE_DISK_LOW && !refusing;
@@ -155,19 +199,29 @@ static void checkpoint(struct writer *writer)
 	lookout_checkpoint(writer->lookout);
 	struct checkpoint_stats stats = store_checkpoint_stats(writer->options.store);
 	pthread_mutex_lock(&writer->lock);
+	wal_clock_note(&writer->wal_clock, stats.wal_frames, clock_now_us());
 	writer->stats.checkpoint = stats;
 	pthread_mutex_unlock(&writer->lock);
 }
 
-static void note_busy(struct writer *writer, const char *reason)
+/* Somebody else writes to the file: whoever waits for that is told the pid. */
+static void note_busy(struct writer *writer, uint64_t began_us, const char *reason)
 {
+	char command[SHM_COMMAND_BYTES];
 	uint64_t now_us = clock_now_us();
 	pthread_mutex_lock(&writer->lock);
 	writer->stats.busy++;
 	pthread_mutex_unlock(&writer->lock);
+	struct holder *holder = holders_extend(
+		&writer->holders, "another process", began_us, now_us + BUSY_PAUSE_US);
+	if (holder->pid == 0) {
+		holder->pid = shm_foreign_writer(writer->options.db, command);
+		memcpy(holder->label, command, sizeof(command));
+	}
 	if (now_us - writer->busy_logged_us >= LOG_AGAIN_US) {
 		writer->busy_logged_us = now_us;
-		log_warn("no transaction can begin; writes wait", log_str("error", reason));
+		log_warn("no transaction can begin; writes wait", log_str("error", reason),
+			log_int("pid", holder->pid), log_str("command", holder->label));
 	}
 }
 
@@ -178,6 +232,7 @@ static int run_group(
 	struct list answered;
 	struct group_result result;
 	char *reason = NULL;
+	uint64_t began_us = clock_now_us();
 	list_init(&answered);
 	apply_limits(writer);
 	int rc = group_run(
@@ -188,6 +243,7 @@ static int run_group(
 		writer->options.poisoned(writer->options.ctx, reason);
 		abort(); /* it must not return */
 	}
+	note_turn(writer, began_us, &answered);
 	count(writer, &result, &answered);
 	answer(writer, &answered);
 	if (result.commits > 0) {
@@ -195,7 +251,7 @@ static int run_group(
 		tell_shipper(writer);
 	}
 	if (rc == GROUP_BUSY) {
-		note_busy(writer, reason);
+		note_busy(writer, began_us, reason);
 	}
 	free(reason);
 	*ret_result = result;
@@ -299,15 +355,17 @@ static void run_task(struct writer *writer, struct request *task)
 	if (task->taken_us == 0) {
 		task->taken_us = began_us;
 	}
-	queue_run(writer->options.queue, task);
+	queue_run(writer->options.queue, task, began_us);
 	enum task_end end = task->task.run(task, store, slice_us);
-	queue_run(writer->options.queue, NULL);
+	queue_run(writer->options.queue, NULL, 0);
 	if (end == TASK_UNKNOWN) {
 		writer->options.poisoned(writer->options.ctx, task->failure.message);
 		abort(); /* it must not return */
 	}
 	task->exec_us = clock_now_us() - began_us;
 	task->cost_us += task->exec_us;
+	note_turn(writer, began_us, &done);
+	tell_whom(writer, task, number(writer, SETTING_WAITED_LONG) * 1000);
 	bool has_committed = store_commit_no(store) != writer_commit_no(writer);
 	atomic_store_explicit(&writer->commit_no, store_commit_no(store), memory_order_release);
 	if (end == TASK_MORE) {
@@ -408,6 +466,14 @@ struct writer_stats writer_stats(struct writer *writer)
 	stats.commit_no = writer_commit_no(writer);
 	stats.lookout = lookout_facts(writer->lookout);
 	return stats;
+}
+
+uint64_t writer_wal_age(struct writer *writer, uint64_t frame)
+{
+	pthread_mutex_lock(&writer->lock);
+	uint64_t age_us = wal_clock_age(&writer->wal_clock, frame, clock_now_us());
+	pthread_mutex_unlock(&writer->lock);
+	return age_us;
 }
 
 uint64_t writer_commit_no(const struct writer *writer)

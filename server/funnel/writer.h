@@ -61,4 +61,6 @@ bool writer_stand_in(struct writer *writer);
 bool writer_settle(struct writer *writer);
 
 struct writer_stats writer_stats(struct writer *writer); /* any thread */
-uint64_t writer_commit_no(const struct writer *writer);  /* any thread, cheap */
+/* See wal_clock.h; any thread. */
+uint64_t writer_wal_age(struct writer *writer, uint64_t frame);
+uint64_t writer_commit_no(const struct writer *writer); /* any thread, cheap */

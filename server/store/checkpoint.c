@@ -125,6 +125,21 @@ int store_checkpoint_cut(struct store *store, struct store_error *error)
 		: store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
 }
 
+int store_checkpoint(struct store *store, struct store_error *error)
+{
+	struct wal *wal = &store->wal;
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	int rc = run(store, SQLITE_CHECKPOINT_PASSIVE);
+	if (rc == SQLITE_OK && wal->backfilled < wal->frames) {
+		wal->stats.pinned++;
+	}
+	if (rc == SQLITE_OK || (rc & 0xff) == SQLITE_BUSY) {
+		return 0;
+	}
+	return store_error_set(error, (rc & 0xff) == SQLITE_IOERR ? STORE_UNKNOWN : STORE_RESOURCE,
+		rc, "%s", sqlite3_errmsg(store->handle));
+}
+
 struct checkpoint_stats store_checkpoint_stats(const struct store *store)
 {
 	struct checkpoint_stats stats = store->wal.stats;

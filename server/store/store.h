@@ -272,6 +272,8 @@ int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct stor
 
 /* Copies all of the WAL and gives its room back, if no reader is in the way. */
 int store_checkpoint_cut(struct store *store, struct store_error *error);
+/* The same at once, whatever is due. STORE_UNKNOWN after an I/O error: no second try. */
+int store_checkpoint(struct store *store, struct store_error *error);
 struct checkpoint_stats store_checkpoint_stats(const struct store *store);
 
 /* After the last commit of a burst: moves the read mark that read-only openers cannot move. */
