@@ -55,13 +55,29 @@ static enum chain_action decide_foreign(
 	return CHAIN_REFUSE;
 }
 
+/*
+ * Nothing is ever shipped that the spool does not know first. Commit numbers prove nothing here: a
+ * copy of the database counts the same ones.
+ */
+static enum chain_action another_daemon(const struct chain_head *head, char *ret_reason)
+{
+	snprintf(ret_reason, CHAIN_REASON_BYTES,
+		"another daemon, with a copy of this database, has shipped segment %" PRIu64
+		" to it: stop that one for good, then remove the spool (DB-ship) and start again; "
+		"or use a prefix of its own",
+		head->txid);
+	return CHAIN_REFUSE;
+}
+
 /* The same lineage, but the replica has numbers that the spool does not know. */
-static enum chain_action decide_ahead(
-	const struct chain_local *local, const struct chain_head *head, char *ret_reason)
+static enum chain_action decide_ahead(const struct chain_local *local,
+	const struct chain_head *head, bool chained, char *ret_reason)
 {
 	if (head->record.commit_last <= local->commit_no) {
-		return say(ret_reason, CHAIN_BEGIN,
-			"the spool does not know its newest segments; the database does");
+		return chained ? another_daemon(head, ret_reason)
+			       : say(ret_reason, CHAIN_BEGIN,
+					 "the spool does not know its newest segments; the "
+					 "database does");
 	}
 	snprintf(ret_reason, CHAIN_REASON_BYTES,
 		"it is ahead of the database: it holds commit %" PRIu64
@@ -83,18 +99,16 @@ enum chain_action chain_decide(const struct chain_local *local, const struct cha
 		return decide_foreign(local, head, ret_reason);
 	}
 	if (head->txid > 0 && (!chained || head->txid > local->position.txid)) {
-		return decide_ahead(local, head, ret_reason);
+		return decide_ahead(local, head, chained, ret_reason);
 	}
 	if (!chained) {
 		return say(ret_reason, CHAIN_BEGIN, "there is no chain yet");
 	}
+	if (head->txid > 0 && !head->ours) {
+		return another_daemon(head, ret_reason);
+	}
 	if (head->txid == local->position.txid) {
-		if (memcmp(head->record.sha256, local->position.sha256,
-			    sizeof(head->record.sha256)) == 0 ||
-			head->record.full) {
-			return say(ret_reason, CHAIN_CONTINUE, "");
-		}
-		return decide_ahead(local, head, ret_reason);
+		return say(ret_reason, CHAIN_CONTINUE, "");
 	}
 	if (local->first_txid > 0 && local->first_txid <= head->txid + 1) {
 		return say(ret_reason, CHAIN_CONTINUE, "it lacks segments that wait in the spool");

@@ -16,6 +16,7 @@
 struct chain_head {
 	uint64_t txid; /* the highest number in it, at any level; 0: it is empty */
 	bool known;    /* the file with that number has a record of ours */
+	bool ours;     /* … and its writer is one that this spool has had (spool_has_writer()) */
 	struct record record;
 };
 

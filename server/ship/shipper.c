@@ -213,6 +213,7 @@ static void answer_heads(struct shipper *shipper, bool *ret_begin, uint64_t *ret
 			continue;
 		}
 		struct chain_head head = uploader_head(uploader);
+		head.ours = head.known && spool_has_writer(shipper->spool, head.record.writer);
 		enum chain_action action = chain_decide(&local, &head, reason);
 		bool behind = shipper->chained && head.txid <= local.position.txid;
 		if (action == CHAIN_REFUSE) {
@@ -700,6 +701,7 @@ static int set_up(struct shipper *shipper)
 		/* The last one is about to end: its parent is gone. */
 		rc = -EBUSY;
 	}
+	rc = rc == 0 ? spool_add_writer(shipper->spool, shipper->writer) : rc;
 	rc = rc == 0 ? wait_for_notice(shipper) : rc;
 	rc = rc == 0 ? capture_new(options->db, shipper->spool, shipper->notice.page_size,
 			       options->sync_wal, &shipper->capture)

@@ -205,6 +205,41 @@ int spool_position_read(struct spool *spool, struct position *ret_position)
 	return 0;
 }
 
+/* The file is read whole: a thousand starts are 16 KB. The oldest are forgotten. */
+enum { WRITERS_MAX = 1024 };
+
+static size_t read_writers(const struct spool *spool, uint8_t *ret_writers)
+{
+	CLEANUP_FD int fd = openat(spool->fd, "writers", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	ssize_t got = fd >= 0 ? read(fd, ret_writers, WRITERS_MAX * RECORD_ID_BYTES) : 0;
+	return got > 0 ? (size_t)got / RECORD_ID_BYTES : 0;
+}
+
+int spool_add_writer(struct spool *spool, const uint8_t writer[RECORD_ID_BYTES])
+{
+	uint8_t writers[WRITERS_MAX * RECORD_ID_BYTES];
+	size_t count = read_writers(spool, writers);
+	if (count == WRITERS_MAX) {
+		count--;
+		memmove(writers, writers + RECORD_ID_BYTES, count * RECORD_ID_BYTES);
+	}
+	memcpy(writers + count * RECORD_ID_BYTES, writer, RECORD_ID_BYTES);
+	int rc = put_small(spool->fd, "writers", writers, (count + 1) * RECORD_ID_BYTES);
+	return rc == 0 && fsync(spool->fd) != 0 ? -errno : rc;
+}
+
+bool spool_has_writer(struct spool *spool, const uint8_t writer[RECORD_ID_BYTES])
+{
+	uint8_t writers[WRITERS_MAX * RECORD_ID_BYTES];
+	size_t count = read_writers(spool, writers);
+	for (size_t i = 0; i < count; i++) {
+		if (memcmp(writers + i * RECORD_ID_BYTES, writer, RECORD_ID_BYTES) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
 /* ---- files on their way out ---- */
 
 int spool_create(struct spool *spool, enum spool_kind kind, struct outgoing **ret_outgoing)

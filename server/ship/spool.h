@@ -6,6 +6,7 @@
  *
  *	lock                   held by flock for the shipper's life, never removed
  *	position               where the chain stands: how much of the database is in it
+ *	writers                who has written to this spool, one after the other
  *	parts                  WAL frames that are not yet in a segment (parts.h)
  *	segments/NAME.ltx      segments in the order of their numbers, and NAME.record beside each
  *	images/NAME.ltx        files of all pages, for a replica that lacks segments, and snapshots
@@ -62,6 +63,13 @@ const char *spool_dir(const struct spool *spool);
 
 int spool_position_read(struct spool *spool, struct position *ret_position);
 int spool_position_write(struct spool *spool, const struct position *position);
+
+/*
+ * The writers that this spool has had: whether a segment in a replica is of its own chain, or of a
+ * copy's. Each start of a shipper is a new one.
+ */
+int spool_add_writer(struct spool *spool, const uint8_t writer[RECORD_ID_BYTES]);
+bool spool_has_writer(struct spool *spool, const uint8_t writer[RECORD_ID_BYTES]);
 
 /* ---- files ---- */
 

@@ -228,7 +228,7 @@ def test_not_shipped_is_applied(daemon, place):
     again and executes nothing."""
     one = start_with_table(ship(daemon, place))
     session = os.urandom(16)
-    wait_for(lambda: replicas(one)[0]["state"] == "shipping", "it ships")
+    assert state(one) == "shipping"
     level = place / "replica" / "ltx" / "0"
     level.rename(place / "away")
     level.write_text("in the way", encoding="ascii")
