@@ -163,7 +163,8 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 
 # Tests with a stage of their own.
 apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py
-	tests/ship/test_stock.py tests/ship/test_replica_kinds.py tests/ship/test_replica_faults.py)
+	tests/ship/test_stock.py tests/ship/test_replica_kinds.py tests/ship/test_replica_faults.py
+	tests/ship/test_compaction.py)
 
 stage_system() {
 	local dirs
@@ -180,7 +181,7 @@ stage_ship() {
 	read -r LITEFUNNEL_TEST_S3 <&"${SERVER[0]}" || return 1
 	export LITEFUNNEL_TEST_S3
 	run_pytest gcc -n 2 tests/ship/test_stock.py tests/ship/test_replica_kinds.py \
-		tests/ship/test_replica_faults.py
+		tests/ship/test_replica_faults.py tests/ship/test_compaction.py
 	code=$?
 	eval "exec ${SERVER[1]}>&-"
 	wait "$server"

@@ -11,6 +11,7 @@
 #include "server/base/cleanup.h"
 #include "server/base/clock.h"
 #include "server/base/log.h"
+#include "server/ship/keeper.h"
 #include "server/ship/replica.h"
 
 #include <assert.h>
@@ -33,6 +34,7 @@ struct uploader {
 	pthread_t thread;
 	pthread_t snapshot_thread;
 	bool has_snapshot_thread;
+	struct keeper *keeper; /* compaction and retention, beside it too */
 
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t wake;
@@ -590,6 +592,32 @@ void uploader_offer_snapshot(struct uploader *uploader, uint64_t txid)
 
 /* ---- life ---- */
 
+static struct keeper_facts facts_for_keeper(void *ctx)
+{
+	struct uploader *uploader = ctx;
+	pthread_mutex_lock(&uploader->lock);
+	struct keeper_facts facts = {
+		.ours = uploader->state == UPLOADER_SHIPPING && uploader->confirmed > 0,
+		.confirmed = uploader->confirmed,
+		.snapshot_ms = uploader->snapshot_ms,
+	};
+	pthread_mutex_unlock(&uploader->lock);
+	return facts;
+}
+
+static int start_keeper(struct uploader *uploader)
+{
+	struct keeper_options options = {
+		.url = uploader->url,
+		.spool = uploader->options.spool,
+		.retention_ms = uploader->options.retention_ms,
+		.facts = facts_for_keeper,
+		.ctx = uploader,
+	};
+	memcpy(options.writer, uploader->options.writer, sizeof(options.writer));
+	return keeper_start(&options, &uploader->keeper);
+}
+
 /* The URL for the replica's own code, without what is said to us. */
 static char *without_ack(const char *url)
 {
@@ -629,11 +657,16 @@ int uploader_start(const struct uploader_options *options, struct uploader **ret
 		snprintf(uploader->report.url, sizeof(uploader->report.url), "%s",
 			replica_url(uploader->replica));
 		publish(uploader);
+		rc = start_keeper(uploader);
+	}
+	if (rc == 0) {
 		rc = -pthread_create(&uploader->thread, NULL, uploader_main, uploader);
 	}
 	if (rc != 0) {
 		snprintf(ret_error, NOTICE_TEXT_BYTES, "%s",
 			error.text[0] != 0 ? error.text : strerror(rc < 0 ? -rc : EINVAL));
+		keeper_free(uploader->keeper);
+		uploader->keeper = NULL;
 		replica_free(uploader->replica);
 		uploader->replica = NULL;
 		uploader_free(uploader);
@@ -654,6 +687,7 @@ void uploader_free(struct uploader *uploader)
 		pthread_cond_broadcast(&uploader->wake);
 		pthread_mutex_unlock(&uploader->lock);
 		replica_interrupt(uploader->replica);
+		keeper_free(uploader->keeper);
 		pthread_join(uploader->thread, NULL);
 		if (uploader->has_snapshot_thread) {
 			pthread_join(uploader->snapshot_thread, NULL);

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * A thread that looks every few seconds whether something is due. It asks nothing of a replica in
+ * which nothing has changed.
+ */
+
+#include "server/ship/keeper.h"
+
+#include "server/base/clock.h"
+#include "server/base/log.h"
+#include "server/ship/compact.h"
+#include "server/ship/retain.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	LOOK_SECONDS = 5,
+	FAILED_SECONDS = 60,
+	LOG_AGAIN_MS = 60 * 60 * 1000,
+};
+
+struct keeper {
+	struct keeper_options options;
+	struct replica *replica;
+	struct compact *compact;
+	pthread_t thread;
+	pthread_mutex_t lock; /* guards `stopping` */
+	pthread_cond_t wake;
+	bool stopping;
+	int64_t retained_ms; /* the snapshot after which retention was done */
+	int64_t logged_ms;
+};
+
+static int take_local(void *ctx, uint64_t min_txid, uint64_t max_txid, int *ret_fd)
+{
+	struct keeper *keeper = ctx;
+	struct record record;
+	uint64_t bytes = 0;
+	return spool_get(
+		keeper->options.spool, SPOOL_SEGMENTS, min_txid, max_txid, ret_fd, &bytes, &record);
+}
+
+static int retain(struct keeper *keeper, const struct keeper_facts *facts, int64_t now_ms,
+	struct replica_error *error)
+{
+	struct retain_options options = {
+		.replica = keeper->replica, .retention_ms = keeper->options.retention_ms};
+	struct retain_result result;
+	memcpy(options.writer, keeper->options.writer, sizeof options.writer);
+	int rc = retain_pass(&options, facts->confirmed, now_ms, &result, error);
+	if (result.removed > 0) {
+		log_info("retention", log_str("replica", replica_url(keeper->replica)),
+			log_uint("removed", result.removed),
+			log_uint("bytes", result.removed_bytes));
+	}
+	if (rc == 0) {
+		keeper->retained_ms = facts->snapshot_ms;
+	}
+	return rc;
+}
+
+static int look_after(struct keeper *keeper, struct replica_error *error)
+{
+	const struct keeper_facts facts = keeper->options.facts(keeper->options.ctx);
+	int64_t now_ms = (int64_t)(clock_wall_us() / 1000);
+	if (!facts.ours) {
+		return 0;
+	}
+	int rc = compact_pass(keeper->compact, facts.confirmed, now_ms, error);
+	if (rc == 0 && facts.snapshot_ms != keeper->retained_ms) {
+		rc = retain(keeper, &facts, now_ms, error);
+	}
+	/* We may just have got further: the uploader finds out whether it was somebody else. */
+	return rc == REPLICA_EXISTS ? 0 : rc;
+}
+
+static void say(struct keeper *keeper, int rc, const struct replica_error *error)
+{
+	int64_t now_ms = (int64_t)(clock_wall_us() / 1000);
+	if (keeper->logged_ms == 0 || now_ms - keeper->logged_ms > LOG_AGAIN_MS) {
+		keeper->logged_ms = now_ms;
+		log_warn("a replica cannot be compacted",
+			log_str("replica", replica_url(keeper->replica)),
+			log_str("error", error->text[0] != '\0' ? error->text : strerror(-rc)));
+	}
+}
+
+/* False: it is to end. */
+static bool rest(struct keeper *keeper, int seconds)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += seconds;
+	pthread_mutex_lock(&keeper->lock);
+	while (!keeper->stopping &&
+		pthread_cond_timedwait(&keeper->wake, &keeper->lock, &until) == 0) {
+	}
+	bool go_on = !keeper->stopping;
+	pthread_mutex_unlock(&keeper->lock);
+	return go_on;
+}
+
+static void *keeper_main(void *ctx)
+{
+	struct keeper *keeper = ctx;
+	int seconds = LOOK_SECONDS;
+	while (rest(keeper, seconds)) {
+		struct replica_error error = {.text = ""};
+		int rc = look_after(keeper, &error);
+		if (rc == 0) {
+			keeper->logged_ms = 0;
+		} else {
+			say(keeper, rc, &error);
+		}
+		seconds = rc == 0 ? LOOK_SECONDS : FAILED_SECONDS;
+	}
+	return NULL;
+}
+
+static int set_up(struct keeper *keeper)
+{
+	struct replica_error error;
+	struct compact_options options = {
+		.dir = spool_dir(keeper->options.spool), .local = take_local, .ctx = keeper};
+	int rc = replica_open(keeper->options.url, &keeper->replica, &error);
+	if (rc != 0) {
+		return rc;
+	}
+	options.replica = keeper->replica;
+	memcpy(options.writer, keeper->options.writer, sizeof options.writer);
+	rc = compact_new(&options, &keeper->compact);
+	return rc == 0 ? -pthread_create(&keeper->thread, NULL, keeper_main, keeper) : rc;
+}
+
+static void destroy(struct keeper *keeper)
+{
+	compact_free(keeper->compact);
+	replica_free(keeper->replica);
+	pthread_cond_destroy(&keeper->wake);
+	pthread_mutex_destroy(&keeper->lock);
+	free(keeper);
+}
+
+int keeper_start(const struct keeper_options *options, struct keeper **ret_keeper)
+{
+	struct keeper *keeper = calloc(1, sizeof *keeper);
+	pthread_condattr_t monotonic;
+	if (keeper == NULL) {
+		return -ENOMEM;
+	}
+	keeper->options = *options;
+	pthread_mutex_init(&keeper->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&keeper->wake, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	int rc = set_up(keeper);
+	if (rc != 0) {
+		destroy(keeper);
+		return rc;
+	}
+	*ret_keeper = keeper;
+	return 0;
+}
+
+void keeper_free(struct keeper *keeper)
+{
+	if (keeper == NULL) {
+		return;
+	}
+	pthread_mutex_lock(&keeper->lock);
+	keeper->stopping = true;
+	pthread_cond_broadcast(&keeper->wake);
+	pthread_mutex_unlock(&keeper->lock);
+	replica_interrupt(keeper->replica);
+	pthread_join(keeper->thread, NULL);
+	destroy(keeper);
+}
