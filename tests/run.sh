@@ -27,6 +27,7 @@ logs=$root/build/logs
 python=/usr/bin/python3
 stage_seconds_max=1500
 fuzz_seconds=600
+declare -A campaign=([kills]=1000 [restarts]=1000 [ooms]=50 [programs]=2000 [images]=20000)
 pytest_options=()
 jobs_max=$(nproc)
 
@@ -42,6 +43,10 @@ stages=(
 	'fuzz:build-fuzz'
 	'build-clang:'
 	'system-tsan:build-tsan'
+	'campaign-kills:build-gcc'
+	'campaign-restarts:build-gcc'
+	'campaign-oracle:build-gcc'
+	'campaign-powerloss:build-gcc'
 	'unit-gcc:build-gcc'
 	'unit-asan:build-asan'
 	'unit-tsan:build-tsan'
@@ -138,6 +143,24 @@ stage_lint() { run_meson gcc --suite lint; }
 # Power loss and failing I/O below the store; then bugs planted in a copy, each of which must be caught.
 stage_crash() { run_meson gcc --suite crash; }
 stage_mutants() { bash tests/crash/mutants.sh; }
+
+# The machines at full size; the other stages run short forms of them. Each prints its seed.
+stage_campaign() {
+	local bin=build/gcc/server/litefunnel ooms=()
+	export LITEFUNNEL_BIN=$root/$bin
+	case $1 in
+	kills)
+		# Without a control group nobody can be out of memory: the log says so.
+		if "$python" tests/support/cgroup.py; then
+			ooms=(--ooms "${campaign[ooms]}")
+		fi
+		"$python" tests/history/kills.py --kills "${campaign[kills]}" "${ooms[@]}"
+		;;
+	restarts) "$python" tests/history/kills.py --kills 0 --restarts "${campaign[restarts]}" ;;
+	oracle) "$python" tests/oracle/differential.py --programs "${campaign[programs]}" ;;
+	powerloss) build/gcc/tests/crash/powerloss --images "${campaign[images]}" --seed 5 ;;
+	esac
+}
 
 # The state machine of connections for the whole time; beside it messages, until there were so many.
 stage_fuzz() { bash tests/fuzz/fuzz.sh build/fuzz "$logs" "$fuzz_seconds" 5500000; }
@@ -318,6 +341,7 @@ while (($# > 0)); do
 		pytest_options+=(--soak)
 		stage_seconds_max=18000
 		fuzz_seconds=14400
+		campaign=([kills]=20000 [restarts]=20000 [ooms]=1000 [programs]=100000 [images]=500000)
 		;;
 	--stage)
 		needs_of "${2:-}" >/dev/null || { echo "no stage \"${2:-}\": try --list" >&2; exit 2; }

@@ -97,7 +97,17 @@ void loop_free(struct loop *loop)
 	free(loop);
 }
 
-int loop_run(struct loop *loop)
+static void mask_signals(const struct loop *loop, int how)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	for (unsigned i = 0; i < loop->signals_count; i++) {
+		sigaddset(&set, loop->signals[i].number);
+	}
+	pthread_sigmask(how, &set, NULL);
+}
+
+static int dispatch(struct loop *loop)
 {
 	while (!loop->stopped) {
 		int rc = event_base_loop(loop->base, EVLOOP_ONCE);
@@ -109,6 +119,14 @@ int loop_run(struct loop *loop)
 		}
 	}
 	return 0;
+}
+
+int loop_run(struct loop *loop)
+{
+	int rc = dispatch(loop);
+	/* The end has begun: a signal that comes now must not kill what still closes its files. */
+	mask_signals(loop, SIG_BLOCK);
+	return rc;
 }
 
 void loop_on_turn(struct loop *loop, loop_fn *fn, void *ctx)
@@ -247,12 +265,7 @@ int loop_on_signal(struct loop *loop, int number, loop_fn *fn, void *ctx)
 
 void loop_unblock_signals(struct loop *loop)
 {
-	sigset_t set;
-	sigemptyset(&set);
-	for (unsigned i = 0; i < loop->signals_count; i++) {
-		sigaddset(&set, loop->signals[i].number);
-	}
-	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	mask_signals(loop, SIG_UNBLOCK);
 }
 
 static void woken(evutil_socket_t fd, short what, void *ctx)

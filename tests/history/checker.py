@@ -174,7 +174,7 @@ def _index(findings, ops):
         if op.outcome == OK and not (isinstance(op.commit, int) and op.commit > 0):
             findings.add("outcome", f"{name(op)} is OK in commit {op.commit!r}")
         if (op.outcome == FAILED and op.kind in ("single", "append", "count", "items")
-                and op.code not in ("deadline", "never sent")):
+                and op.code not in ("deadline", "never sent", "shutting_down")):
             findings.add("refused", f"{name(op)} cannot fail, and did: {op.code}")
         if op.answered < op.sent:
             findings.add("time", f"{name(op)} was answered before it was sent")

@@ -6,8 +6,10 @@ Kills the daemon while clients write, and lets checker.py judge the history.
 Clients and readers are processes of their own that live through the whole round; the daemon is
 killed with SIGKILL at a random instant, also while it starts, and started again at once. With
 --stops it is also stopped for a while with SIGSTOP, so that deadlines pass and answers are given
-up; with --cut clients drop their connections in the middle of things. A round ends with all answers
-in and a check.
+up; with --restarts it is told to end, once or twice, or to read its settings again, and sometimes
+its program is replaced meanwhile; with --ooms the kernel kills it because its control group is out
+of memory; with --cut clients drop their connections in the middle of things. A round ends with all
+answers in and a check.
 
     LITEFUNNEL_BIN=build/server/litefunnel tests/history/kills.py --kills 1000 --seed 7
 """
@@ -26,10 +28,12 @@ import msgpack
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 import checker  # noqa: E402
+import cgroup  # noqa: E402
 import workload  # noqa: E402
 from daemon import Daemon  # noqa: E402
 from keyed import Keyed  # noqa: E402
 
+TORMENTS = ("kills", "stops", "restarts", "ooms")
 FIELDS = [field.name for field in dataclasses.fields(checker.Op)]
 
 
@@ -102,21 +106,22 @@ def reader_main(daemon, number, seed, _options, stop):
 
 
 class Round:
-    """One database, its clients, so many kills and stops, and the verdict."""
+    """One database, its clients, so many of each torment, and the verdict."""
 
-    def __init__(self, options, seed, kills, stops):
+    def __init__(self, options, seed, torments):
         self.options = options
         self.seed = seed
-        self.kills = kills
-        self.stops = stops
+        self.torments = torments
         self.rng = workload.rng_of(seed, "killer")
         self.place = tempfile.mkdtemp(prefix="kills-", dir=options.dir)
-        self.daemon = Daemon(options.program, f"{self.place}/app.db", checkpoint_frames=200,
-                             log_level="error")
+        program = shutil.copy(options.program, self.place) if torments["restarts"] else options.program
+        self.memory = cgroup.Memory(os.path.basename(self.place)) if torments["ooms"] else None
+        self.daemon = Daemon(program, f"{self.place}/app.db", checkpoint_frames=200,
+                             log_level="error", limits=self.memory.join if self.memory else None)
         self.ready = True  # the present daemon has said so
         self.children = []
         self.figures = dict.fromkeys(
-            ("kills", "in_start", "stops", "batches", "ok", "failed", "unknown", "unknown_applied",
+            ("kills", "in_start", "stops", "restarts", "ooms", "batches", "ok", "failed", "unknown", "unknown_applied",
              "resends", "repeats", "connects", "reads"), 0)
 
     def run(self):
@@ -138,6 +143,8 @@ class Round:
         self.figures["seconds"] = time.monotonic() - began
         assert not any(statuses), f"a client or reader failed (seed {self.seed}, {self.place})"
         self.daemon.stop()
+        if self.memory is not None:
+            self.memory.remove()
         return self._judge()
 
     def _child(self, stop_read, stop_write, main, number):
@@ -150,14 +157,11 @@ class Round:
         self.children.append(child(stop_read, start))
 
     def _torment(self):
-        kills, stops = self.kills, self.stops
-        while kills or stops:
-            if stops and self.rng.random() < stops / (kills + stops):
-                stops -= 1
-                self._stop()
-            else:
-                kills -= 1
-                self._kill()
+        order = [name for name in TORMENTS for _ in range(self.torments[name])]
+        self.rng.shuffle(order)
+        for name in order:
+            {"kills": self._kill, "stops": self._stop, "restarts": self._restart,
+             "ooms": self._starve}[name]()
 
     def _pause(self):
         """Mostly enough for some groups, sometimes hardly any time at all."""
@@ -195,6 +199,49 @@ class Round:
         self.daemon.process.send_signal(signal.SIGCONT)
         self.figures["stops"] += 1
 
+    def _restart(self):
+        """A SIGHUP, or an end as systemd makes it; perhaps with another program behind it."""
+        self._await_ready()
+        time.sleep(self._pause())
+        self.figures["restarts"] += 1
+        process = self.daemon.process
+        draw = self.rng.random()
+        if draw < 0.2:
+            process.send_signal(signal.SIGHUP)
+            return
+        if draw < 0.4:
+            fresh = shutil.copy(self.options.program, f"{self.place}/next")
+            os.rename(fresh, self.daemon.program)
+        process.send_signal(signal.SIGTERM)
+        if draw > 0.7:
+            time.sleep(self.rng.uniform(0, 0.01))
+            process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=60)
+        assert code == 0, f"exit code {code}:\n{self.daemon.log()[-3000:]}"
+        process.stdout.close()
+        self.daemon.launch()
+        self.ready = False
+
+    def _starve(self):
+        """One statement takes more memory than there is: the kernel kills the daemon for it."""
+        self._await_ready()
+        time.sleep(self._pause())
+        before = self.memory.kills()
+        self.memory.limit(self.memory.used() + (4 << 20))
+        try:
+            with self.daemon.wire() as wire:
+                wire.request("write", batch=[["SELECT length(hex(zeroblob(60000000)))"]])
+                self.daemon.process.wait(timeout=60)
+        except OSError:
+            self.daemon.process.wait(timeout=60)  # somebody else's batch was the last straw
+        self.memory.limit(cgroup.UNLIMITED)
+        assert self.daemon.process.returncode == -signal.SIGKILL
+        assert self.memory.kills() > before, "killed, but not by the kernel"
+        self.daemon.process.stdout.close()
+        self.figures["ooms"] += 1
+        self.daemon.launch()
+        self.ready = False
+
     def _judge(self):
         ops, reads = [], []
         for number in range(self.options.clients):
@@ -225,27 +272,27 @@ class Round:
 def campaign(options, say=print):
     """All rounds. The figures and the findings."""
     total, findings = {}, []
-    kills, stops, number = options.kills, options.stops, 0
-    while (kills or stops) and not findings:
-        share = min(kills, options.round) if kills else 0
-        pause = min(stops, max(options.round * options.stops // max(options.kills, 1), 1) if kills
-                    else options.round)
+    wanted = {name: getattr(options, name) for name in TORMENTS}
+    rounds = -(-sum(wanted.values()) // options.round)
+    for number in range(rounds):
         seed = f"{options.seed}.{number}"
-        one = Round(options, seed, share, pause)
+        one = Round(options, seed, {name: count * (number + 1) // rounds - count * number // rounds
+                                    for name, count in wanted.items()})
         findings += one.run()
         for key, value in one.figures.items():
             total[key] = total.get(key, 0) + value
-        kills, stops, number = kills - share, stops - pause, number + 1
-        say(f"round {number}: {line(total)}")
+        say(f"round {number + 1}: {line(total)}")
         if findings:
             say(f"seed {seed}, files kept in {one.place}")
+            break
     return total, findings
 
 
 def line(figures):
-    per_s = figures["kills"] / figures["seconds"]
+    per_s = sum(figures[name] for name in TORMENTS) / figures["seconds"]
     return (f"kills {figures['kills']} ({figures['in_start']} in starts), "
-            f"stops {figures['stops']}, {per_s:.1f} kills/s, "
+            f"stops {figures['stops']}, restarts {figures['restarts']}, ooms {figures['ooms']}, "
+            f"{per_s:.1f}/s, "
             f"batches {figures['batches']} (OK {figures['ok']}, "
             f"FAILED {figures['failed']}, UNKNOWN {figures['unknown']}, "
             f"{figures['unknown_applied']} of them applied), resends {figures['resends']}, "
@@ -258,7 +305,9 @@ def options_of(arguments):
     parser.add_argument("--program", default=os.environ.get("LITEFUNNEL_BIN"))
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--stops", type=int, default=0)
-    parser.add_argument("--round", type=int, default=250, help="kills on one database")
+    parser.add_argument("--restarts", type=int, default=0)
+    parser.add_argument("--ooms", type=int, default=0)
+    parser.add_argument("--round", type=int, default=250, help="torments of one database")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--short", type=float, default=0.02,

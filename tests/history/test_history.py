@@ -12,9 +12,10 @@ import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
+import cgroup  # noqa: E402
 import kill_at_syscall  # noqa: E402
 import kills  # noqa: E402
-from daemon import slowness  # noqa: E402
+from daemon import sanitizer, slowness  # noqa: E402
 
 SCALE = float(os.environ.get("LF_SCALE", "1"))
 PROGRAM = os.environ.get("LITEFUNNEL_BIN", "")
@@ -41,6 +42,28 @@ def test_nothing_is_lost_or_done_twice_when_it_is_stopped_for_a_while():
     print(f"seed {options.seed}: {kills.line(figures)}")
     assert findings == []
     assert figures["unknown"] > 0
+
+
+def test_nothing_is_lost_or_done_twice_when_it_is_restarted():
+    options = kills.options_of(["--kills", "0", "--restarts", str(scaled(60))])
+    figures, findings = kills.campaign(options)
+    print(f"seed {options.seed}: {kills.line(figures)}")
+    assert findings == []
+    assert figures["restarts"] == scaled(60) and figures["reads"] > 0
+
+
+def test_nothing_is_lost_or_done_twice_when_memory_runs_out():
+    if sanitizer(PROGRAM):
+        pytest.skip("a sanitizer takes memory of its own")
+    try:
+        cgroup.Memory("litefunnel-test").remove()
+    except OSError as error:
+        pytest.skip(str(error))
+    options = kills.options_of(["--kills", "0", "--ooms", str(scaled(10))])
+    figures, findings = kills.campaign(options)
+    print(f"seed {options.seed}: {kills.line(figures)}")
+    assert findings == []
+    assert figures["ooms"] == scaled(10)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")

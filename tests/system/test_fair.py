@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Saturated by many processes, each gets its share, and nobody an error."""
+import contextlib
 import multiprocessing
+import socket
 import time
 
-from wire import Wire
+from daemon import wait_for
+from wire import REQUEST, Wire, frame, pack
 
+GOOD = 20
 PROCESSES = 12
 
 
@@ -20,6 +24,66 @@ def saturate(path, number, begin, seconds, queue):
             wire.write(["INSERT INTO t(w, b) VALUES (?, ?)", [number, "x" * 100]])
             took.append(time.monotonic() - began)
     queue.put((number, took))
+
+
+def never_read(path, count):
+    """So many clients that ask and never read, one after the other again and again."""
+    asks = frame(pack([REQUEST, 2, "write", {"batch": [["SELECT zeroblob(100000)"]]}])) * 20
+    deaf = []
+    for _ in range(count):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(path)
+        client.setblocking(False)
+        client.send(frame(pack([REQUEST, 1, "hello", {"proto": 1, "client": "deaf"}])))
+        deaf.append(client)
+    while True:
+        for client in deaf:
+            with contextlib.suppress(OSError):
+                client.send(asks)
+        time.sleep(0.1)
+
+
+def p99_of_good(path, seconds):
+    """Of twenty clients that each write twenty times a second."""
+    took = []
+    wires = [Wire(path, timeout=60) for _ in range(GOOD)]
+    for wire in wires:
+        wire.hello(label="good")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for wire in wires:
+            began = time.monotonic()
+            wire.write("INSERT INTO t(b) VALUES (1)")
+            took.append(time.monotonic() - began)
+            time.sleep(0.05 / GOOD)
+    for wire in wires:
+        wire.close()
+    return sorted(took)[len(took) * 99 // 100]
+
+
+def test_clients_that_never_read_disturb_nobody(daemon, soak):
+    """200 of them beside 20 good ones. A noisy moment of the machine is tried again."""
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY, b)")
+    seconds = 20 if soak else 4
+    alone = p99_of_good(served.socket, seconds)
+    context = multiprocessing.get_context("fork")
+    deaf = context.Process(target=never_read, args=(served.socket, 200), daemon=True)
+    deaf.start()
+    try:
+        wait_for(lambda: served.stats()["clients"] > 200, "the deaf are there")
+        for _ in range(3):
+            beside = p99_of_good(served.socket, seconds)
+            rss = served.rss()
+            print(f"good p99 alone {alone * 1e3:.2f} ms, beside {beside * 1e3:.2f} ms, "
+                  f"resident {rss >> 20} MiB")
+            if beside < 2 * alone:
+                break
+    finally:
+        deaf.terminate()
+        deaf.join()
+    assert beside < 2 * alone
+    assert rss < 256 << 20
 
 
 def test_shares_of_twelve(daemon, soak, slow):

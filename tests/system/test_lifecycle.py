@@ -75,6 +75,17 @@ def test_second_sigterm_is_prompt(daemon):
     wire.close()
 
 
+def test_signals_without_end_are_a_clean_stop(daemon, slow):
+    """Also one that comes when the loop has ended and the files are being closed."""
+    served = daemon(start=False)
+    for _ in range(100 // slow):
+        served.start()
+        while served.running():
+            served.process.send_signal(signal.SIGTERM)
+        assert served.wait() == 0
+        assert not os.path.exists(served.socket)
+
+
 def test_drain_has_an_end(daemon):
     served = daemon(exec_timeout="60s", drain_timeout="500ms")
     wire = served.wire(timeout=60)
