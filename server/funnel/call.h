@@ -22,6 +22,8 @@ bool unwatch_begin(struct call *call);
 bool sync_begin(struct call *call);
 bool chunk_begin(struct call *call);
 bool chunk_ctl_begin(struct call *call);
+bool vacuum_begin(struct call *call);
+bool optimize_begin(struct call *call);
 bool pause_begin(struct call *call);
 bool resume_begin(struct call *call);
 bool checkpoint_begin(struct call *call);

@@ -519,6 +519,8 @@ static const struct method {
 	{"unwatch", ROLE_QUERY, unwatch_begin},
 	{"chunk", ROLE_WRITE, chunk_begin},
 	{"chunk_ctl", ROLE_WRITE, chunk_ctl_begin},
+	{"vacuum", ROLE_ADMIN, vacuum_begin},
+	{"optimize", ROLE_ADMIN, optimize_begin},
 	{"ping", ROLE_STATS, do_ping},
 	{"bye", ROLE_STATS, do_bye},
 	{"show", ROLE_STATS, do_show},

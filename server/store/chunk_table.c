@@ -458,6 +458,7 @@ int store_chunk_control(struct store *store, uint32_t uid, bool any, struct byte
 	uint8_t hash[CHUNK_HASH_BYTES];
 	int rc = find_name(store, uid, name, false, ret_facts, hash, error);
 	if (rc == STORE_NOT_FOUND && any) {
+		store_error_clear(error);
 		rc = find_name(store, uid, name, true, ret_facts, hash, error);
 	}
 	if (rc != 0) {
