@@ -7,6 +7,9 @@ small batch a package. Two readers query the file while that happens, two job wo
 In the middle the daemon is killed with SIGKILL and started again, and so is one worker. At the end
 everything is compared with what one process gets that writes the same input to plain SQLite.
 
+All of it is shipped to a replica meanwhile. When the work is done the daemon is killed, the database
+is deleted with all that belongs to it, restored from the replica, and compared once more.
+
     quickstart.py PROGRAM DIRECTORY        (examples/quickstart.sh does the rest)
 """
 import glob
@@ -14,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -202,7 +206,8 @@ def spawn(function, *arguments):
 
 
 def start_daemon(program, directory):
-    daemon = subprocess.Popen([program, "serve", f"{directory}/app.db", "--create"],
+    daemon = subprocess.Popen([program, "serve", f"{directory}/app.db", "--create",
+                               "--replica", f"file://{os.path.abspath(directory)}/replica"],
                               stdout=subprocess.PIPE, stderr=open(f"{directory}/daemon.log", "ab"))
     if not daemon.stdout.readline().startswith(b"ready"):
         sys.exit(f"the daemon does not start; see {directory}/daemon.log")
@@ -291,6 +296,29 @@ def judge(directory, total, seconds):
     return good
 
 
+def lose_and_restore(program, directory, daemon):
+    """The database is gone, the replica is there. True if what comes back is what was lost."""
+    subprocess.run([program, "sync", f"{directory}/app.db"], check=True)
+    daemon.kill()
+    daemon.wait()
+    jobs = "SELECT count(*), sum(runs), count(result) FROM job"
+    before = sqlite3.connect(f"file:{directory}/app.db?mode=ro", uri=True).execute(jobs).fetchone()
+    for path in glob.glob(f"{directory}/app.db*"):
+        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    print("the daemon was killed and the database deleted; restoring it:", flush=True)
+    restored = subprocess.run([program, "restore", f"file://{os.path.abspath(directory)}/replica",
+                               "-o", f"{directory}/app.db"])
+    if restored.returncode != 0:
+        return False
+    after = sqlite3.connect(f"file:{directory}/app.db?mode=ro", uri=True).execute(jobs).fetchone()
+    same = content_hash(f"{directory}/app.db") == content_hash(f"{directory}/plain.db")
+    print(f"""
+  jobs after the restore        {after[0]:,}, {'the same' if after == before else 'DIFFERENT'}
+  content after the restore     {'equal to' if same else 'DIFFERS FROM'} plain SQLite written by one process
+""")
+    return same and after == before
+
+
 def main(program, directory):
     daemon = start_daemon(program, directory)
     setup = Client(f"{directory}/app.db")
@@ -313,6 +341,8 @@ def main(program, directory):
     open(f"{directory}/all-queued", "w", encoding="ascii").close()
     failed = [child for child in others if os.waitpid(child, 0)[1] != 0]
     good = judge(directory, total, seconds) and not failed
+    good = lose_and_restore(program, directory, daemon) and good
+    daemon = start_daemon(program, directory)
     daemon.terminate()
     good = daemon.wait() == 0 and good
     print("all is as it should be" if good else "SOMETHING IS WRONG")

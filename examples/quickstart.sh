@@ -3,7 +3,8 @@
 #
 # From a clean clone to the main job on real input, on a fresh Debian 12, in one command:
 # installs what is missing, builds, and lets four workers write Debian's package index through the
-# funnel while readers query the file, jobs are worked, and the daemon and a worker are killed.
+# funnel while readers query the file, jobs are worked, and the daemon and a worker are killed. Then the
+# database is deleted and comes back from the replica that it was shipped to.
 #
 #	bash examples/quickstart.sh [DIRECTORY]
 #

@@ -140,10 +140,11 @@ def test_more_than_a_gigabyte(litefunnel, daemon, tmp_path, soak):
     if not soak:
         pytest.skip("--soak")
     served = daemon(replica=f"file://{tmp_path}/replica", result_bytes_max="64MiB")
-    served.write(["CREATE TABLE t(a INTEGER PRIMARY KEY, b)"])
-    for _ in range(12):
-        served.write([f"INSERT INTO t(b) SELECT zeroblob(1000000) FROM ({' UNION ALL '.join(['SELECT 1'] * 100)})"])
-    served.write(["UPDATE t SET b = randomblob(5000) WHERE a % 100 = 0"], ack="shipped", deadline_ms=120000)
+    with served.wire(timeout=600) as wire:
+        wire.write(["CREATE TABLE t(a INTEGER PRIMARY KEY, b)"])
+        for _ in range(12):
+            wire.write([f"INSERT INTO t(b) SELECT zeroblob(1000000) FROM ({' UNION ALL '.join(['SELECT 1'] * 100)})"])
+        wire.write(["UPDATE t SET b = randomblob(5000) WHERE a % 100 = 0"], ack="shipped", deadline_ms=300000)
     served.stop()
     ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
     url = f"file://{tmp_path}/replica"
