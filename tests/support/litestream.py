@@ -64,10 +64,12 @@ def restore(url, out, *, at=None, timeout=60, env=None):
     out = pathlib.Path(out)
     log = out.with_name(out.name + ".log")
     log.unlink(missing_ok=True)
+    # With AWS_CA_BUNDLE set its S3 client does not start.
+    inherited = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
     child = subprocess.Popen(
         [sys.executable, __file__, library(), out, at or ""], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, **(env or {}), "LITESTREAM_REPLICA_URL": url,
+        env={**inherited, **(env or {}), "LITESTREAM_REPLICA_URL": url,
              "LITESTREAM_HYDRATION_ENABLED": "false" if at else "true",
              "LITESTREAM_HYDRATION_PATH": str(out), "LITESTREAM_LOG_LEVEL": "DEBUG",
              "LITESTREAM_LOG_FILE": str(log)})
