@@ -117,6 +117,9 @@ const struct setting settings[SETTING_COUNT] = {
 		"how long a request may wait in the queue if it does not say so itself"),
 	[SETTING_EXEC_TIMEOUT] =
 		MS("exec_timeout", "30s", 1, DAY_MS, true, "how long one batch may run"),
+	[SETTING_EXEC_OPS_MAX] = NUMBER("exec_ops_max", "0", 0, UINT64_C(1) << 50, true,
+		"instructions of SQLite's virtual machine that one batch may run, which does not "
+		"depend on how busy the machine is; 0: no limit"),
 	[SETTING_DRAIN_TIMEOUT] = MS("drain_timeout", "10s", 0, DAY_MS, true,
 		"on SIGTERM: how long what is queued may take"),
 	[SETTING_SESSIONS_MAX] = NUMBER("sessions_max", "10000", 1, 10000000, true,

@@ -79,6 +79,7 @@ static void apply_limits(struct writer *writer)
 		.keys_max = number(writer, SETTING_KEYS_MAX),
 		.key_ttl_us = number(writer, SETTING_KEY_TTL) * 1000,
 	};
+	store_set_ops_max(writer->options.store, number(writer, SETTING_EXEC_OPS_MAX));
 	dedupe_set_limits(store_dedupe(writer->options.store), &limits);
 }
 

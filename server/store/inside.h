@@ -97,6 +97,8 @@ struct store {
 
 	/* The batch that runs. */
 	uint64_t exec_deadline_us; /* 0: none */
+	uint64_t exec_ops;         /* instructions of the virtual machine, about */
+	uint64_t exec_ops_max;     /* of a batch; 0: no limit */
 	int64_t batch_total;       /* total_changes when it began */
 	bool batch_dml;            /* something of it has counted changes */
 

@@ -20,7 +20,13 @@ void store_batch_begin(struct store *store, uint64_t exec_deadline_us)
 	store->batch_total = sqlite3_total_changes64(store->handle);
 	store->batch_dml = false;
 	store->exec_deadline_us = exec_deadline_us;
+	store->exec_ops = 0;
 	touched_batch_begin(&store->touched);
+}
+
+void store_set_ops_max(struct store *store, uint64_t ops_max)
+{
+	store->exec_ops_max = ops_max;
 }
 
 void store_batch_keep(struct store *store)

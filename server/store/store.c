@@ -68,8 +68,11 @@ static int run(struct store *store, enum own own)
 
 static int interrupt_if_late(void *ctx)
 {
-	const struct store *store = ctx;
-	return store->exec_deadline_us != 0 && clock_now_us() >= store->exec_deadline_us;
+	struct store *store = ctx;
+	store->exec_ops += PROGRESS_OPS;
+	return store->exec_deadline_us != 0 &&
+		(clock_now_us() >= store->exec_deadline_us ||
+			(store->exec_ops_max != 0 && store->exec_ops > store->exec_ops_max));
 }
 
 /* total_changes() as a batch alone would see it, not as the handle counts. */

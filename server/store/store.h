@@ -127,6 +127,8 @@ bool store_deferred_violations(struct store *store);
 
 /* Forgets what the last batch left behind: last_insert_rowid(), changes(), the deadline. */
 void store_batch_begin(struct store *store, uint64_t exec_deadline_us);
+/* Instructions of the database's virtual machine that a batch may run, about; 0: no limit. */
+void store_set_ops_max(struct store *store, uint64_t ops_max);
 /* Its steps are over: what follows is ours and is not interrupted. */
 void store_batch_end(struct store *store);
 

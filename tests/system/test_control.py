@@ -417,6 +417,18 @@ def test_a_batch_ends_at_its_own_deadline(served):
         assert served.read("SELECT count(*) FROM t") == [(0,)]
 
 
+def test_a_batch_ends_at_its_number_of_instructions(daemon):
+    served = daemon(exec_ops_max=1_000_000)
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(x)")
+        for _ in range(3):
+            error, _ = wire.ask("write", batch=[[SLOW_SQL % 10**12]])
+            assert error["code"] == "deadline" and not error["retry"]
+            assert "exec_ops_max" in error["message"]
+            wire.write([SLOW_SQL % 10_000])  # each batch has its own
+    assert served.read("SELECT x FROM t") == [(10_000,)] * 3
+
+
 def test_innocents_stand_beside_an_offender(served):
     """All of one commit group: the offender fails, the others are applied, once."""
     with served.wire() as admin, served.wire() as bad, served.wire() as good:
