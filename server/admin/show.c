@@ -226,6 +226,8 @@ static void show_stats(struct funnel *funnel, struct table *table)
 	fact_uint(table, "disk_free_bytes", facts.writer.lookout.disk_free);
 	fact_uint(table, "disk_floor_bytes", facts.writer.lookout.disk_floor);
 	fact_uint(table, "reserve_bytes", facts.writer.lookout.reserve);
+	fact_uint(table, "stopped", facts.writer.lookout.stopped);
+	fact_uint(table, "foreign_total", facts.writer.lookout.foreign_total);
 	fact_text(table, "trouble", facts.writer.lookout.trouble);
 	if (facts.board != NULL) {
 		struct ship_report report = board_ship_report(facts.board);

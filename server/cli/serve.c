@@ -247,7 +247,8 @@ static void notify(void *ctx, const char *what)
 static void poisoned(void *ctx, const char *reason)
 {
 	const struct serving *serving = ctx;
-	int fd = open(serving->place.poisoned, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+	int fd = open(serving->place.poisoned,
+		O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
 	if (fd >= 0) {
 		ssize_t written = reason != NULL ? write(fd, reason, strlen(reason)) : 0;
 		(void)written; /* the file's existence is the message */
@@ -259,9 +260,19 @@ static void poisoned(void *ctx, const char *reason)
 			close(dir);
 		}
 	}
-	log_error("I/O error: stopping to find out at the next start what is on the disk",
+	log_error("stopping, to find out at the next start what is on the disk",
 		log_str("db", serving->place.db), log_str("error", reason));
 	_exit(CLI_UNKNOWN);
+}
+
+/* Whether the marker says that another state of the database took the place of the one served. */
+static bool was_replaced(const char *marker)
+{
+	static const char word[] = "foreign:";
+	char text[sizeof(word)] = "";
+	CLEANUP_FD int fd = open(marker, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return fd >= 0 && read(fd, text, sizeof(word) - 1) == sizeof(word) - 1 &&
+		strcmp(text, word) == 0;
 }
 
 static int open_store(struct serving *serving, struct store **ret_store)
@@ -279,7 +290,8 @@ static int open_store(struct serving *serving, struct store **ret_store)
 		.heap_bytes_max = config_number(config, SETTING_HEAP_BYTES_MAX),
 		.statements_max = config_number(config, SETTING_STATEMENT_CACHE_MAX),
 		.session_window = (uint32_t)config_number(config, SETTING_SESSION_WINDOW),
-		.restored = lstat(serving->place.restored, &status) == 0,
+		.restored = lstat(serving->place.restored, &status) == 0 ||
+			was_replaced(serving->place.poisoned),
 		.poisoned = lstat(serving->place.poisoned, &status) == 0,
 	};
 	if (options.poisoned) {
@@ -297,8 +309,8 @@ static int open_store(struct serving *serving, struct store **ret_store)
 		log_warn("cannot remove the marker", log_str("path", serving->place.poisoned));
 	}
 	if (options.restored) {
-		log_info(
-			"restored from a replica: a new epoch begins", log_str("db", options.path));
+		log_info("restored to another state: a new epoch begins",
+			log_str("db", options.path));
 		missing_forget(&serving->place);
 	}
 	return CLI_DONE;

@@ -112,7 +112,8 @@ static void judge_daemon(struct status *status)
 	if (state.len != strlen("running") || memcmp(state.data, "running", state.len) != 0) {
 		judge(status, "degraded", "the daemon is %.*s", (int)state.len, state.data);
 	} else if (trouble.len > 0) {
-		judge(status, "degraded", "%.*s", (int)trouble.len, trouble.data);
+		judge(status, number(status, "stopped") != 0 ? "stopped" : "degraded", "%.*s",
+			(int)trouble.len, trouble.data);
 	} else if (ship_trouble.len > 0) {
 		judge(status, "degraded", "shipping: %.*s", (int)ship_trouble.len,
 			ship_trouble.data);

@@ -39,6 +39,7 @@ struct funnel {
 	uint64_t connections;
 	uint64_t refused;
 	bool drained;
+	uint64_t epochs; /* that the writer has begun, as far as the loop knows */
 
 	/* The pause: queue_hold() and until when. */
 	uint64_t pause_until_us; /* 0: until it is ended */

@@ -34,6 +34,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -288,6 +289,7 @@ static void collect_answers(struct funnel *funnel)
 static void answers_arrived(void *ctx)
 {
 	struct funnel *funnel = ctx;
+	(void)writer_epoch(funnel->writer, &funnel->epochs, funnel->epoch);
 	collect_answers(funnel);
 	chunk_desk_turn(funnel->chunks);
 	flush_touched(funnel);
@@ -386,8 +388,15 @@ static void tick(void *ctx)
 	list_init(&expired);
 	queue_expire(funnel->queue, now_us, &expired);
 	blame_running(funnel, &expired);
-	refuse_all(
-		funnel, &expired, FAILURE_DEADLINE, "the deadline passed while the request waited");
+	if (!list_empty(&expired)) {
+		char text[LOOKOUT_TEXT_BYTES + 64];
+		char trouble[LOOKOUT_TEXT_BYTES];
+		writer_trouble(funnel->writer, trouble);
+		(void)snprintf(text, sizeof(text),
+			"the deadline passed while the request waited%s%s",
+			trouble[0] != 0 ? ": " : "", trouble);
+		refuse_all(funnel, &expired, FAILURE_DEADLINE, text);
+	}
 	flush_touched(funnel);
 	now_us = clock_now_us(); /* no peer's time lies behind it */
 	list_for_each_safe(node, &funnel->peers) {
@@ -714,6 +723,10 @@ static int run(struct funnel *funnel)
 		log_str("wal_reset_bug",
 			store_engine_has_wal_reset_bug() ? "unreachable" : "fixed"),
 		log_uint("commit", store_commit_no(options->store)));
+	if (store_lineage_note(options->store)[0] != 0) {
+		log_warn("a new epoch begins", log_str("db", options->db),
+			log_str("reason", store_lineage_note(options->store)));
+	}
 	funnel_move(funnel, FUNNEL_RUNNING);
 	chunk_desk_turn(funnel->chunks); /* what a stop has interrupted goes on */
 	options->notify(options->ctx, "ready");

@@ -3,7 +3,8 @@
 
 /*
  * What the writer looks at between its transactions, beside the queue: whether there is room on the
- * disk. What it finds it says in the log, in `show stats`, and to whom it concerns.
+ * disk, whether the files are still those that were opened, and whether another process has written.
+ * What it finds it says in the log, in `show stats`, and to whom it concerns.
  *
  * Everything is the writer's thread's but lookout_facts().
  */
@@ -25,7 +26,7 @@ struct lookout_options {
 	void *ctx;
 };
 
-enum { LOOKOUT_TEXT_BYTES = 512 };
+enum { LOOKOUT_TEXT_BYTES = 640 };
 
 struct lookout_facts {
 	bool disk_low;
@@ -35,6 +36,8 @@ struct lookout_facts {
 	uint64_t reserve;
 	uint64_t wal_bytes;
 	bool wal_large;
+	bool stopped; /* nothing is served until somebody has acted */
+	uint64_t foreign_total;
 	char trouble[LOOKOUT_TEXT_BYTES]; /* why it is degraded, or empty */
 };
 
@@ -43,6 +46,22 @@ void lookout_free(struct lookout *lookout); /* accepts NULL */
 
 /* Looks at what is due to be looked at; cheap. Outside of a transaction. */
 void lookout_look(struct lookout *lookout);
+
+/*
+ * True if transactions may begin. It rechecks a database that another process has written to, and
+ * begins a new epoch. False: for now, or, with a text in *ret_why, until somebody has acted.
+ */
+bool lookout_clear(struct lookout *lookout, const char **ret_why);
+
+/*
+ * No transaction could begin, for that reason; who is in the way is named in the log and in
+ * `trouble`, until lookout_free_again().
+ */
+void lookout_busy(struct lookout *lookout, const char *reason);
+void lookout_free_again(struct lookout *lookout);
+
+/* Rises with each new epoch. */
+uint64_t lookout_epochs(const struct lookout *lookout);
 
 /* Why batches that write must be refused now, or NULL. */
 const char *lookout_refusal(const struct lookout *lookout);

@@ -309,6 +309,11 @@ static struct timespec after_us(uint64_t us)
 	return until;
 }
 
+void queue_wake(struct queue *queue)
+{
+	queue->wake(queue->wake_ctx);
+}
+
 enum queue_call queue_wait(struct queue *queue, uint64_t us)
 {
 	struct timespec until = after_us(us);

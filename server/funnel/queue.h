@@ -114,6 +114,9 @@ struct request *queue_take_task(struct queue *queue);
 /* The writer: it runs this one now; NULL: none. */
 void queue_run(struct queue *queue, const struct request *request, uint64_t now_us);
 
+/* The writer: the loop shall look at something else than answers. */
+void queue_wake(struct queue *queue);
+
 /* The writer: waits at most that long, for work that could not be begun. False: stop. */
 bool queue_pause(struct queue *queue, uint64_t us);
 

@@ -25,7 +25,8 @@
 enum {
 	BUSY_PAUSE_US = 5000,
 	LOG_AGAIN_US = 1000000,
-	LOOK_US = 500000,
+	LOOK_US = 400000,
+	STANDING_RETRY_MS = 1000,
 	/* The loop stands in for that much, and after it has taken too long, not for a while. */
 	STAND_IN_COUNT = 16,
 	STAND_IN_BYTES = 64 * 1024,
@@ -46,12 +47,14 @@ struct writer {
 	struct wal_clock wal_clock;
 	struct lookout *lookout;
 	struct holders holders;
-	uint64_t busy_logged_us;
 	uint64_t full_logged_us;
-	bool full;               /* the last group met a full disk */
-	uint64_t stand_in_at_us; /* not before */
-	uint64_t nudge_at_us;    /* for a checkpoint: not before */
-	_Atomic bool unsettled;  /* something was committed since the last store_settle() */
+	uint64_t epochs_seen;
+	_Atomic uint64_t epochs;
+	uint8_t epoch[STORE_EPOCH_BYTES]; /* guarded by the lock */
+	bool full;                        /* the last group met a full disk */
+	uint64_t stand_in_at_us;          /* not before */
+	uint64_t nudge_at_us;             /* for a checkpoint: not before */
+	_Atomic bool unsettled; /* something was committed since the last store_settle() */
 };
 
 static uint64_t number(const struct writer *writer, enum setting_id id)
@@ -209,21 +212,66 @@ static void checkpoint(struct writer *writer)
 static void note_busy(struct writer *writer, uint64_t began_us, const char *reason)
 {
 	char command[SHM_COMMAND_BYTES];
-	uint64_t now_us = clock_now_us();
 	pthread_mutex_lock(&writer->lock);
 	writer->stats.busy++;
 	pthread_mutex_unlock(&writer->lock);
 	struct holder *holder = holders_extend(
-		&writer->holders, "another process", began_us, now_us + BUSY_PAUSE_US);
+		&writer->holders, "another process", began_us, clock_now_us() + BUSY_PAUSE_US);
 	if (holder->pid == 0) {
 		holder->pid = shm_foreign_writer(writer->options.db, command);
 		memcpy(holder->label, command, sizeof(command));
 	}
-	if (now_us - writer->busy_logged_us >= LOG_AGAIN_US) {
-		writer->busy_logged_us = now_us;
-		log_warn("no transaction can begin; writes wait", log_str("error", reason),
-			log_int("pid", holder->pid), log_str("command", holder->label));
+	lookout_busy(writer->lookout, reason);
+}
+
+/* A new epoch: the loop tells it to whoever says hello from now on. */
+static void note_epoch(struct writer *writer)
+{
+	if (lookout_epochs(writer->lookout) == writer->epochs_seen) {
+		return;
 	}
+	writer->epochs_seen = lookout_epochs(writer->lookout);
+	tell_shipper(writer);
+	checkpoint(writer);
+	atomic_store_explicit(
+		&writer->commit_no, store_commit_no(writer->options.store), memory_order_release);
+	pthread_mutex_lock(&writer->lock);
+	memcpy(writer->epoch, store_epoch(writer->options.store), STORE_EPOCH_BYTES);
+	pthread_mutex_unlock(&writer->lock);
+	atomic_store_explicit(&writer->epochs, writer->epochs_seen, memory_order_release);
+	queue_wake(writer->options.queue);
+}
+
+/* The database may not be served as it is: whoever waits is told why. */
+static void refuse_waiting(struct writer *writer, const char *why)
+{
+	struct list waiting;
+	list_init(&waiting);
+	if (queue_take(writer->options.queue, SIZE_MAX, SIZE_MAX, &waiting) > 0) {
+		list_for_each(node, &waiting) {
+			struct request *request = container_of(node, struct request, node);
+			failure_set(&request->failure, FAILURE_FOREIGN_WRITER, "%s", why);
+			request->failure.retry_after_ms = STANDING_RETRY_MS;
+			request->outcome = OUTCOME_FAILED;
+		}
+		answer(writer, &waiting);
+	}
+}
+
+/* Whether the database may be touched now; if not, a little time has passed. */
+static bool may_touch(struct writer *writer)
+{
+	const char *why = NULL;
+	lookout_look(writer->lookout);
+	bool clear = lookout_clear(writer->lookout, &why);
+	note_epoch(writer);
+	if (!clear && why != NULL) {
+		refuse_waiting(writer, why);
+	}
+	if (!clear) {
+		(void)queue_pause(writer->options.queue, BUSY_PAUSE_US);
+	}
+	return clear;
 }
 
 /* One commit group, answered. As group_run(). */
@@ -253,6 +301,8 @@ static int run_group(
 	}
 	if (rc == GROUP_BUSY) {
 		note_busy(writer, began_us, reason);
+	} else {
+		lookout_free_again(writer->lookout);
 	}
 	free(reason);
 	*ret_result = result;
@@ -263,7 +313,6 @@ static void take_turn(struct writer *writer)
 {
 	struct group_limits limits = limits_now(writer);
 	struct group_result result;
-	lookout_look(writer->lookout);
 	limits.refusal = lookout_refusal(writer->lookout);
 	int rc = run_group(writer, &limits, &result);
 	if (writer->full) {
@@ -334,6 +383,7 @@ bool writer_settle(struct writer *writer)
 static void look_around(struct writer *writer)
 {
 	lookout_look(writer->lookout);
+	note_epoch(writer);
 	if (writer->full) {
 		writer->full = false;
 		lookout_met_full(writer->lookout);
@@ -392,6 +442,9 @@ static void *writer_main(void *ctx)
 		}
 		if (call == QUEUE_NUDGED) {
 			look_around(writer);
+			continue;
+		}
+		if (!may_touch(writer)) {
 			continue;
 		}
 		struct request *task = queue_take_task(writer->options.queue);
@@ -475,6 +528,25 @@ uint64_t writer_wal_age(struct writer *writer, uint64_t frame)
 	uint64_t age_us = wal_clock_age(&writer->wal_clock, frame, clock_now_us());
 	pthread_mutex_unlock(&writer->lock);
 	return age_us;
+}
+
+bool writer_epoch(struct writer *writer, uint64_t *epochs, uint8_t *ret_epoch)
+{
+	uint64_t now = atomic_load_explicit(&writer->epochs, memory_order_acquire);
+	if (now == *epochs) {
+		return false;
+	}
+	*epochs = now;
+	pthread_mutex_lock(&writer->lock);
+	memcpy(ret_epoch, writer->epoch, STORE_EPOCH_BYTES);
+	pthread_mutex_unlock(&writer->lock);
+	return true;
+}
+
+void writer_trouble(struct writer *writer, char ret_text[LOOKOUT_TEXT_BYTES])
+{
+	struct lookout_facts facts = lookout_facts(writer->lookout);
+	memcpy(ret_text, facts.trouble, LOOKOUT_TEXT_BYTES);
 }
 
 uint64_t writer_commit_no(const struct writer *writer)

@@ -64,3 +64,9 @@ struct writer_stats writer_stats(struct writer *writer); /* any thread */
 /* See wal_clock.h; any thread. */
 uint64_t writer_wal_age(struct writer *writer, uint64_t frame);
 uint64_t writer_commit_no(const struct writer *writer); /* any thread, cheap */
+
+/* Any thread: what keeps requests waiting, if it is nothing usual; or "". */
+void writer_trouble(struct writer *writer, char ret_text[LOOKOUT_TEXT_BYTES]);
+
+/* Any thread, cheap: true if there is a newer epoch than the caller's count of them. */
+bool writer_epoch(struct writer *writer, uint64_t *epochs, uint8_t *ret_epoch);

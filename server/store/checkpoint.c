@@ -33,6 +33,7 @@ static int wal_committed(void *ctx, sqlite3 *handle, const char *database, int f
 		store->wal.backfilled = 0;
 		store->wal.next_attempt = 0;
 		store->wal.restart_busy_ms = RESTART_BUSY_MS;
+		store->ground.mark = 0;
 	}
 	store->wal.frames = (uint64_t)frames;
 	return SQLITE_OK;
@@ -58,6 +59,8 @@ static int run(struct store *store, int mode)
 	int copied = 0;
 	int rc = sqlite3_wal_checkpoint_v2(store->handle, "main", mode, &in_wal, &copied);
 	store->wal.stats.checkpoints++;
+	ground_note(store);
+	foreign_note_salt(store); /* it may have let the WAL begin anew */
 	if (copied >= 0) {
 		store->wal.backfilled = (uint64_t)copied;
 	}

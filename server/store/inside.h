@@ -11,6 +11,8 @@
 #include "server/store/touched.h"
 
 #include <sqlite3.h>
+#include <sys/types.h>
+#include <time.h>
 
 /* The daemon's own statements, prepared once. The table of their texts stands in store.c. */
 enum own {
@@ -60,6 +62,42 @@ struct wal_index {
 		uint32_t own_checksum[2];
 	} header, copy;
 	uint32_t backfilled;
+	uint32_t read_marks[5];
+	uint8_t locks[8];
+	uint32_t attempted; /* how far a checkpoint that runs means to come */
+};
+
+/* ground.c: the files as they were opened. */
+enum ground_file { GROUND_DB, GROUND_WAL, GROUND_SHM, GROUND_FILES };
+
+struct ground {
+	struct ground_identity {
+		dev_t dev;
+		ino_t ino;
+	} files[GROUND_FILES];
+	bool watched;            /* all three are there */
+	bool locks_seen;         /* /proc/locks shows ours */
+	bool any_device;         /* it gives files another device than stat() */
+	struct timespec changed; /* of the database, by us */
+	off_t bytes;
+	uint32_t mark; /* what checkpoints had reached then */
+};
+
+/* foreign.c: what other processes have written. */
+struct foreign {
+	uint32_t changes; /* how many commits SQLite has counted, with our last one */
+	uint32_t salt;    /* of the WAL, after our last transaction */
+	bool known;
+	bool own_restart;   /* since then the WAL may have begun anew by our own doing */
+	bool wal_was_there; /* before the file was opened */
+	bool rescued;       /* all commits are in the database's file */
+	char note[256];     /* what the start has found, or "" */
+};
+
+struct doubt {
+	enum store_doubt kind;
+	enum ground_file file; /* with STORE_DOUBT_FILES */
+	char text[STORE_ERROR_BYTES];
 };
 
 struct hold {
@@ -107,6 +145,11 @@ struct store {
 	struct store_observer observer;
 	struct wal wal;
 	struct wal_file wal_file;
+	struct ground ground;
+	struct foreign foreign;
+	struct doubt doubt;
+	uint64_t foreign_count;
+	uint64_t looked_us; /* when the ground was looked at */
 };
 
 /* Creates or migrates the tables, reads epoch and commit number. 0, or -EINVAL with a sentence. */
@@ -167,6 +210,27 @@ bool wal_attach(struct store *store);
 bool wal_index(struct store *store, struct wal_index *ret_index);
 uint64_t wal_offset(const struct store *store, uint32_t frames);
 bool wal_seal(struct store *store);
+
+/*
+ * ground.c. Begin: once all three files are there. Note: we have written to the database's file
+ * ourselves.
+ */
+void ground_begin(struct store *store);
+void ground_note(struct store *store);
+bool ground_files_hold(struct store *store); /* else the doubt's text says what is gone */
+
+/*
+ * foreign.c. Unseen: right after BEGIN; true: another process has written, end the transaction and
+ * doubt. Committed: after each COMMIT of ours. Note salt: what the WAL has now is our own doing.
+ * Restart: somebody else has let the WAL begin anew, without a commit. At start: in the first transaction; 0, or negative
+ * with a sentence.
+ */
+bool foreign_unseen(struct store *store);
+void foreign_before_open(struct store *store);
+int foreign_at_start(struct store *store, char ret_error[STORE_ERROR_BYTES]);
+void foreign_committed(struct store *store);
+void foreign_note_salt(struct store *store);
+bool foreign_restart(const struct store *store, const struct wal_index *index);
 
 /* Takes checkpoints into our own hand and counts frames (checkpoint.c). */
 void checkpoint_setup(struct store *store);

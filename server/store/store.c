@@ -20,7 +20,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PROGRESS_OPS = 1000 };
+enum {
+	PROGRESS_OPS = 1000,
+	LOOK_US = 300000, /* a transaction that took longer looks at its ground before COMMIT */
+};
 
 static const char *const own_texts[OWN_COUNT] = {
 	[OWN_BEGIN] = "BEGIN IMMEDIATE",
@@ -131,6 +134,10 @@ static int first_commit(struct store *store, bool restored, char *ret_error)
 	}
 	if (rc == 0) {
 		store->dirty = true;
+		if (foreign_at_start(store, ret_error) != 0) {
+			store_rollback(store);
+			return -EINVAL;
+		}
 		rc = store_commit(store, &error);
 	}
 	if (rc != 0) {
@@ -158,6 +165,10 @@ static int open_handle(struct store *store, const struct store_options *options,
 				: "");
 		return -EINVAL;
 	}
+	/* At once: also a start that fails leaves the WAL where it is. They are read back later. */
+	int persist = 1;
+	sqlite3_db_config(store->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+	(void)sqlite3_file_control(store->handle, "main", SQLITE_FCNTL_PERSIST_WAL, &persist);
 	sqlite3_busy_timeout(store->handle, 2000); /* for the switch to WAL; none afterwards */
 	return 0;
 }
@@ -182,6 +193,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 	if (store->path == NULL) {
 		return -ENOMEM;
 	}
+	foreign_before_open(store);
 	recovery_hold(&store->hold, store->path);
 	int rc = open_handle(store, options, ret_error);
 	if (rc == 0) {
@@ -225,6 +237,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 	rc = rc == 0 ? store_chunks_load(store) : rc;
 	rc = rc == 0 ? first_commit(store, options->restored, ret_error) : rc;
 	touched_everything(&store->touched, store->commit_no); /* by whom is not remembered */
+	ground_begin(store);
 	return rc == 0 ? recovery_sync_wal(store, ret_error) : rc;
 }
 
@@ -361,12 +374,20 @@ int store_begin(struct store *store, struct store_error *error)
 	if (rc != 0) {
 		return rc;
 	}
+	if (store->doubt.kind != STORE_DOUBT_NONE) {
+		return store_error_set(error, STORE_BUSY, SQLITE_BUSY, "%s", store->doubt.text);
+	}
 	store->dirty = false;
 	store->ddl = false;
 	store->wal_file.full = false;
 	store->exec_deadline_us = 0;
 	touched_begin(&store->touched);
-	return store_failed(store, run(store, OWN_BEGIN), error);
+	rc = store_failed(store, run(store, OWN_BEGIN), error);
+	if (rc == 0 && foreign_unseen(store)) {
+		store_rollback(store);
+		return store_error_set(error, STORE_BUSY, SQLITE_BUSY, "%s", store->doubt.text);
+	}
+	return rc;
 }
 
 bool store_in_transaction(const struct store *store)
@@ -436,6 +457,7 @@ void store_rollback(struct store *store)
 		/* It fails only without any memory; then store_begin() tries again. */
 		(void)run(store, OWN_ROLLBACK);
 	}
+	store->foreign.own_restart |= store->dirty; /* what it spilled may have begun it */
 	forget_schema(store);
 	touched_rolled_back(&store->touched);
 	dedupe_rolled_back(store->dedupe);
@@ -490,6 +512,14 @@ int store_commit(struct store *store, struct store_error *error)
 		store_rollback(store);
 		return STORE_RESOURCE;
 	}
+	if (clock_now_us() - store->looked_us >= LOOK_US) {
+		store_look_around(store);
+		if (store->doubt.kind != STORE_DOUBT_NONE) {
+			store_rollback(store);
+			return store_error_set(
+				error, STORE_RESOURCE, SQLITE_BUSY, "%s", store->doubt.text);
+		}
+	}
 	touched_batch_begin(&store->touched);
 	rc = run(store, OWN_COMMIT);
 	touched_batch_keep(&store->touched); /* virtual tables write their last here */
@@ -501,6 +531,7 @@ int store_commit(struct store *store, struct store_error *error)
 	 */
 	assert(store->wal.hook_calls == hook_calls + 1);
 	store->commit_no++;
+	foreign_committed(store);
 	touched_committed(&store->touched, store->commit_no);
 	if (store->observer.committed != NULL) {
 		touched_tell(&store->touched, store->commit_no, &store->observer);

@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct store;
 struct dedupe;
@@ -244,6 +245,53 @@ struct description {
 int store_describe(struct store *store, enum role role, struct bytes sql,
 	const struct step_sink *sink, struct description *ret_description,
 	struct store_error *error);
+
+/* ---- other hands in the database ---- */
+
+/*
+ * What has been noticed of other processes. While there is a doubt no transaction begins
+ * (STORE_BUSY) until store_recheck() has dispelled it.
+ */
+enum store_doubt {
+	STORE_DOUBT_NONE,
+	STORE_DOUBT_WRITTEN, /* another process has written */
+	STORE_DOUBT_FILES,   /* a file was moved, deleted or replaced */
+	STORE_DOUBT_LOCKS,   /* our locks on a file are gone */
+};
+
+enum store_recheck_end {
+	STORE_RECHECK_LATER,   /* it could not be looked at now: try again soon */
+	STORE_RECHECK_GOES_ON, /* all is well; after a foreign write under a new epoch */
+	STORE_RECHECK_STANDS,  /* it may not be served like this: refuse, with the text */
+	STORE_RECHECK_LEAVE,   /* only a new start can go on: leave, with the text */
+};
+
+struct store_recheck {
+	enum store_recheck_end end;
+	bool orphans;   /* rows violate foreign keys; they may be older than the foreign write */
+	bool unchecked; /* the database is too large to be checked in a few seconds */
+	char text[STORE_ERROR_BYTES + 64];
+};
+
+/* Looks at the files and their locks; a few dozen microseconds. Outside of a transaction. */
+void store_look_around(struct store *store);
+enum store_doubt store_doubt(const struct store *store);
+const char *store_doubt_text(const struct store *store);
+void store_recheck(struct store *store, struct store_recheck *ret_recheck);
+
+/*
+ * Another process that holds a lock in the way of our transactions: its pid, 0 for one of another
+ * pid namespace, or -1: there is none. *ret_file names the file.
+ */
+pid_t store_find_blocker(struct store *store, char ret_file[STORE_ERROR_BYTES]);
+
+/*
+ * How often another process has written or checkpointed since the start, and at it: frames of the
+ * WAL may be gone that nobody has shipped.
+ */
+uint64_t store_foreign_count(const struct store *store);
+/* Why the start began a new epoch, or "". */
+const char *store_lineage_note(const struct store *store);
 
 /* ---- between transactions ---- */
 

@@ -19,7 +19,7 @@ packages_example=(python3 python3-msgpack)
 packages_test=(
 	clang clang-format clang-tidy valgrind
 	libcmocka-dev
-	python3-pytest python3-pytest-xdist
+	python3-pytest python3-pytest-xdist sqlite3
 	binutils git patch procps mandoc strace
 	systemd e2fsprogs mount util-linux passwd
 	radosgw ceph-mon ceph-osd

@@ -229,7 +229,7 @@ def write_until_it_stops(served, session, acked):
             wire.write(["INSERT INTO t VALUES (?)", [acked + 1]], seq=acked + 1, done=acked)
             acked += 1
     assert served.wait() == 3, served.log()
-    assert "I/O error: stopping" in served.log()
+    assert "stopping, to find out" in served.log()
     return acked
 
 

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Whether the ground still holds: the database, -wal and -shm are the files that were opened, nobody
+ * else has written to the database's file, and SQLite's locks on them are there. It asks stat() and
+ * /proc only; to open and close one of the files would itself drop the locks.
+ */
+
+#include "server/base/clock.h"
+#include "server/base/locks.h"
+#include "server/store/inside.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { LOCK_TRIES = 5, SHARED_BYTES = 510, WRITE_BYTE = 120, LAST_READ_BYTE = 127, DMS_BYTE = 128 };
+
+#define PENDING_FIRST 1073741824ull
+#define SHARED_FIRST  1073741826ull /* of the bytes that say "in use" in SQLite's database files */
+
+static const char *const suffixes[GROUND_FILES] = {"", "-wal", "-shm"};
+
+static void path_of(const struct store *store, enum ground_file file, char path[4096])
+{
+	snprintf(path, 4096, "%s%s", store->path, suffixes[file]);
+}
+
+static bool look(const struct store *store, enum ground_file file, struct stat *ret_status)
+{
+	char path[4096];
+	path_of(store, file, path);
+	return lstat(path, ret_status) == 0;
+}
+
+/* ---- locks ---- */
+
+struct held {
+	uint64_t first;
+	uint64_t last;
+	bool found;
+};
+
+static void is_ours(void *ctx, const struct lock_seen *lock)
+{
+	struct held *held = ctx;
+	held->found |= lock->pid == getpid() && !lock->waits && lock->first <= held->first &&
+		lock->last >= held->last;
+}
+
+/* The table of the kernel is not read at one moment: a lock may be overlooked, but not often. */
+static bool locked(
+	const struct ground *ground, enum ground_file file, uint64_t first, uint64_t bytes)
+{
+	struct held held = {first, first + bytes - 1, false};
+	const struct ground_identity *identity = &ground->files[file];
+	for (int tries = 0; tries < LOCK_TRIES && !held.found; tries++) {
+		if (locks_each(ground->any_device ? 0 : identity->dev, identity->ino, is_ours,
+			    &held) < 0) {
+			return true; /* it cannot be told */
+		}
+	}
+	return held.found;
+}
+
+static bool locks_hold(const struct ground *ground)
+{
+	return locked(ground, GROUND_DB, SHARED_FIRST, SHARED_BYTES) &&
+		locked(ground, GROUND_SHM, DMS_BYTE, 1);
+}
+
+struct blocker {
+	uint64_t first;
+	uint64_t last;
+	uint64_t best; /* the lowest byte so far: the lock of writers comes first */
+	pid_t pid;
+};
+
+static void is_in_the_way(void *ctx, const struct lock_seen *lock)
+{
+	struct blocker *blocker = ctx;
+	uint64_t at = lock->first > blocker->first ? lock->first : blocker->first;
+	if (lock->pid == getpid() || lock->waits || lock->first > blocker->last ||
+		lock->last < blocker->first || at >= blocker->best) {
+		return;
+	}
+	/* Readers hold their marks; only the lock of writers is in the way whoever shares it. */
+	if (lock->write || at <= WRITE_BYTE || at >= PENDING_FIRST) {
+		blocker->best = at;
+		blocker->pid = lock->pid > 0 ? lock->pid : 0;
+	}
+}
+
+pid_t store_find_blocker(struct store *store, char ret_file[STORE_ERROR_BYTES])
+{
+	static const struct {
+		enum ground_file file;
+		uint64_t first;
+		uint64_t last;
+	} places[] = {{GROUND_SHM, WRITE_BYTE, LAST_READ_BYTE},
+		{GROUND_DB, PENDING_FIRST, SHARED_FIRST - 1}};
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		struct blocker blocker = {places[i].first, places[i].last, UINT64_MAX, -1};
+		const struct ground_identity *identity = &store->ground.files[places[i].file];
+		if (store->ground.watched &&
+			locks_each(store->ground.any_device ? 0 : identity->dev, identity->ino,
+				is_in_the_way, &blocker) == 0 &&
+			blocker.best != UINT64_MAX) {
+			snprintf(ret_file, STORE_ERROR_BYTES, "%.400s%s", store->path,
+				suffixes[places[i].file]);
+			return blocker.pid;
+		}
+	}
+	return -1;
+}
+
+/* ---- the files ---- */
+
+/* How much of the WAL somebody has copied into the database, or has begun to. */
+static uint32_t checkpoint_mark(struct store *store)
+{
+	struct wal_index index;
+	if (!wal_index(store, &index)) {
+		return 0;
+	}
+	return index.backfilled > index.attempted ? index.backfilled : index.attempted;
+}
+
+void ground_note(struct store *store)
+{
+	struct stat status;
+	if (store->ground.watched && look(store, GROUND_DB, &status)) {
+		store->ground.changed = status.st_mtim;
+		store->ground.bytes = status.st_size;
+		store->ground.mark = checkpoint_mark(store);
+	}
+}
+
+void ground_begin(struct store *store)
+{
+	struct ground *ground = &store->ground;
+	struct stat status;
+	ground->watched = true;
+	for (unsigned i = 0; i < GROUND_FILES; i++) {
+		ground->watched &= look(store, (enum ground_file)i, &status);
+		ground->files[i] = (struct ground_identity){status.st_dev, status.st_ino};
+	}
+	/* Where they cannot be seen now, they will not be missed later. */
+	ground->locks_seen = ground->watched && locks_hold(ground);
+	if (ground->watched && !ground->locks_seen) {
+		ground->any_device = true;
+		ground->locks_seen = locks_hold(ground);
+	}
+	ground_note(store);
+}
+
+/* Our descriptor of a file that has lost its name: it still leads there. */
+static int find_descriptor(const struct ground_identity *identity, nlink_t *ret_links)
+{
+	char path[320];
+	struct stat status;
+	int found = -1;
+	DIR *fds = opendir("/proc/self/fd");
+	for (struct dirent *fd; fds != NULL && found < 0 && (fd = readdir(fds)) != NULL;) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%s", fd->d_name);
+		if (stat(path, &status) == 0 && status.st_dev == identity->dev &&
+			status.st_ino == identity->ino) {
+			found = atoi(fd->d_name);
+			*ret_links = status.st_nlink;
+		}
+	}
+	if (fds != NULL) {
+		closedir(fds);
+	}
+	return found;
+}
+
+static void describe_moved(struct store *store, enum ground_file file, bool replaced)
+{
+	char link[64];
+	char now[512] = "?";
+	nlink_t links = 0;
+	int fd = find_descriptor(&store->ground.files[file], &links);
+	char *text = store->doubt.text;
+	int len = snprintf(text, STORE_ERROR_BYTES, "%.160s%s was ", store->path, suffixes[file]);
+	text += len;
+	size_t room = STORE_ERROR_BYTES - (size_t)len;
+	const char *by = replaced ? " (another file stands in its place)" : "";
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t bytes = fd >= 0 ? readlink(link, now, sizeof(now) - 1) : -1;
+	now[bytes > 0 ? bytes : 0] = 0;
+	if (file != GROUND_DB) {
+		snprintf(text, room, "%s under the running daemon%s",
+			links == 0 ? "deleted" : "moved", by);
+	} else if (links > 0) {
+		snprintf(text, room,
+			"moved to %.160s under the running daemon%s: move it back, or stop the daemon "
+			"and begin with what is there",
+			now, by);
+	} else {
+		snprintf(text, room,
+			"deleted under the running daemon%s: save it before you stop the daemon: "
+			"`cp /proc/%d/fd/%d COPY`",
+			by, (int)getpid(), fd);
+	}
+}
+
+static bool files_hold(struct store *store, struct stat *ret_db)
+{
+	for (unsigned i = 0; i < GROUND_FILES; i++) {
+		struct stat status;
+		const struct ground_identity *identity = &store->ground.files[i];
+		bool there = look(store, (enum ground_file)i, &status);
+		if (!there || status.st_ino != identity->ino || status.st_dev != identity->dev) {
+			store->doubt.file = (enum ground_file)i;
+			describe_moved(store, (enum ground_file)i, there);
+			return false;
+		}
+		if (i == GROUND_DB) {
+			*ret_db = status;
+		}
+	}
+	return true;
+}
+
+bool ground_files_hold(struct store *store)
+{
+	struct stat status;
+	return files_hold(store, &status);
+}
+
+static bool same_time(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+/* Only our checkpoints write to the database's own file. */
+static void look_at_content(struct store *store, const struct stat *status)
+{
+	struct ground *ground = &store->ground;
+	struct wal_index index;
+	if (same_time(&status->st_mtim, &ground->changed) && status->st_size == ground->bytes) {
+		return;
+	}
+	if (checkpoint_mark(store) > ground->mark ||
+		(wal_index(store, &index) && foreign_restart(store, &index))) {
+		/* A checkpoint that another process has made: the content is the same. */
+		foreign_note_salt(store);
+		store->foreign_count++;
+		ground_note(store);
+		return;
+	}
+	store->doubt.kind = STORE_DOUBT_WRITTEN;
+	snprintf(store->doubt.text, STORE_ERROR_BYTES,
+		"the file %.300s was changed by another process than the daemon", store->path);
+}
+
+void store_look_around(struct store *store)
+{
+	struct stat status;
+	store->looked_us = clock_now_us();
+	if (!store->ground.watched || store->doubt.kind != STORE_DOUBT_NONE) {
+		return;
+	}
+	if (!files_hold(store, &status)) {
+		store->doubt.kind = STORE_DOUBT_FILES;
+	} else if (store->ground.locks_seen && !locks_hold(&store->ground)) {
+		store->doubt.kind = STORE_DOUBT_LOCKS;
+		snprintf(store->doubt.text, STORE_ERROR_BYTES,
+			"SQLite's locks on %.300s are gone: something in this process has opened and "
+			"closed the file",
+			store->path);
+	} else {
+		look_at_content(store, &status);
+	}
+}
