@@ -100,6 +100,15 @@ enum disk_change disk_look(
 	return disk->low == was_low ? DISK_SAME : disk->low ? DISK_LOW : DISK_WELL;
 }
 
+bool disk_is_short(struct disk *disk, uint64_t now_us)
+{
+	uint64_t total = 0;
+	if (now_us >= disk->next_glance_us && look(disk->dir, &disk->free, &total)) {
+		disk->next_glance_us = now_us + LOOK_US;
+	}
+	return disk->low || disk->free < disk->floor;
+}
+
 bool disk_is_full(struct disk *disk)
 {
 	bool had = disk->reserve > 0 && unlink(disk->reserve_path) == 0;

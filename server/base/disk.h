@@ -19,6 +19,7 @@ struct disk {
 	const char *dir;
 	const char *reserve_path;
 	uint64_t next_look_us;
+	uint64_t next_glance_us;
 	uint64_t total;
 	uint64_t free;    /* to us; at the last look */
 	uint64_t floor;   /* in effect */
@@ -36,6 +37,9 @@ void disk_init(struct disk *disk, const char *dir, const char *reserve_path);
 /* Looks, at most every few milliseconds, and makes the reserve when there is room for it. */
 enum disk_change disk_look(
 	struct disk *disk, uint64_t now_us, uint64_t floor_max, uint64_t reserve_max);
+
+/* The same look for those who may do nothing about it: true if less than the floor is free. */
+bool disk_is_short(struct disk *disk, uint64_t now_us);
 
 /* A write has found no room: gives up the reserve; low from now on. True: there was one. */
 bool disk_is_full(struct disk *disk);

@@ -365,6 +365,13 @@ const char *lookout_refusal(const struct lookout *lookout)
 	return lookout->refusal[0] != 0 ? lookout->refusal : NULL;
 }
 
+bool lookout_quiet(struct lookout *lookout)
+{
+	return lookout->refusal[0] == 0 &&
+		store_doubt(lookout->options.store) == STORE_DOUBT_NONE &&
+		!disk_is_short(&lookout->disk, clock_now_us());
+}
+
 void lookout_met_full(struct lookout *lookout)
 {
 	cut_wal(lookout);

@@ -66,6 +66,9 @@ uint64_t lookout_epochs(const struct lookout *lookout);
 /* Why batches that write must be refused now, or NULL. */
 const char *lookout_refusal(const struct lookout *lookout);
 
+/* Nothing is known, or to be seen at once, that is the writer's to look at first. */
+bool lookout_quiet(struct lookout *lookout);
+
 /* A batch has met a full disk. */
 void lookout_met_full(struct lookout *lookout);
 

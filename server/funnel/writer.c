@@ -25,7 +25,7 @@
 enum {
 	BUSY_PAUSE_US = 5000,
 	LOG_AGAIN_US = 1000000,
-	LOOK_US = 400000,
+	LOOK_US = 800000,
 	STANDING_RETRY_MS = 1000,
 	/* The loop stands in for that much, and after it has taken too long, not for a while. */
 	STAND_IN_COUNT = 16,
@@ -350,7 +350,7 @@ bool writer_stand_in(struct writer *writer)
 		!queue_stand_in(queue, STAND_IN_COUNT, STAND_IN_BYTES)) {
 		return false;
 	}
-	if (lookout_refusal(writer->lookout) != NULL) {
+	if (!lookout_quiet(writer->lookout)) {
 		queue_step_back(queue); /* whether that still holds is the writer's to see */
 		return false;
 	}

@@ -57,6 +57,10 @@ static int run(struct store *store, int mode)
 {
 	int in_wal = 0;
 	int copied = 0;
+	ground_look_at_content(store); /* before our own writing covers another's */
+	if (store->doubt.kind != STORE_DOUBT_NONE) {
+		return SQLITE_BUSY;
+	}
 	int rc = sqlite3_wal_checkpoint_v2(store->handle, "main", mode, &in_wal, &copied);
 	store->wal.stats.checkpoints++;
 	ground_note(store);

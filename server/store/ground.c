@@ -12,13 +12,21 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LOCK_TRIES = 5, SHARED_BYTES = 510, WRITE_BYTE = 120, LAST_READ_BYTE = 127, DMS_BYTE = 128 };
+enum {
+	LIST_US = 900000,
+	LOCK_TRIES = 5,
+	SHARED_BYTES = 510,
+	WRITE_BYTE = 120,
+	LAST_READ_BYTE = 127,
+	DMS_BYTE = 128
+};
 
 #define PENDING_FIRST 1073741824ull
 #define SHARED_FIRST  1073741826ull /* of the bytes that say "in use" in SQLite's database files */
@@ -53,7 +61,7 @@ static void is_ours(void *ctx, const struct lock_seen *lock)
 }
 
 /* The table of the kernel is not read at one moment: a lock may be overlooked, but not often. */
-static bool locked(
+static bool listed(
 	const struct ground *ground, enum ground_file file, uint64_t first, uint64_t bytes)
 {
 	struct held held = {first, first + bytes - 1, false};
@@ -67,10 +75,85 @@ static bool locked(
 	return held.found;
 }
 
-static bool locks_hold(const struct ground *ground)
+/* Our descriptor of a file, also of one that has lost its name. */
+static int find_descriptor(const struct ground_identity *identity, nlink_t *ret_links)
 {
-	return locked(ground, GROUND_DB, SHARED_FIRST, SHARED_BYTES) &&
-		locked(ground, GROUND_SHM, DMS_BYTE, 1);
+	char path[320];
+	struct stat status;
+	int found = -1;
+	DIR *fds = opendir("/proc/self/fd");
+	for (struct dirent *fd; fds != NULL && found < 0 && (fd = readdir(fds)) != NULL;) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%s", fd->d_name);
+		if (stat(path, &status) == 0 && status.st_dev == identity->dev &&
+			status.st_ino == identity->ino) {
+			found = atoi(fd->d_name);
+			*ret_links = status.st_nlink;
+		}
+	}
+	if (fds != NULL) {
+		closedir(fds);
+	}
+	return found;
+}
+
+/*
+ * Asks for a lock of the open file description, which the process's own POSIX locks refuse. Whose lock
+ * it is that refuses is told of the first one only: a reader's may stand before ours.
+ */
+static enum lock_answer {
+	LOCK_OURS,
+	LOCK_NONE,
+	LOCK_PERHAPS
+} ask(const struct ground *ground, enum ground_file file, uint64_t first, uint64_t bytes)
+{
+	struct flock lock = {.l_type = F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_start = (off_t)first,
+		.l_len = (off_t)bytes};
+	if (ground->fds[file] < 0 || fcntl(ground->fds[file], F_OFD_GETLK, &lock) != 0) {
+		return LOCK_PERHAPS;
+	}
+	return lock.l_type == F_UNLCK    ? LOCK_NONE
+		: lock.l_pid == getpid() ? LOCK_OURS
+					 : LOCK_PERHAPS;
+}
+
+/* To read /proc/locks holds up everybody's locks for a moment: only where it must be. */
+static bool locked(struct ground *ground, enum ground_file file, uint64_t first, uint64_t bytes)
+{
+	enum lock_answer answer = ask(ground, file, first, bytes);
+	if (answer != LOCK_PERHAPS) {
+		return answer == LOCK_OURS;
+	}
+	uint64_t now_us = clock_now_us();
+	if (now_us < ground->next_list_us) {
+		return true;
+	}
+	ground->next_list_us = now_us + LIST_US;
+	return listed(ground, file, first, bytes);
+}
+
+static bool locks_hold(struct ground *ground)
+{
+	return !ground->locks_seen ||
+		(locked(ground, GROUND_DB, SHARED_FIRST, SHARED_BYTES) &&
+			locked(ground, GROUND_SHM, DMS_BYTE, 1));
+}
+
+/* Where they cannot be seen now, they will not be missed later. */
+static void find_locks(struct ground *ground)
+{
+	nlink_t links = 0;
+	for (unsigned i = 0; i < GROUND_FILES; i++) {
+		ground->fds[i] = find_descriptor(&ground->files[i], &links);
+	}
+	ground->locks_seen = ask(ground, GROUND_DB, SHARED_FIRST, SHARED_BYTES) == LOCK_OURS &&
+		ask(ground, GROUND_SHM, DMS_BYTE, 1) == LOCK_OURS;
+	for (int any = 0; any < 2 && !ground->locks_seen; any++) {
+		ground->any_device = any != 0;
+		ground->locks_seen = listed(ground, GROUND_DB, SHARED_FIRST, SHARED_BYTES) &&
+			listed(ground, GROUND_SHM, DMS_BYTE, 1);
+	}
 }
 
 struct blocker {
@@ -149,34 +232,10 @@ void ground_begin(struct store *store)
 		ground->watched &= look(store, (enum ground_file)i, &status);
 		ground->files[i] = (struct ground_identity){status.st_dev, status.st_ino};
 	}
-	/* Where they cannot be seen now, they will not be missed later. */
-	ground->locks_seen = ground->watched && locks_hold(ground);
-	if (ground->watched && !ground->locks_seen) {
-		ground->any_device = true;
-		ground->locks_seen = locks_hold(ground);
+	if (ground->watched) {
+		find_locks(ground);
 	}
 	ground_note(store);
-}
-
-/* Our descriptor of a file that has lost its name: it still leads there. */
-static int find_descriptor(const struct ground_identity *identity, nlink_t *ret_links)
-{
-	char path[320];
-	struct stat status;
-	int found = -1;
-	DIR *fds = opendir("/proc/self/fd");
-	for (struct dirent *fd; fds != NULL && found < 0 && (fd = readdir(fds)) != NULL;) {
-		snprintf(path, sizeof(path), "/proc/self/fd/%s", fd->d_name);
-		if (stat(path, &status) == 0 && status.st_dev == identity->dev &&
-			status.st_ino == identity->ino) {
-			found = atoi(fd->d_name);
-			*ret_links = status.st_nlink;
-		}
-	}
-	if (fds != NULL) {
-		closedir(fds);
-	}
-	return found;
 }
 
 static void describe_moved(struct store *store, enum ground_file file, bool replaced)
@@ -259,6 +318,16 @@ static void look_at_content(struct store *store, const struct stat *status)
 		"the file %.300s was changed by another process than the daemon", store->path);
 }
 
+void ground_look_at_content(struct store *store)
+{
+	struct stat status;
+	if (store->ground.watched && store->doubt.kind == STORE_DOUBT_NONE &&
+		look(store, GROUND_DB, &status) &&
+		status.st_ino == store->ground.files[GROUND_DB].ino) {
+		look_at_content(store, &status);
+	}
+}
+
 void store_look_around(struct store *store)
 {
 	struct stat status;
@@ -268,7 +337,7 @@ void store_look_around(struct store *store)
 	}
 	if (!files_hold(store, &status)) {
 		store->doubt.kind = STORE_DOUBT_FILES;
-	} else if (store->ground.locks_seen && !locks_hold(&store->ground)) {
+	} else if (!locks_hold(&store->ground)) {
 		store->doubt.kind = STORE_DOUBT_LOCKS;
 		snprintf(store->doubt.text, STORE_ERROR_BYTES,
 			"SQLite's locks on %.300s are gone: something in this process has opened and "

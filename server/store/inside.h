@@ -75,6 +75,8 @@ struct ground {
 		dev_t dev;
 		ino_t ino;
 	} files[GROUND_FILES];
+	int fds[GROUND_FILES];   /* SQLite's descriptors of them, or -1 */
+	uint64_t next_list_us;   /* when /proc/locks may be read again */
 	bool watched;            /* all three are there */
 	bool locks_seen;         /* /proc/locks shows ours */
 	bool any_device;         /* it gives files another device than stat() */
@@ -217,7 +219,8 @@ bool wal_seal(struct store *store);
  */
 void ground_begin(struct store *store);
 void ground_note(struct store *store);
-bool ground_files_hold(struct store *store); /* else the doubt's text says what is gone */
+void ground_look_at_content(struct store *store); /* for a checkpoint, or a write, by others */
+bool ground_files_hold(struct store *store);      /* else the doubt's text says what is gone */
 
 /*
  * foreign.c. Unseen: right after BEGIN; true: another process has written, end the transaction and

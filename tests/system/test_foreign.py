@@ -4,13 +4,11 @@ Other hands in the database: what another process writes, while a daemon lives a
 when its files or its locks go away, and who is named for locks that stand in the way.
 """
 import contextlib
-import fcntl
 import os
 import re
 import shutil
 import signal
 import sqlite3
-import struct
 import subprocess
 import threading
 import time
@@ -20,7 +18,7 @@ import pytest
 from daemon import wait_for
 from wire import Closed
 
-SHM_WRITE, SHM_CHECKPOINT, SHM_DMS, PENDING = 120, 121, 128, 1 << 30
+SHM_WRITE, PENDING = 120, 1 << 30
 
 
 def cli(db, *sql):
@@ -286,3 +284,220 @@ def test_nobody_was_there(daemon):
         served.start()
         assert epoch(served) == known
     assert served.stats()["foreign_total"] == 0
+
+
+# ---- files that go away under it
+
+
+def stops_for(served, load, name, verb):
+    """It acknowledges nothing more, and ends with a line that names the file."""
+    served.process.wait(10 * served.slow)
+    load.stop()
+    assert served.wait() == 3
+    assert re.search(rf"{re.escape(name)} was {verb} under the running daemon", served.log()), served.log()
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+@pytest.mark.parametrize("verb", ["deleted", "moved"])
+def test_a_file_beside_it_goes_away(daemon, suffix, verb):
+    """What was acknowledged is brought into the database first; a new start goes on with all of it."""
+    served = daemon()
+    make_table(served)
+    load = Load(served)
+    wait_for(lambda: len(load.acked) > 50, "writes")
+    if verb == "deleted":
+        os.unlink(served.db + suffix)
+    else:
+        os.rename(served.db + suffix, served.db + ".elsewhere")
+    stops_for(served, load, served.db + suffix, verb)
+    served.start()
+    nothing_is_lost(served, load)
+
+
+def refused(served):
+    with served.wire() as wire:
+        error = wait_for(lambda: wire.ask("write", batch=[["REPLACE INTO t VALUES (-9, 'x')"]])[0], "a refusal")
+    assert (error["code"], error["applied"], error["retry"]) == ("foreign_writer", "no", True), error
+    return error["message"]
+
+
+def test_the_database_is_moved_and_comes_back(daemon):
+    served = daemon()
+    make_table(served)
+    load = Load(served)
+    wait_for(lambda: len(load.acked) > 50, "writes")
+    elsewhere = served.db + ".elsewhere"
+    os.rename(served.db, elsewhere)
+    assert f"moved to {elsewhere}" in refused(served)
+    load.stop()
+    # The moved file is whole, without any other.
+    with contextlib.closing(sqlite3.connect(f"file:{elsewhere}?immutable=1", uri=True)) as other:
+        rows = {a for (a,) in other.execute("SELECT a FROM t")}
+        assert rows >= set(load.acked)
+    os.rename(elsewhere, served.db)
+    with served.wire() as wire:
+        wait_for(lambda: wire.ask("write", batch=[["INSERT INTO t VALUES (-1, 'x')"]])[0] is None, "it to go on")
+    nothing_is_lost(served, load)
+
+
+def test_the_database_is_deleted(daemon, tmp_path):
+    """The message says how to save it, and that works."""
+    served = daemon()
+    make_table(served)
+    load = Load(served)
+    wait_for(lambda: len(load.acked) > 50, "writes")
+    os.unlink(served.db)
+    message = refused(served)
+    load.stop()
+    saved = tmp_path / "saved.db"
+    source = re.search(r"cp (/proc/\d+/fd/\d+) COPY", message).group(1)
+    subprocess.run(["cp", source, saved], check=True)
+    with contextlib.closing(sqlite3.connect(saved)) as other:
+        assert {a for (a,) in other.execute("SELECT a FROM t")} >= set(load.acked)
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    served.kill()
+
+
+def test_another_file_takes_its_place(daemon):
+    served = daemon()
+    make_table(served)
+    load = Load(served)
+    wait_for(lambda: len(load.acked) > 50, "writes")
+    shutil.copy(served.db, served.db + ".new")
+    os.rename(served.db + ".new", served.db)
+    assert "another file stands in its place" in refused(served)
+    load.stop()
+    # Nothing of ours is left in the WAL to be read over the new file.
+    assert os.path.getsize(served.db + "-wal") == 0
+    served.kill()
+
+
+# ---- locks
+
+DROPPER = r"""
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+/* Opens and closes the file that it is told, as no code in the daemon may. */
+static void drop(int number)
+{
+    (void)number;
+    close(open(getenv("DROP_LOCKS_OF"), O_RDONLY));
+}
+__attribute__((constructor)) static void begin(void)
+{
+    struct sigaction action = {.sa_handler = drop, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR2, &action, NULL);
+}
+"""
+
+
+@pytest.mark.parametrize("suffix", ["", "-shm"])
+def test_locks_that_are_lost(daemon, tmp_path, suffix):
+    """It stops within a second, and says so; a new start holds them again."""
+    source, library = tmp_path / "drop.c", tmp_path / "drop.so"
+    source.write_text(DROPPER)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    served = daemon(start=False)
+    served.env = {"LD_PRELOAD": str(library), "DROP_LOCKS_OF": served.db + suffix,
+                  "ASAN_OPTIONS": "detect_leaks=1:exitcode=99:verify_asan_link_order=0"}
+    served.start()
+    make_table(served)
+    load = Load(served)
+    wait_for(lambda: len(load.acked) > 50, "writes")
+    served.process.send_signal(signal.SIGUSR2)
+    began = time.monotonic()
+    served.process.wait(30 * served.slow)
+    took = time.monotonic() - began
+    load.stop()
+    assert served.wait() == 3 and "locks on" in served.log(), served.log()
+    assert took < 5 * served.slow, took
+    served.start()
+    nothing_is_lost(served, load)
+
+
+def test_nobody_but_sqlite_opens_the_files(daemon, tmp_path):
+    """Whoever opens and closes one of them drops its locks: over a life, each is opened once."""
+    trace = tmp_path / "trace"
+    served = daemon(start=False, prefix=["strace", "-f", "-D", "-qq", "-e", "trace=openat,open,openat2",
+                                         "-o", str(trace)], checkpoint_frames=20)
+    served.start()
+    make_table(served)
+    served.restart()
+    trace.write_text("")
+    with served.wire(session=os.urandom(16)) as wire:
+        for i in range(1, 200):
+            wire.write(["INSERT INTO t VALUES (?, 'x')", [i]], seq=i)
+        wire.write("INSERT INTO pad VALUES (zeroblob(3000000))")
+        for what in ("stats", "clients", "config", "queue"):
+            wire.call("show", what=what)
+        cli(served.db, "INSERT INTO t VALUES (-1, 'other')")
+        wire.write("INSERT INTO t VALUES (1000, 'x')")
+        wire.call("reload")
+        time.sleep(2)  # the looks that are taken each second
+    served.stop()
+    opened = re.findall(r'open[^(]*\([^"]*"([^"]+)"', trace.read_text())
+    assert "/proc/locks" in opened or opened, "the trace has seen nothing"
+    assert [path for path in opened if path in (served.db, served.db + "-shm")] == []
+
+
+HOLDER = """
+import fcntl, struct, sys, time
+file = open(sys.argv[1], "rb")
+fcntl.fcntl(file, fcntl.F_SETLKW, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, int(sys.argv[2]), 1, 0))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def lock_held(path, byte):
+    """By a process that may only read; it is polite only about beginning."""
+    process = subprocess.Popen(["/usr/bin/python3", "-c", HOLDER, path, str(byte)], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_lock_of_a_reader_in_the_way(daemon, litefunnel):
+    """Writes wait and are told by whom they are kept; when it goes, they go on."""
+    served = daemon()
+    make_table(served)
+    with served.wire() as wire:
+        for i in range(20):
+            with lock_held(served.db + "-shm", SHM_WRITE) as pid:
+                error, _ = wire.ask("write", batch=[[f"INSERT INTO t VALUES ({i}, 'x')"]], deadline_ms=350)
+                assert (error["code"], error["applied"], error["retry"]) == ("deadline", "no", True)
+                assert f"pid {pid} (python3, uid 0) holds a lock on {served.db}-shm" in error["message"], error
+                if i == 0:
+                    status = subprocess.run([litefunnel, "status", served.db], text=True,
+                                            stdout=subprocess.PIPE, check=False).stdout
+                    assert status.startswith(f"degraded: writes wait: pid {pid}"), status
+            assert wire.write(f"INSERT INTO t VALUES ({i}, 'x')")
+        assert served.stats()["trouble"] == ""
+    assert re.search(r"writes wait.*holder=\"?pid \d+ \(python3", served.log()), served.log()
+
+
+@pytest.mark.parametrize("byte", [121, 122, 123, 124, 125, 126, 127])
+def test_locks_of_readers_that_are_not_in_the_way(daemon, byte):
+    """A held checkpoint, recovery or read mark costs a checkpoint at most."""
+    served = daemon(checkpoint_frames=20)
+    make_table(served)
+    with lock_held(served.db + "-shm", byte), served.wire() as wire:
+        for i in range(20):
+            wire.write(f"INSERT INTO t VALUES ({i}, 'x')")
+
+
+def test_a_lock_on_the_pending_byte(daemon):
+    """Whoever holds it keeps others from opening the file, and us from nothing."""
+    served = daemon()
+    make_table(served)
+    with lock_held(served.db, PENDING), served.wire() as wire:
+        for i in range(100):
+            wire.write(f"INSERT INTO t VALUES ({i}, 'x')")
