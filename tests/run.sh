@@ -187,7 +187,7 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 # Tests with a stage of their own.
 apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py
 	tests/ship/test_stock.py tests/ship/test_replica_kinds.py tests/ship/test_replica_faults.py
-	tests/ship/test_compaction.py)
+	tests/ship/test_compaction.py tests/ship/test_replica_answers.py)
 
 stage_system() {
 	local dirs
@@ -204,7 +204,8 @@ stage_ship() {
 	read -r LITEFUNNEL_TEST_S3 <&"${SERVER[0]}" || return 1
 	export LITEFUNNEL_TEST_S3
 	run_pytest gcc -n 2 tests/ship/test_stock.py tests/ship/test_replica_kinds.py \
-		tests/ship/test_replica_faults.py tests/ship/test_compaction.py
+		tests/ship/test_replica_faults.py tests/ship/test_replica_answers.py \
+		tests/ship/test_compaction.py
 	code=$?
 	eval "exec ${SERVER[1]}>&-"
 	wait "$server"

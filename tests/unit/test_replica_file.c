@@ -33,7 +33,7 @@ struct place {
 static void place_make(struct place *place)
 {
 	char url[80];
-	*place = (struct place){.root = "/tmp/litefunnel-replica-XXXXXX"};
+	*place = (struct place){.root = "/dev/shm/litefunnel-replica-XXXXXX"};
 	assert_non_null(mkdtemp(place->root));
 	snprintf(url, sizeof url, "file://%s/b", place->root);
 	assert_int_equal(replica_open(url, &place->replica, &place->error), 0);
@@ -425,7 +425,7 @@ static void test_urls(void **state)
 		assert_int_equal(replica_open(wrong[i], &replica, &error), -EINVAL);
 		assert_true(strlen(error.text) > 20);
 	}
-	char root[] = "/tmp/litefunnel-replica-XXXXXX";
+	char root[] = "/dev/shm/litefunnel-replica-XXXXXX";
 	char url[100];
 	char path[100];
 	bool has;
