@@ -25,7 +25,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READY_MS = 60000, NOT_STARTED = 125 };
+enum {
+	READY_MS = 60000,
+	NOT_STARTED = 125,
+	DIRECTORY_BYTES_MAX = 107 - (int)sizeof("/litefunnel-bench-XXXXXX/bench.db-funnel") + 1,
+};
 
 extern char **environ;
 
@@ -162,6 +166,10 @@ int arena_init(struct arena *arena, const struct bench_options *options, bool da
 	char ret_error[ARENA_ERROR_BYTES])
 {
 	*arena = (struct arena){.daemon = 0};
+	if (daemon && strlen(options->directory) > DIRECTORY_BYTES_MAX) {
+		return failed(ret_error, options->directory,
+			"too deep for a Unix socket (107 bytes): use a shorter --db");
+	}
 	snprintf(arena->directory, sizeof(arena->directory), "%s/litefunnel-bench-XXXXXX",
 		options->directory);
 	if (mkdtemp(arena->directory) == NULL) {

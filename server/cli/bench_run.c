@@ -445,7 +445,7 @@ int bench_best_batch(
 	trial.seconds = options->seconds < 0.5 ? options->seconds : 0.5;
 	for (size_t i = 0; rc == 0 && i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		rc = bench_run(&trial, BENCH_RAW, sizes[i], run, ret_error);
-		if (rc == 0 && run->writes.rows >= best) {
+		if (rc == 0 && (i == 0 || run->writes.rows > best)) {
 			best = run->writes.rows;
 			*ret_rows = sizes[i];
 		}
