@@ -19,9 +19,9 @@ ROWS = ("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i 
 
 
 def fill(served, rows):
-    with served.wire() as wire:
+    with served.wire(timeout=600) as wire:
         wire.write("CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER, s TEXT)", [ROWS, [rows]],
-                   "CREATE INDEX t_n ON t(n)")
+                   "CREATE INDEX t_n ON t(n)", deadline_ms=600_000)
 
 
 def content(served, table="t"):
@@ -43,11 +43,12 @@ def run(litefunnel, served, *args):
 def test_killed_and_resumed_each_row_once(daemon, soak, slow):
     """Not idempotent: a row that is visited twice, or never, shows."""
     rows, kills = (2_000_000, 50) if soak else (60_000, 12)
-    served, whole = daemon(), daemon("whole.db")
+    served, whole = daemon(exec_timeout="1h"), daemon("whole.db", exec_timeout="1h")
     for each in (served, whole):
         fill(each, rows)
     statement = "UPDATE t SET n = n * 2 + ?, s = s || n WHERE n <> 7 OR id % 2 = 0"
-    whole.write([statement, [5]])
+    with whole.wire(timeout=600) as wire:
+        wire.write([statement, [5]], deadline_ms=600_000)
     rng = random.Random(1)
     with served.wire() as wire:
         limit = {} if soak else {"rate": 60_000}
