@@ -123,6 +123,21 @@ static void run_for(uint64_t us)
 	}
 }
 
+static void free_waiting(void)
+{
+	for (unsigned i = 0; i < CLASS_COUNT; i++) {
+		list_for_each_safe(node, &schedule.ranks[i].ready) {
+			struct share *share = container_of(node, struct share, node);
+			list_for_each_safe(at, &share->lines) {
+				struct line *line = container_of(at, struct line, node);
+				list_for_each_safe(waiting, &line->waiting) {
+					request_free(container_of(waiting, struct request, node));
+				}
+			}
+		}
+	}
+}
+
 static uint64_t spent_by(uint32_t uid)
 {
 	uint64_t us = 0;
@@ -179,6 +194,7 @@ static void test_fifty_connections_are_no_more_than_one(void **state)
 		}
 		run_for(2000000);
 		assert_near(spent_by(1000), spent_by(1001));
+		free_waiting();
 		schedule_finish(&schedule);
 		schedule_init(&schedule);
 	}
@@ -436,17 +452,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
 	(void)state;
-	for (unsigned i = 0; i < CLASS_COUNT; i++) {
-		list_for_each_safe(node, &schedule.ranks[i].ready) {
-			struct share *share = container_of(node, struct share, node);
-			list_for_each_safe(at, &share->lines) {
-				struct line *line = container_of(at, struct line, node);
-				list_for_each_safe(waiting, &line->waiting) {
-					request_free(container_of(waiting, struct request, node));
-				}
-			}
-		}
-	}
+	free_waiting();
 	schedule_finish(&schedule);
 	return 0;
 }
