@@ -411,3 +411,19 @@ def test_segments_that_were_dropped_become_an_image(litefunnel, daemon, place):
     level.unlink()
     (place / "away").rename(level)
     equal_after_restore(litefunnel, one, place)
+
+
+# ---- beside it
+
+def test_vacuum_and_a_foreign_program_are_shipped(litefunnel, daemon, place):
+    """A VACUUM, and what another program wrote in a halt, are in the chain like everything else."""
+    one = start_with_table(ship(daemon, place, checkpoint_frames=50))
+    churn(one, 21, 60)
+    subprocess.run([litefunnel, "vacuum", one.db, "--yes"], check=True, capture_output=True)
+    equal_after_restore(litefunnel, one, place)
+    by_hand = (f"import sqlite3; db = sqlite3.connect({one.db!r});"
+               "db.execute(\"INSERT INTO t(b) VALUES ('by hand')\"); db.commit()")
+    subprocess.run([litefunnel, "halt", one.db, "--", "/usr/bin/python3", "-c", by_hand], check=True,
+                   capture_output=True)
+    churn(one, 22, 20)
+    equal_after_restore(litefunnel, one, place)
