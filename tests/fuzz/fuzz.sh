@@ -18,11 +18,11 @@ echo "FUZZ_SEED=$seed"
 fuzz() { # fuzz NAME OPTION...: in the background
 	local name=$1
 	shift
-	mkdir "$work/$name"
+	mkdir "$work/$name" && cp -r "$here/corpus/$name" "$work/$name.corpus" || return 2
 	# Entropic scheduling costs more than an execution; leaks are for the replay of the corpus.
 	nice -n 10 "$build/tests/fuzz/fuzz_$name" -seed="$seed" -max_total_time="$seconds" -entropic=0 \
 		-detect_leaks=0 -timeout=60 -rss_limit_mb=3000 -print_final_stats=1 \
-		-artifact_prefix="$logs/fuzz_$name-" "$@" "$work/$name" "$here/corpus/$name" \
+		-artifact_prefix="$logs/fuzz_$name-" "$@" "$work/$name" "$work/$name.corpus" \
 		>"$work/$name.log" 2>&1 &
 }
 

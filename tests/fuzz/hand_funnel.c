@@ -54,6 +54,8 @@ static int set_all(struct config *to, char error[CONFIG_ERROR_BYTES])
 		{"stall_timeout", "2s"},
 		{"drain_timeout", "1s"},
 		{"session_ttl", "24h"},
+		{"disk_floor", "0"},
+		{"reserve_bytes", "0"},
 		{"slow", "0"},
 		{"log_level", "error"},
 	};
@@ -85,11 +87,12 @@ static void poisoned(void *ctx, const char *reason)
 
 static char dir[64];
 static char path[80];
+static char reserve[96];
 static struct store *store;
 
 static void remove_files(void)
 {
-	static const char *const suffixes[] = {"", "-wal", "-shm"};
+	static const char *const suffixes[] = {"", "-wal", "-shm", "-reserve"};
 	char name[96];
 	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
 		(void)snprintf(name, sizeof(name), "%s%s", path, suffixes[i]);
@@ -113,6 +116,7 @@ static void prepare(void)
 		access("/dev/shm", W_OK) == 0 ? "/dev/shm" : P_tmpdir);
 	check(mkdtemp(dir) != NULL);
 	(void)snprintf(path, sizeof(path), "%s/app.db", dir);
+	(void)snprintf(reserve, sizeof(reserve), "%s-reserve", path);
 	check(config_init(&config) == 0 && set_all(&config, error) == 0);
 	log_setup(STDERR_FILENO, LOG_LEVEL_ERROR, LOG_FORMAT_LOGFMT);
 	(void)signal(SIGPIPE, SIG_IGN);
@@ -182,6 +186,7 @@ void hand_funnel_run(bool fresh, void (*script)(void *ctx))
 		.config = &config,
 		.db = path,
 		.socket = "",
+		.reserve = reserve,
 		.listen_fd = listen_anywhere(),
 		.show = show_table,
 		.reload = reload,

@@ -24,7 +24,7 @@
 
 enum {
 	WATCHES_MAX = 64,
-	TURNS_MAX = 10000,
+	TURNS_MAX = 2000000, /* what four sockets hold, byte by byte, and as many interruptions */
 	SIGNALS_MAX = 8,
 	CLOCK_STEP_US = 100, /* each look at the clock takes that long: what never ends, ends */
 };
