@@ -147,8 +147,12 @@ static void find_locks(struct ground *ground)
 	for (unsigned i = 0; i < GROUND_FILES; i++) {
 		ground->fds[i] = find_descriptor(&ground->files[i], &links);
 	}
-	ground->locks_seen = ask(ground, GROUND_DB, SHARED_FIRST, SHARED_BYTES) == LOCK_OURS &&
-		ask(ground, GROUND_SHM, DMS_BYTE, 1) == LOCK_OURS;
+	enum lock_answer db = ask(ground, GROUND_DB, SHARED_FIRST, SHARED_BYTES);
+	enum lock_answer shm = ask(ground, GROUND_SHM, DMS_BYTE, 1);
+	ground->locks_seen = db == LOCK_OURS && shm == LOCK_OURS;
+	if (db == LOCK_NONE || shm == LOCK_NONE) {
+		return; /* a VFS that needs none */
+	}
 	for (int any = 0; any < 2 && !ground->locks_seen; any++) {
 		ground->any_device = any != 0;
 		ground->locks_seen = listed(ground, GROUND_DB, SHARED_FIRST, SHARED_BYTES) &&
