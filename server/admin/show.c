@@ -9,6 +9,8 @@
 
 #include "server/admin/table.h"
 #include "server/base/clock.h"
+#include "server/funnel/holder.h"
+#include "server/funnel/lease.h"
 #include "server/store/store.h"
 
 #include <stdio.h>
@@ -109,6 +111,44 @@ static void chunk_row(void *ctx, const struct chunk_view *view)
 static void show_chunks(struct funnel *funnel, struct table *table)
 {
 	funnel_each_chunk(funnel, chunk_row, table);
+}
+
+/* ---- leases ---- */
+
+static const char *const leases_columns[] = {"lease", "pid", "uid", "user", "label", "class",
+	"state", "age_ms", "idle_ms", "steps", "sql"};
+
+static uint64_t ms_since(uint64_t us)
+{
+	uint64_t now_us = clock_now_us();
+	return us != 0 && now_us > us ? (now_us - us) / 1000 : 0;
+}
+
+static void lease_row(void *ctx, struct lease *lease)
+{
+	static const char *const states[] = {"waiting", "open", "ended"};
+	struct table *table = ctx;
+	struct lease_facts facts = lease_facts(lease);
+	if (facts.state == LEASE_ENDED || !table_wants(table, lease->label)) {
+		return;
+	}
+	table_row(table, sizeof(leases_columns) / sizeof(leases_columns[0]));
+	table_number(table, lease->number);
+	table_number(table, (uint64_t)lease->credentials->pid);
+	table_number(table, lease->credentials->uid);
+	table_text(table, lease->credentials->text);
+	table_text(table, lease->label);
+	table_text(table, request_class_name(lease->class));
+	table_text(table, states[facts.state]);
+	table_number(table, ms_since(facts.begun_us));
+	table_number(table, ms_since(facts.idle_us));
+	table_number(table, facts.steps);
+	table_text(table, request_may_see(table->who, lease->credentials->uid) ? facts.sql : NULL);
+}
+
+static void show_leases(struct funnel *funnel, struct table *table)
+{
+	funnel_each_lease(funnel, lease_row, table);
 }
 
 /* ---- config ---- */
@@ -313,6 +353,7 @@ static const struct {
 	{"waits", COLUMNS(waits_columns), show_waits},
 	{"readers", COLUMNS(readers_columns), show_readers},
 	{"classes", COLUMNS(classes_columns), show_classes},
+	{"leases", COLUMNS(leases_columns), show_leases},
 	{"config", COLUMNS(config_columns), show_config},
 	{"stats", COLUMNS(stats_columns), show_stats},
 	{"replicas", COLUMNS(replicas_columns), show_replicas},
@@ -323,7 +364,8 @@ bool show_table(struct funnel *funnel, struct span what, struct span like,
 {
 	char pattern[128];
 	struct table table = {.out = out, .who = who};
-	*ret_names = "clients, queue, waits, readers, classes, chunks, config, stats, replicas";
+	*ret_names =
+		"clients, queue, waits, readers, classes, chunks, leases, config, stats, replicas";
 	if (like.data != NULL && like.len < sizeof(pattern)) {
 		memcpy(pattern, like.data, like.len);
 		pattern[like.len] = 0;

@@ -120,6 +120,11 @@ const struct setting settings[SETTING_COUNT] = {
 	[SETTING_EXEC_OPS_MAX] = NUMBER("exec_ops_max", "0", 0, UINT64_C(1) << 50, true,
 		"instructions of SQLite's virtual machine that one batch may run, which does not "
 		"depend on how busy the machine is; 0: no limit"),
+	[SETTING_LEASE_IDLE] = MS("lease_idle", "5s", 1, DAY_MS, true,
+		"how long a lease may wait for its client while others wait for the writer; ten times as "
+		"long while nobody does"),
+	[SETTING_LEASE_TOTAL] = MS("lease_total", "30s", 1, DAY_MS, true,
+		"how long a lease may last, counted likewise"),
 	[SETTING_DRAIN_TIMEOUT] = MS("drain_timeout", "10s", 0, DAY_MS, true,
 		"on SIGTERM: how long what is queued may take"),
 	[SETTING_SESSIONS_MAX] = NUMBER("sessions_max", "10000", 1, 10000000, true,

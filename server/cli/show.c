@@ -13,7 +13,7 @@ static const char help[] =
 	"usage: litefunnel show DB WHAT [--like PATTERN] [--json] [options]\n"
 	"\n"
 	"Prints a table of the running daemon: clients, queue, waits (who has the writer, and who waits\n"
-	"for it), classes, readers, chunks, replicas, config or stats.\n"
+	"for it), classes, readers, chunks, leases, replicas, config or stats.\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
 	"  --like PATTERN  only rows whose first column matches, such as 'wal_*'; of clients, the\n"
@@ -66,7 +66,7 @@ static int parse(struct show *show, struct options *options)
 	}
 	if (show->what == NULL) {
 		return cli_usage("show",
-			"what? clients, queue, waits, classes, readers, chunks, replicas, config or stats");
+			"what? clients, queue, waits, classes, readers, chunks, leases, replicas, config or stats");
 	}
 	return options_finish(options) != 0 ? CLI_USAGE : -1;
 }

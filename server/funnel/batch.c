@@ -163,6 +163,12 @@ static bool parse_option(struct span key, const msgpack_object *value, struct st
 	}
 	if (span_equal(key, "rows") && object_uint64(value, &rows) && rows < UINT32_MAX) {
 		step->rows_max = (uint32_t)rows;
+		step->rows_asked = true;
+		return true;
+	}
+	if (span_equal(key, "cursor") && object_uint64(value, &rows) && rows > 0 &&
+		rows < UINT32_MAX) {
+		step->cursor_rows = (uint32_t)rows;
 		return true;
 	}
 	return false;
@@ -235,6 +241,12 @@ static bool check_step(
 			options.expect_rows >= 0)) {
 		return bad(failure, place, "a script takes no params and returns no rows");
 	}
+	if (options.cursor_rows > 0 &&
+		(options.many || options.script || options.truncate ||
+			options.expect_changes >= 0 || options.expect_rows >= 0 ||
+			options.rows_max != UINT32_MAX)) {
+		return bad(failure, place, "a cursor goes with no other option");
+	}
 	if (options.many) {
 		return has_params(params)
 			? check_rows(params, sizes, place, failure)
@@ -248,6 +260,12 @@ static bool check_step(
 	sizes->values += values;
 	sizes->names += named ? values : 0;
 	return true;
+}
+
+static bool has_cursor(const msgpack_object *step)
+{
+	const msgpack_object *options = part(step, 2);
+	return options != NULL && object_get(options, "cursor") != NULL;
 }
 
 /* ---- second pass ---- */
@@ -392,25 +410,29 @@ static bool check_guard(
 	const struct message *message, struct guard_parts *ret_parts, struct failure *failure)
 {
 	static const char *const keys[] = {"tables", "at"};
-	static const char *const snapshot_keys[] = {"epoch", "commit"};
+	static const char *const snapshot_keys[] = {"epoch", "commit", "tables"};
+	/* Of a write {tables, at: {epoch, commit}}, of a lease {epoch, commit, tables}. */
 	const struct field *field = message_field(message, "if_commit");
+	const struct field *at = message_field(message, "at");
+	bool lease = field == NULL;
 	struct span epoch;
 	uint64_t commit_no = 0;
 	*ret_parts = (struct guard_parts){0};
+	field = lease ? at : field;
 	if (field == NULL) {
 		return true;
 	}
-	const msgpack_object *snapshot = object_get(field->value, "at");
+	const msgpack_object *snapshot = lease ? at->value : object_get(field->value, "at");
 	const msgpack_object *tables = object_get(field->value, "tables");
 	const msgpack_object *lineage = snapshot != NULL ? object_get(snapshot, "epoch") : NULL;
 	const msgpack_object *number = snapshot != NULL ? object_get(snapshot, "commit") : NULL;
 	ret_parts->bytes = STORE_EPOCH_BYTES;
-	if (!only_keys(field->value, keys, 2) || snapshot == NULL ||
-		!only_keys(snapshot, snapshot_keys, 2) || lineage == NULL || number == NULL ||
-		!object_bin(lineage, &epoch) || epoch.len != STORE_EPOCH_BYTES ||
+	if ((!lease && !only_keys(field->value, keys, 2)) || snapshot == NULL ||
+		!only_keys(snapshot, snapshot_keys, lease ? 3 : 2) || lineage == NULL ||
+		number == NULL || !object_bin(lineage, &epoch) || epoch.len != STORE_EPOCH_BYTES ||
 		!object_uint64(number, &commit_no) || commit_no > INT64_MAX ||
 		(tables != NULL && !check_tables(tables, &ret_parts->bytes))) {
-		return bad_guard(failure, "if_commit");
+		return bad_guard(failure, lease ? "at" : "if_commit");
 	}
 	if (tables != NULL) {
 		ret_parts->bytes += tables->via.array.size * sizeof(struct bytes);
@@ -527,6 +549,10 @@ struct request *batch_decode(const struct message *message, struct failure *fail
 		if (!check_step(&objects[i], i, &sizes, failure)) {
 			return NULL;
 		}
+		if (has_cursor(&objects[i])) {
+			(void)bad(failure, i, "a cursor needs a lease");
+			return NULL;
+		}
 	}
 
 	struct guard_parts guard;
@@ -630,5 +656,94 @@ struct request *statement_decode(
 	request->steps_count = 1;
 	fill_step(&filling, &step, 0);
 	hash_content(request, sql, params);
+	return request;
+}
+
+/* ---- leases ---- */
+
+struct request *begin_decode(const struct message *message, struct failure *failure)
+{
+	struct guard_parts guard;
+	void *room = NULL;
+	if (!check_guard(message, &guard, failure)) {
+		return NULL;
+	}
+	struct request *request = request_new(REQUEST_LEASE, guard.bytes, &room);
+	if (request == NULL) {
+		return no_memory(failure);
+	}
+	fill_guard(&request->guard, &guard, room);
+	return request;
+}
+
+/* The bytes that hold all of these; whatever lies between them is copied, too. */
+static struct span span_of(const struct field *const *fields, size_t count)
+{
+	const uint8_t *from = NULL;
+	const uint8_t *to = NULL;
+	for (size_t i = 0; i < count; i++) {
+		if (fields[i] == NULL) {
+			continue;
+		}
+		const uint8_t *end = fields[i]->raw.data + fields[i]->raw.len;
+		from = from == NULL || fields[i]->raw.data < from ? fields[i]->raw.data : from;
+		to = to == NULL || end > to ? end : to;
+	}
+	return (struct span){from, (size_t)(to - from)};
+}
+
+struct request *step_decode(const struct message *message, struct failure *failure)
+{
+	const struct field *fields[] = {message_field(message, "sql"),
+		message_field(message, "params"), message_field(message, "opts")};
+	msgpack_object parts[3] = {{.type = MSGPACK_OBJECT_NIL}, {.type = MSGPACK_OBJECT_NIL},
+		{.type = MSGPACK_OBJECT_NIL}};
+	msgpack_object step = {
+		.type = MSGPACK_OBJECT_ARRAY, .via.array = {.size = 3, .ptr = parts}};
+	struct sizes sizes = {.steps = 1};
+	void *room = NULL;
+	for (size_t i = 0; i < 3; i++) {
+		parts[i] = fields[i] != NULL ? *fields[i]->value : parts[i];
+	}
+	if (!check_step(&step, 0, &sizes, failure)) {
+		failure->step = -1;
+		return NULL;
+	}
+	struct span raw = span_of(fields, 3);
+	size_t extra = sizeof(struct step) + sizes.values * sizeof(struct value) +
+		sizes.names * sizeof(struct bytes) + raw.len;
+	struct request *request = request_new(REQUEST_LEASE, extra, &room);
+	if (request == NULL) {
+		return no_memory(failure);
+	}
+	struct filling filling = {.step = room, .from = raw.data};
+	filling.value = (struct value *)(void *)(filling.step + 1);
+	filling.name = (struct bytes *)(void *)(filling.value + sizes.values);
+	filling.to = (uint8_t *)(filling.name + sizes.names);
+	memcpy(filling.to, raw.data, raw.len);
+	request->steps = filling.step;
+	request->steps_count = 1;
+	request->lease.op = LEASE_OP_STEP;
+	fill_step(&filling, &step, 0);
+	return request;
+}
+
+struct request *commit_decode(
+	const struct message *message, uint64_t lease, struct failure *failure)
+{
+	static const char what[] = "commit of a lease";
+	void *room = NULL;
+	struct request *request = request_new(REQUEST_LEASE, DEDUPE_KEY_BYTES_MAX, &room);
+	if (request == NULL) {
+		return no_memory(failure);
+	}
+	request->lease.op = LEASE_OP_COMMIT;
+	if (!decode_identity(message, request, room, failure)) {
+		request_free(request);
+		return NULL;
+	}
+	XXH128_canonical_t canonical;
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_withSeed(what, sizeof(what), lease));
+	memcpy(request->identity.hash, canonical.digest, sizeof(request->identity.hash));
 	return request;
 }

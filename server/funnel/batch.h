@@ -27,3 +27,8 @@ struct request *describe_decode(const struct message *message, struct failure *f
  */
 struct request *statement_decode(
 	const struct message *message, size_t extra, void **ret_extra, struct failure *failure);
+/* The params of `begin`, of `step`, and of `commit`; all but what the methods have in common. */
+struct request *begin_decode(const struct message *message, struct failure *failure);
+struct request *step_decode(const struct message *message, struct failure *failure);
+struct request *commit_decode(
+	const struct message *message, uint64_t lease, struct failure *failure);

@@ -28,6 +28,18 @@ bool pause_begin(struct call *call);
 bool resume_begin(struct call *call);
 bool checkpoint_begin(struct call *call);
 bool kill_begin(struct call *call);
+bool begin_begin(struct call *call);
+bool step_begin(struct call *call);
+bool fetch_begin(struct call *call);
+bool close_begin(struct call *call);
+bool commit_begin(struct call *call);
+bool rollback_begin(struct call *call);
+bool describe_in_lease(struct call *call); /* `describe` with a lease */
+
+/* True: the connection has an open lease, and call->failure says so. */
+bool lease_forbids(struct call *call);
+/* True: it was withdrawn, and is the caller's to answer. */
+bool lease_cancel_request(struct request *request);
 
 /* The result {}. */
 void call_answer_empty(struct call *call);
@@ -39,6 +51,11 @@ void call_answer_empty(struct call *call);
 bool call_take_text(struct call *call, const char *key, char *to);
 bool call_take_class(struct call *call, enum request_class *ret_class);
 bool call_take_deadline(struct call *call, uint64_t *ret_deadline_us);
+
+bool call_take_ack(struct call *call, struct request *request);
+
+/* What a condition of queue_push() means. */
+void call_queue_refused(struct call *call, int condition);
 
 /*
  * Puts a request of this call's into the queue; its class and deadline are set. From here on it is

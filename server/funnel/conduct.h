@@ -83,3 +83,11 @@ int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONF
 
 /* To follow it: open connections get the roles that hold now; who has none any more is closed. */
 void funnel_assign_roles(struct funnel *funnel);
+/* An answered request: its frame goes to its peer, at once or when it is shipped. It is freed then. */
+void funnel_answer(struct funnel *funnel, struct request *request);
+
+/* method_lease.c: what becomes of leases when their connection, or the daemon, ends; their deadlines. */
+void leases_of_closed_peer(struct peer *peer);
+void leases_of_gone_peer(struct peer *peer); /* nobody will read the answers */
+void leases_shut_down(struct peer *peer);
+bool leases_check_times(struct peer *peer, uint64_t now_us); /* true: look again */

@@ -29,6 +29,8 @@ static const struct {
 	[FAILURE_OVERLOADED] = {"overloaded", APPLIED_NO, true, 5},
 	[FAILURE_SNAPSHOT_CHANGED] = {"snapshot_changed", APPLIED_NO, false, 517},
 	[FAILURE_EPOCH_CHANGED] = {"epoch_changed", APPLIED_NO, false, 517},
+	[FAILURE_LEASE_EXPIRED] = {"lease_expired", APPLIED_NO, false, 5},
+	[FAILURE_LEASE_GONE] = {"lease_gone", APPLIED_NO, false, 0},
 	[FAILURE_KEY_MISMATCH] = {"key_mismatch", APPLIED_NO, false, 0},
 	[FAILURE_SESSION_EXPIRED] = {"session_expired", APPLIED_UNKNOWN, false, 0},
 	[FAILURE_DISK_LOW] = {"disk_low", APPLIED_NO, true, 13},
@@ -45,7 +47,7 @@ const char *failure_code_name(enum failure_code code)
 
 void failure_init(struct failure *failure)
 {
-	*failure = (struct failure){.step = -1, .row = -1};
+	*failure = (struct failure){.step = -1, .row = -1, .open = -1};
 }
 
 void failure_clear(struct failure *failure)

@@ -25,6 +25,8 @@ enum failure_code {
 	FAILURE_OVERLOADED,
 	FAILURE_SNAPSHOT_CHANGED,
 	FAILURE_EPOCH_CHANGED,
+	FAILURE_LEASE_EXPIRED,
+	FAILURE_LEASE_GONE,
 	FAILURE_KEY_MISMATCH,
 	FAILURE_SESSION_EXPIRED,
 	FAILURE_DISK_LOW,
@@ -44,6 +46,7 @@ struct failure {
 	int sqlite;              /* extended result code, or 0 */
 	int64_t step;            /* -1: none in particular */
 	int64_t row;
+	int open;      /* of a lease: whether it goes on; -1: there is none */
 	char *message; /* owned */
 };
 

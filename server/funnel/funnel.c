@@ -12,6 +12,7 @@
  *	queue.c      back to the loop     shipping.c     waits for the replicas, if it is to
  *	funnel.c     to the peer, if it is still there
  *	feed.c       what was changed     watch.c        to those who watch it
+ *	lease.c      a client that holds the writer      lease_run.c    and how it is served
  *
  * Two threads: the loop's (all of the above but writer, group and the packing in reply) and the
  * writer's. They meet in the queue only.
@@ -28,6 +29,7 @@
 #include "server/base/log.h"
 #include "server/funnel/conduct.h"
 #include "server/funnel/holder.h"
+#include "server/funnel/lease.h"
 #include "server/funnel/listener.h"
 #include "server/funnel/reply.h"
 
@@ -79,12 +81,19 @@ static void peer_closed(void *ctx, struct peer *peer)
 	struct funnel *funnel = ctx;
 	log_debug("disconnected", log_uint("peer", peer->id), log_uint("requests", peer->requests));
 	watches_drop(&funnel->watches, peer);
+	leases_of_closed_peer(peer);
 	list_remove(&peer->by_id);
 	list_remove(&peer->node);
 	list_push_back(&funnel->closed, &peer->node);
 	queue_forget(funnel->queue, peer->id);
 	chunk_desk_forget(funnel->chunks, peer->id);
 	funnel->peers_count--;
+}
+
+static void peer_gone(void *ctx, struct peer *peer)
+{
+	(void)ctx;
+	leases_of_gone_peer(peer);
 }
 
 static void peer_timed(void *ctx)
@@ -158,10 +167,13 @@ static void connected(void *ctx, int fd)
 
 /* ---- answers ---- */
 
-/* Hands one answered request's frame to its peer and frees the request. */
+/* Hands an answered request's frame to its peer and frees the request. */
 static void deliver(struct funnel *funnel, struct request *request)
 {
 	struct peer *peer = find_peer(funnel, request->peer_id);
+	if (request->kind == REQUEST_LEASE && request->outcome == OUTCOME_FAILED) {
+		lease_answered(request->lease.of, request);
+	}
 	if (peer != NULL) {
 		peer_remove(peer, request);
 		if (peer_out_pending(peer) > OUTPUT_HARD_MAX && peer->state != PEER_CLOSED) {
@@ -235,6 +247,16 @@ static bool waits_for_shipping(const struct funnel *funnel, const struct request
 		shipping_commit(funnel->shipping, false) < request->commit_no;
 }
 
+void funnel_answer(struct funnel *funnel, struct request *request)
+{
+	if (waits_for_shipping(funnel, request)) {
+		shipping_hold(funnel->shipping, request);
+		funnel_watch_times(funnel);
+	} else {
+		deliver(funnel, request);
+	}
+}
+
 /* Lets go of answers whose commits are shipped, or whose time is up. `all`: no more waiting. */
 static void release_shipped(struct funnel *funnel, bool all)
 {
@@ -273,14 +295,8 @@ static void collect_answers(struct funnel *funnel)
 	list_init(&answered);
 	queue_collect(funnel->queue, &answered);
 	list_for_each_safe(node, &answered) {
-		struct request *request = container_of(node, struct request, node);
 		list_remove(node);
-		if (waits_for_shipping(funnel, request)) {
-			shipping_hold(funnel->shipping, request);
-			funnel_watch_times(funnel);
-		} else {
-			deliver(funnel, request);
-		}
+		funnel_answer(funnel, container_of(node, struct request, node));
 	}
 	watches_collect(&funnel->watches);
 	flush_touched(funnel);
@@ -400,7 +416,9 @@ static void tick(void *ctx)
 	flush_touched(funnel);
 	now_us = clock_now_us(); /* no peer's time lies behind it */
 	list_for_each_safe(node, &funnel->peers) {
-		again |= peer_check_times(container_of(node, struct peer, node), now_us);
+		struct peer *peer = container_of(node, struct peer, node);
+		again |= leases_check_times(peer, now_us);
+		again |= peer_check_times(peer, now_us);
 	}
 	again |= writer_settle(funnel->writer);
 	check_drained(funnel);
@@ -428,6 +446,9 @@ static void close_all(struct funnel *funnel)
 	collect_answers(funnel); /* nobody's answer is left behind */
 	release_shipped(funnel, true);
 	funnel_move(funnel, FUNNEL_CLOSING);
+	list_for_each_safe(node, &funnel->peers) {
+		leases_shut_down(container_of(node, struct peer, node));
+	}
 	queue_stop(funnel->queue, &waiting);
 	refuse_all(funnel, &waiting, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
 	list_for_each_safe(node, &funnel->peers) {
@@ -710,7 +731,8 @@ static struct funnel *funnel_new(const struct funnel_options *options)
 	for (size_t i = 0; i < PEER_INDEX; i++) {
 		list_init(&funnel->by_id[i]);
 	}
-	funnel->hooks = (struct peer_hooks){method_frame, peer_closed, peer_timed, settle, funnel};
+	funnel->hooks = (struct peer_hooks){
+		method_frame, peer_closed, peer_timed, settle, peer_gone, funnel};
 	return funnel;
 }
 
@@ -811,6 +833,16 @@ void funnel_each_peer(
 {
 	list_for_each(node, &funnel->peers) {
 		fn(ctx, container_of(node, struct peer, node));
+	}
+}
+
+void funnel_each_lease(struct funnel *funnel, void (*fn)(void *ctx, struct lease *lease), void *ctx)
+{
+	list_for_each(node, &funnel->peers) {
+		struct peer *peer = container_of(node, struct peer, node);
+		list_for_each(at, &peer->leases) {
+			fn(ctx, container_of(at, struct lease, node));
+		}
 	}
 }
 

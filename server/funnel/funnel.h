@@ -99,5 +99,7 @@ uint64_t funnel_wal_age(struct funnel *funnel, uint64_t frame);
 const struct config *funnel_config(const struct funnel *funnel);
 void funnel_each_peer(
 	struct funnel *funnel, void (*fn)(void *ctx, const struct peer *peer), void *ctx);
+void funnel_each_lease(
+	struct funnel *funnel, void (*fn)(void *ctx, struct lease *lease), void *ctx);
 void funnel_each_chunk(
 	struct funnel *funnel, void (*fn)(void *ctx, const struct chunk_view *view), void *ctx);

@@ -69,11 +69,10 @@ static void fail_for_now(struct request *request, const char *message)
 	request->failure.retry_after_ms = 200;
 }
 
-/* True if the answer is already known, one way or another. */
-static bool answered_from_memory(struct group *group, struct request *request)
+bool group_answer_from_memory(struct store *store, struct request *request)
 {
 	struct dedupe_reply reply;
-	int verdict = dedupe_check(store_dedupe(group->store), &request->identity, &reply);
+	int verdict = dedupe_check(store_dedupe(store), &request->identity, &reply);
 	switch (verdict) {
 	case DEDUPE_NEW:
 		return false;
@@ -328,8 +327,12 @@ static enum run run_member(struct group *group, struct request *request)
 	queue_run(group->queue, request, began_us);
 	if (request->kind == REQUEST_BYE) {
 		run_bye(group, request);
-	} else if (request->kind == REQUEST_WRITE && answered_from_memory(group, request)) {
+	} else if ((request->kind == REQUEST_WRITE || request->kind == REQUEST_COMMIT) &&
+		group_answer_from_memory(group->store, request)) {
 		/* Known already, however late it comes again. */
+	} else if (request->kind == REQUEST_COMMIT) {
+		fail(request, FAILURE_LEASE_GONE,
+			"the lease is gone, and this commit of it was not done");
 	} else if (began_us >= request->deadline_us) {
 		fail(request, FAILURE_DEADLINE, "the deadline passed while the request waited");
 	} else if (request->kind == REQUEST_DESCRIBE) {

@@ -43,6 +43,12 @@ struct group_result {
 };
 
 /*
+ * In the open transaction: true if the answer to the request is already known, one way or another, and
+ * now stands in it.
+ */
+bool group_answer_from_memory(struct store *store, struct request *request);
+
+/*
  * Takes what waits in the queue, runs it and commits it. Answered requests, their outcome set, are
  * moved to `answered`; their frames are not built yet. 0 or a condition; `reason` is set with one.
  */

@@ -11,6 +11,7 @@
 #include "server/base/log.h"
 #include "server/funnel/batch.h"
 #include "server/funnel/call.h"
+#include "server/funnel/lease.h"
 #include "server/funnel/reply.h"
 
 #include <errno.h>
@@ -91,7 +92,7 @@ static bool class_acks_shipped(const struct config *config, enum request_class c
 		(at[len] == 0 || at[len] == ',' || at[len] == ' ');
 }
 
-static bool take_ack(struct call *call, struct request *request)
+bool call_take_ack(struct call *call, struct request *request)
 {
 	const struct field *field = message_field(call->message, "ack");
 	bool replicas = call->funnel->shipping != NULL;
@@ -242,7 +243,7 @@ static void pack_settings(msgpack_packer *packer, const struct funnel *funnel)
 static void pack_features(msgpack_packer *packer)
 {
 	static const char *const features[] = {"write", "describe", "cancel", "sessions", "keys",
-		"show", "if_commit", "watch", "chunk", "pause", "checkpoint", "kill"};
+		"show", "if_commit", "watch", "chunk", "lease", "pause", "checkpoint", "kill"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
@@ -332,6 +333,15 @@ static bool do_hello(struct call *call)
 
 /* ---- requests for the writer ---- */
 
+void call_queue_refused(struct call *call, int condition)
+{
+	bool closed = condition == QUEUE_CLOSED;
+	failure_set(&call->failure, closed ? FAILURE_SHUTTING_DOWN : FAILURE_OVERLOADED,
+		closed ? "the daemon is shutting down"
+		       : "the queue is full (settings queue_max, queue_bytes_max)");
+	call->failure.retry_after_ms = closed ? 200 : 50;
+}
+
 void call_admit(struct call *call, struct request *request)
 {
 	struct peer *peer = call->peer;
@@ -358,10 +368,7 @@ bool call_enqueue(struct call *call, struct request *request)
 	}
 	peer_remove(peer, request);
 	request_free(request);
-	failure_set(&call->failure, rc == QUEUE_CLOSED ? FAILURE_SHUTTING_DOWN : FAILURE_OVERLOADED,
-		rc == QUEUE_CLOSED ? "the daemon is shutting down"
-				   : "the queue is full (settings queue_max, queue_bytes_max)");
-	call->failure.retry_after_ms = rc == QUEUE_CLOSED ? 200 : 50;
+	call_queue_refused(call, rc);
 	return false;
 }
 
@@ -373,7 +380,7 @@ bool call_enqueue_decoded(struct call *call, struct request *request)
 	request->class = call->peer->class;
 	if (!call_take_class(call, &request->class) ||
 		!call_take_deadline(call, &request->deadline_us) ||
-		(request->kind == REQUEST_WRITE && !take_ack(call, request))) {
+		(request->kind == REQUEST_WRITE && !call_take_ack(call, request))) {
 		request_free(request);
 		return false;
 	}
@@ -387,11 +394,15 @@ static bool do_write(struct call *call)
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "seq needs a session in hello");
 		return false;
 	}
-	return call_enqueue_decoded(call, batch_decode(call->message, &call->failure));
+	return !lease_forbids(call) &&
+		call_enqueue_decoded(call, batch_decode(call->message, &call->failure));
 }
 
 static bool do_describe(struct call *call)
 {
+	if (message_field(call->message, "lease") != NULL) {
+		return describe_in_lease(call);
+	}
 	return call_enqueue_decoded(call, describe_decode(call->message, &call->failure));
 }
 
@@ -420,14 +431,17 @@ static void do_cancel(struct call *call)
 		return;
 	}
 	struct request *request = peer_find(call->peer, (uint32_t)id);
-	if (request == NULL ||
-		(!chunk_desk_holds(request) && !queue_withdraw(call->funnel->queue, request))) {
+	bool lease = request != NULL && request->kind == REQUEST_LEASE;
+	if (request == NULL || (lease && !lease_cancel_request(request)) ||
+		(!lease && !chunk_desk_holds(request) &&
+			!queue_withdraw(call->funnel->queue, request))) {
 		return; /* it runs, or is answered: the answer tells */
 	}
 	peer_remove(call->peer, request);
 	failure_set(&call->failure, FAILURE_CANCELLED,
 		chunk_desk_holds(request) ? "it is waited for no more"
 					  : "cancelled before it began");
+	call->failure.open = lease ? lease_holds(request->lease.of) : -1;
 	method_refuse(call->peer, request->id, &call->failure);
 	request_free(request);
 }
@@ -515,6 +529,12 @@ static const struct method {
 	{"hello", ROLE_NONE, do_hello},
 	{"write", ROLE_QUERY, do_write},
 	{"describe", ROLE_QUERY, do_describe},
+	{"begin", ROLE_QUERY, begin_begin},
+	{"step", ROLE_QUERY, step_begin},
+	{"fetch", ROLE_QUERY, fetch_begin},
+	{"close", ROLE_QUERY, close_begin},
+	{"commit", ROLE_QUERY, commit_begin},
+	{"rollback", ROLE_QUERY, rollback_begin},
 	{"watch", ROLE_QUERY, watch_begin},
 	{"unwatch", ROLE_QUERY, unwatch_begin},
 	{"chunk", ROLE_WRITE, chunk_begin},

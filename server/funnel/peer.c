@@ -13,6 +13,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -37,6 +38,7 @@ int peer_new(struct loop *loop, int fd, struct credentials *credentials, uint64_
 	list_init(&peer->node);
 	list_init(&peer->by_id);
 	list_init(&peer->touched);
+	list_init(&peer->leases);
 	for (size_t i = 0; i < PEER_BUCKETS; i++) {
 		list_init(&peer->in_flight[i]);
 	}
@@ -245,6 +247,13 @@ static void hand_on(struct peer *peer)
 	}
 }
 
+/* The other end is closed, and not only its sending side: nobody will read an answer. */
+static bool is_gone(int fd)
+{
+	struct pollfd poll_fd = {.fd = fd};
+	return poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & POLLHUP) != 0;
+}
+
 /* One read. False: nothing more has come, or the end. */
 static bool read_once(struct peer *peer)
 {
@@ -263,6 +272,9 @@ static bool read_once(struct peer *peer)
 	if (got == 0) {
 		/* It sends no more, but may still read: what is in flight is answered first. */
 		peer->ended = true;
+		if (is_gone(peer->fd)) {
+			peer->hooks->gone(peer->hooks->ctx, peer);
+		}
 		return false;
 	}
 	if (got < 0) {
@@ -346,6 +358,8 @@ void peer_add(struct peer *peer, struct request *request)
 
 void peer_remove(struct peer *peer, struct request *request)
 {
-	list_remove(&request->in_flight);
-	peer->in_flight_count--;
+	if (!list_empty(&request->in_flight)) { /* a task is nobody's to answer */
+		list_remove(&request->in_flight);
+		peer->in_flight_count--;
+	}
 }

@@ -31,6 +31,7 @@ struct peer_hooks {
 	void (*closed)(void *ctx, struct peer *peer); /* it has moved to PEER_CLOSED */
 	void (*timed)(void *ctx);                     /* something of it may now time out */
 	void (*settle)(void *ctx);                    /* the end of a call from the loop */
+	void (*gone)(void *ctx, struct peer *peer);   /* nobody is at its other end any more */
 	void *ctx;
 };
 
@@ -59,6 +60,7 @@ struct peer {
 
 	struct list in_flight[PEER_BUCKETS]; /* requests without an answer, by id */
 	size_t in_flight_count;
+	struct list leases; /* those that it has begun, oldest first */
 
 	uint64_t connected_us;
 	uint64_t frame_since_us;   /* a frame has begun and is not whole; 0: none */

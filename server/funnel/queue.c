@@ -503,6 +503,17 @@ void queue_answer(struct queue *queue, struct list *requests)
 	}
 }
 
+void queue_post(struct queue *queue, struct list *requests)
+{
+	pthread_mutex_lock(&queue->lock);
+	bool wake = list_empty(&queue->answered) && !list_empty(requests);
+	list_append_all(&queue->answered, requests);
+	pthread_mutex_unlock(&queue->lock);
+	if (wake) {
+		queue->wake(queue->wake_ctx);
+	}
+}
+
 void queue_run(struct queue *queue, const struct request *request, uint64_t now_us)
 {
 	atomic_store_explicit(&queue->running_since_us, now_us, memory_order_relaxed);
@@ -548,6 +559,7 @@ struct queue_facts queue_facts(struct queue *queue)
 	facts.bytes = queue->bytes;
 	facts.taken = queue->taken;
 	facts.answered = !list_empty(&queue->answered);
+	facts.closed = queue->closed;
 	facts.refused = queue->refused;
 	facts.held_us = queue->held_us;
 	for (unsigned i = 0; i < CLASS_COUNT; i++) {

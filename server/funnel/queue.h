@@ -29,6 +29,7 @@ struct queue_facts {
 	uint64_t oldest_us; /* when the one that waits longest was received; 0: nobody waits */
 	size_t taken;       /* with the writer now */
 	bool answered;      /* there are answers to collect */
+	bool closed;        /* nothing more comes in */
 };
 
 /* `wake` is called, from the writer's thread, when there are answers to collect. */
@@ -132,6 +133,9 @@ void queue_give_back(struct queue *queue, struct list *requests);
 
 /* The writer: these are answered. Their lines are charged: exec_us and commit_us stand. */
 void queue_answer(struct queue *queue, struct list *requests);
+
+/* The writer: these are answered, too; they never waited here. */
+void queue_post(struct queue *queue, struct list *requests);
 
 /* The writer: true if nothing waits. */
 bool queue_is_empty(struct queue *queue);

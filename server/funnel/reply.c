@@ -221,6 +221,60 @@ void reply_pack_description(struct packing *packing, const struct description *d
 	}
 }
 
+/* ---- leases ---- */
+
+void reply_pack_begin(struct request *request, uint64_t lease, uint64_t commit_no)
+{
+	static const uint8_t kind = PAYLOAD_RESULT;
+	msgpack_packer packer;
+	buffer_clear(&request->payload);
+	buffer_append(&request->payload, &kind, 1);
+	buffer_packer(&request->payload, &packer);
+	msgpack_pack_map(&packer, 3);
+	pack_key_uint(&packer, "lease", lease);
+	pack_key_uint(&packer, "commit", commit_no);
+	pack_key_bool(&packer, "open", true);
+}
+
+/* Makes the map of the one step, grown by so many keys, the whole result. */
+static void step_becomes_result(struct packing *packing, unsigned keys)
+{
+	struct buffer *payload = packing->payload;
+	if (!payload->failed) {
+		payload->data[packing->map_at] = (uint8_t)(payload->data[packing->map_at] + keys);
+		buffer_cut(payload, 0, packing->map_at - 1);
+		payload->data[0] = PAYLOAD_RESULT;
+	}
+}
+
+void reply_pack_lease_step(struct packing *packing, bool has_cursor, uint64_t cursor, bool more)
+{
+	msgpack_packer packer;
+	buffer_packer(packing->payload, &packer);
+	pack_key_bool(&packer, "open", true);
+	if (has_cursor) {
+		pack_key_bool(&packer, "more", more);
+	}
+	if (has_cursor && more) {
+		pack_key_uint(&packer, "cursor", cursor);
+	}
+	step_becomes_result(packing, 1u + has_cursor + (has_cursor && more));
+}
+
+void reply_pack_fetch(struct packing *packing, bool more)
+{
+	struct buffer *payload = packing->payload;
+	msgpack_packer packer;
+	pack_array_end(payload, packing->rows_at, packing->rows);
+	buffer_packer(payload, &packer);
+	pack_key_bool(&packer, "more", more);
+	pack_key_bool(&packer, "open", true);
+	if (!payload->failed) {
+		payload->data[packing->map_at] = 0x85; /* columns, types, rows and these */
+	}
+	step_becomes_result(packing, 0);
+}
+
 /* ---- errors ---- */
 
 /* Ends a text at that many bytes, before a character that would be cut. */
@@ -317,7 +371,7 @@ static void pack_failure(msgpack_packer *packer, const struct failure *failure,
 	bool waited = request != NULL && request->waited_for != NULL;
 	static const char *const applied[] = {"no", "yes", "unknown"};
 	unsigned keys = 4u + (failure->retry_after_ms != 0) + (failure->sqlite != 0) +
-		(failure->step >= 0) + (failure->row >= 0) + waited;
+		(failure->step >= 0) + (failure->row >= 0) + (failure->open >= 0) + waited;
 	msgpack_pack_map(packer, keys + keys_more);
 	pack_key_str(packer, "code", failure_code_name(failure->code));
 	pack_key_str(
@@ -335,6 +389,9 @@ static void pack_failure(msgpack_packer *packer, const struct failure *failure,
 	}
 	if (failure->row >= 0) {
 		pack_key_uint(packer, "row", (uint64_t)failure->row);
+	}
+	if (failure->open >= 0) {
+		pack_key_bool(packer, "open", failure->open != 0);
 	}
 	if (waited) {
 		pack_waited_for(packer, request);
@@ -464,6 +521,37 @@ static void build_write_result(struct request *request, const struct reply_facts
 	frame_end(out, mark);
 }
 
+/* The end of a lease, by its method or by a step that said so. */
+static void build_commit_result(struct request *request, const struct reply_facts *facts)
+{
+	struct buffer *out = &request->reply;
+	bool repeat = request->outcome == OUTCOME_REPEAT;
+	bool step = request->kind == REQUEST_LEASE && request->lease.op == LEASE_OP_STEP;
+	msgpack_packer packer;
+	size_t mark = message_begin_result(out, request->id);
+	buffer_packer(out, &packer);
+	msgpack_pack_map(&packer, 8u + repeat + (step ? 3u : 0u));
+	pack_key_uint(&packer, "commit", request->commit_no);
+	pack_cstr(&packer, "epoch");
+	pack_bin(&packer, facts->epoch, STORE_EPOCH_BYTES);
+	pack_key_str(
+		&packer, "durability", request->ack == ACK_SHIPPED ? "shipped" : facts->durability);
+	if (step) {
+		pack_key_uint(&packer, "changes", 0);
+		pack_key_uint(&packer, "total", 0);
+		pack_key_uint(&packer, "rowid", 0);
+	}
+	if (repeat) {
+		pack_key_bool(&packer, "repeat", true);
+	}
+	pack_key_uint(&packer, "queued_us", request->taken_us - request->received_us);
+	pack_key_uint(&packer, "exec_us", request->exec_us);
+	pack_key_uint(&packer, "commit_us", request->commit_us);
+	pack_key_uint(&packer, "group", request->group);
+	pack_key_bool(&packer, "open", false);
+	frame_end(out, mark);
+}
+
 /* An answer that stands in the payload as it goes out: an error map or a result map. */
 static void build_verbatim(struct request *request, bool error)
 {
@@ -489,6 +577,8 @@ void reply_build(struct request *request, const struct reply_facts *facts)
 		build_verbatim(request, true);
 	} else if (request->payload.data[0] == PAYLOAD_RESULT) {
 		build_verbatim(request, false);
+	} else if (request->payload.data[0] == PAYLOAD_COMMIT) {
+		build_commit_result(request, facts);
 	} else {
 		build_write_result(request, facts);
 	}

@@ -14,6 +14,7 @@
 enum payload_kind {
 	PAYLOAD_STEPS = 'S',     /* an array of step results */
 	PAYLOAD_STEPS_CUT = 'L', /* the same; rows were too large to keep and have been left out */
+	PAYLOAD_COMMIT = 'C',    /* the end of a lease: what it is stands in the request */
 	PAYLOAD_ERROR = 'E',     /* an error map */
 	PAYLOAD_RESULT = 'R',    /* a whole result map; never stored */
 };
@@ -80,6 +81,10 @@ bool reply_is_result(const struct request *request);
  */
 void reply_not_shipped(
 	struct request *request, const struct reply_facts *facts, const char *message);
+/* The answers of an open lease, into request->payload. */
+void reply_pack_begin(struct request *request, uint64_t lease, uint64_t commit_no);
+void reply_pack_lease_step(struct packing *packing, bool has_cursor, uint64_t cursor, bool more);
+void reply_pack_fetch(struct packing *packing, bool more);
 
 /* The frame for a request whose outcome stands, into request->reply. */
 void reply_build(struct request *request, const struct reply_facts *facts);

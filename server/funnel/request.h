@@ -22,7 +22,36 @@
 #include "server/store/dedupe.h"
 #include "server/store/store.h"
 
-enum request_kind { REQUEST_WRITE, REQUEST_DESCRIBE, REQUEST_BYE, REQUEST_TASK, REQUEST_SYNC };
+enum request_kind {
+	REQUEST_WRITE,
+	REQUEST_DESCRIBE,
+	REQUEST_BYE,
+	REQUEST_TASK,
+	REQUEST_SYNC,
+	REQUEST_LEASE,  /* for an open lease; it waits there, not in the queue */
+	REQUEST_COMMIT, /* of a lease that is over: the answer is remembered, or it is gone */
+};
+
+enum lease_op {
+	LEASE_OP_BEGIN,
+	LEASE_OP_STEP,
+	LEASE_OP_FETCH,
+	LEASE_OP_CLOSE,
+	LEASE_OP_DESCRIBE,
+	LEASE_OP_COMMIT,
+	LEASE_OP_ROLLBACK,
+};
+
+struct lease;
+
+/* What a REQUEST_LEASE asks for. */
+struct lease_part {
+	enum lease_op op;
+	struct lease *of;               /* the loop's */
+	struct lease_settings settings; /* LEASE_OP_BEGIN */
+	uint64_t cursor;
+	uint32_t rows;
+};
 
 /* In the order in which they are served. */
 enum request_class { CLASS_INTERACTIVE, CLASS_NORMAL, CLASS_BULK, CLASS_COUNT };
@@ -112,7 +141,8 @@ struct request {
 	struct guard guard; /* its epoch is NULL if there is none */
 	struct step *steps; /* REQUEST_WRITE; of REQUEST_DESCRIBE only the sql of the first */
 	size_t steps_count;
-	struct task task; /* REQUEST_TASK */
+	struct task task;        /* REQUEST_TASK */
+	struct lease_part lease; /* REQUEST_LEASE */
 
 	/* The writer's. */
 	bool use_savepoint; /* learned when it ran without one */

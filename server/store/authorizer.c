@@ -94,6 +94,16 @@ static int authorize_pragma(struct authorizer *authorizer, const char *name, con
 		authorizer->saw_ddl = true;
 		return require(authorizer, ROLE_DDL, "PRAGMA", name);
 	}
+	if (authorizer->lease && argument != NULL &&
+		sqlite3_stricmp(name, "defer_foreign_keys") == 0) {
+		authorizer->saw_lease = true; /* SQLite takes it back when the transaction ends */
+		return require(authorizer, ROLE_WRITE, "PRAGMA", name);
+	}
+	if (authorizer->lease && argument != NULL && sqlite3_stricmp(name, "foreign_keys") == 0) {
+		authorizer->saw_lease = true;
+		snprintf(authorizer->answered, sizeof(authorizer->answered), "%s", name);
+		return SQLITE_IGNORE; /* inside a transaction it does nothing anyway */
+	}
 	if (argument != NULL && in_list(pragmas_answered, name) &&
 		(sqlite3_stricmp(name, "journal_mode") != 0 ||
 			sqlite3_stricmp(argument, "wal") == 0)) {
@@ -103,6 +113,21 @@ static int authorize_pragma(struct authorizer *authorizer, const char *name, con
 	return refuse(authorizer, ROLE_NONE, "PRAGMA", name);
 }
 
+/* TEMP objects: a lease's own, for as long as it lasts. */
+static int authorize_temp(struct authorizer *authorizer, const char *name, const char *on)
+{
+	if (!authorizer->lease) {
+		return refuse(authorizer, ROLE_NONE, "a TEMP object", name);
+	}
+	if (is_own_table(name) || is_own_table(on)) {
+		return refuse(authorizer, ROLE_NONE, "litefunnel's own table",
+			is_own_table(name) ? name : on);
+	}
+	authorizer->saw_temp = true;
+	authorizer->saw_lease = true;
+	return require(authorizer, ROLE_WRITE, "a TEMP object", name);
+}
+
 /*
  * Changes of the schema: `name` is made, changed or dropped; `on` is the table of an index or
  * trigger.
@@ -110,13 +135,13 @@ static int authorize_pragma(struct authorizer *authorizer, const char *name, con
 static int authorize_schema(struct authorizer *authorizer, const char *what, const char *name,
 	const char *on, const char *database)
 {
+	if (database != NULL && sqlite3_stricmp(database, "temp") == 0) {
+		return authorize_temp(authorizer, name, on);
+	}
 	authorizer->saw_ddl = true;
 	if (is_own_table(name) || is_own_table(on)) {
 		return refuse(authorizer, ROLE_NONE, "litefunnel's own table",
 			is_own_table(name) ? name : on);
-	}
-	if (database != NULL && sqlite3_stricmp(database, "temp") == 0) {
-		return refuse(authorizer, ROLE_NONE, "a TEMP object", name);
 	}
 	return require(authorizer, ROLE_DDL, what, name);
 }
@@ -141,14 +166,25 @@ static int authorize_rows(struct authorizer *authorizer, int action, const char 
 		 * was asked about before. Only a row that is added to the TEMP schema gives away a
 		 * `CREATE TRIGGER temp.x`, which is reported as one in main.
 		 */
-		return temp && action == SQLITE_INSERT
-			? refuse(authorizer, ROLE_NONE, "a TEMP object", NULL)
-			: SQLITE_OK;
+		return temp && action == SQLITE_INSERT ? authorize_temp(authorizer, NULL, NULL)
+						       : SQLITE_OK;
 	}
-	if (temp) {
+	if (temp && !authorizer->lease) {
 		return refuse(authorizer, ROLE_NONE, "a TEMP object", table);
 	}
 	return require(authorizer, ROLE_WRITE, what, table);
+}
+
+static int authorize_transaction(struct authorizer *authorizer, const char *what)
+{
+	if (!authorizer->lease) {
+		return refuse(authorizer, ROLE_NONE, "transaction control inside a batch:", what);
+	}
+	authorizer->saw_lease = true;
+	authorizer->control = strcmp(what, "COMMIT") == 0 ? CONTROL_COMMIT
+		: strcmp(what, "ROLLBACK") == 0           ? CONTROL_ROLLBACK
+							  : CONTROL_BEGIN;
+	return SQLITE_OK;
 }
 
 static int authorize(void *ctx, int action, const char *first, const char *second,
@@ -212,9 +248,14 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 		}
 		return authorize_schema(authorizer, "ANALYZE of", first, NULL, database);
 	case SQLITE_TRANSACTION:
-		return refuse(authorizer, ROLE_NONE, "transaction control inside a batch:", first);
-	case SQLITE_SAVEPOINT:
-		return refuse(authorizer, ROLE_NONE, "a savepoint inside a batch:", first);
+		return authorize_transaction(authorizer, first);
+	case SQLITE_SAVEPOINT: /* what it does stands first, its name second */
+		authorizer->saw_lease = true;
+		return !authorizer->lease
+			? refuse(authorizer, ROLE_NONE, "a savepoint inside a batch:", first)
+			: is_own_table(second)
+			? refuse(authorizer, ROLE_NONE, "litefunnel's own savepoint", second)
+			: SQLITE_OK;
 	case SQLITE_ATTACH:
 		return refuse(authorizer, ROLE_NONE, "ATTACH (or VACUUM)", NULL);
 	case SQLITE_DETACH:
@@ -227,7 +268,7 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	case SQLITE_DROP_TEMP_INDEX:
 	case SQLITE_DROP_TEMP_VIEW:
 	case SQLITE_DROP_TEMP_TRIGGER:
-		return refuse(authorizer, ROLE_NONE, "a TEMP object", first);
+		return authorize_temp(authorizer, first, second);
 	default:
 		return refuse(
 			authorizer, ROLE_NONE, "an action that this version does not know", NULL);
@@ -245,6 +286,9 @@ enum role authorizer_enter(struct authorizer *authorizer, enum role role)
 	authorizer->role = role;
 	authorizer->saw_ddl = false;
 	authorizer->saw_changes = false;
+	authorizer->saw_temp = false;
+	authorizer->saw_lease = false;
+	authorizer->control = CONTROL_NONE;
 	authorizer->answered[0] = 0;
 	authorizer->needed = ROLE_NONE;
 	authorizer->denied[0] = 0;

@@ -11,11 +11,19 @@
 
 #include <sqlite3.h>
 
+/* What a statement does to the transaction as a whole. */
+enum control { CONTROL_NONE, CONTROL_BEGIN, CONTROL_COMMIT, CONTROL_ROLLBACK };
+
 struct authorizer {
 	enum role role;
+	/* A lease runs: its client may control its own transaction and make TEMP objects. */
+	bool lease;
 	/* What the statement being compiled was seen to do. The caller clears these before. */
 	bool saw_ddl;
 	bool saw_changes; /* asks for changes() somewhere, triggers included */
+	bool saw_temp;    /* changes the TEMP schema */
+	bool saw_lease;   /* may run in a lease only */
+	enum control control;
 	/* Told of each action while a statement is looked at (slicing.c), or NULL. */
 	void (*observe)(void *ctx, int action, const char *first, const char *second);
 	void *observe_ctx;

@@ -3,7 +3,8 @@
 /*
  * Binding. Names are resolved once a step, through a sorted table, because SQLite's own look-up walks
  * all parameters for each name: a batch of many rows with many names would hold the writer for
- * minutes. Values are bound where they lie; they live as long as the step.
+ * minutes. Values are bound where they lie; they live as
+ * long as the step. A cursor's are copied.
  */
 
 #include "server/store/bind.h"
@@ -20,7 +21,8 @@ void binder_finish(struct binder *binder)
 	*binder = (struct binder){0};
 }
 
-static int bind_value(sqlite3_stmt *stmt, int place, const struct value *value)
+static int bind_value(
+	sqlite3_stmt *stmt, int place, const struct value *value, sqlite3_destructor_type keep)
 {
 	switch (value->type) {
 	case VALUE_INTEGER:
@@ -29,11 +31,11 @@ static int bind_value(sqlite3_stmt *stmt, int place, const struct value *value)
 		return sqlite3_bind_double(stmt, place, value->real);
 	case VALUE_TEXT:
 		return sqlite3_bind_text64(stmt, place,
-			value->bytes.len > 0 ? value->bytes.data : "", value->bytes.len,
-			SQLITE_STATIC, SQLITE_UTF8);
+			value->bytes.len > 0 ? value->bytes.data : "", value->bytes.len, keep,
+			SQLITE_UTF8);
 	case VALUE_BLOB:
 		return value->bytes.len > 0 ? sqlite3_bind_blob64(stmt, place, value->bytes.data,
-						      value->bytes.len, SQLITE_STATIC)
+						      value->bytes.len, keep)
 					    : sqlite3_bind_zeroblob(stmt, place, 0);
 	default:
 		return sqlite3_bind_null(stmt, place);
@@ -150,7 +152,8 @@ int bind_run(struct binder *binder, sqlite3 *handle, const struct authorizer *au
 	int rc = step->names != NULL ? find_places(binder, stmt, step, run, error) : 0;
 	for (uint32_t i = 0; rc == 0 && i < step->values_per_run; i++) {
 		int place = step->names != NULL ? binder->places[i] : (int)i + 1;
-		int bound = bind_value(stmt->handle, place, &step->values[first + i]);
+		int bound = bind_value(stmt->handle, place, &step->values[first + i],
+			binder->copies ? SQLITE_TRANSIENT : SQLITE_STATIC);
 		if (bound != SQLITE_OK) {
 			rc = stmt_failed(handle, authorizer, bound, error);
 		}

@@ -21,6 +21,7 @@ struct binder {
 	uint64_t *stamps; /* which run set a parameter last */
 	size_t stamps_cap;
 	uint64_t stamp;
+	bool copies; /* values are bound as copies: the statement outlives the step */
 };
 
 void binder_finish(struct binder *binder);

@@ -11,6 +11,7 @@
 #include "server/store/touched.h"
 
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -131,6 +132,18 @@ struct store {
 	bool explain_trusted;
 	uint32_t session_window;
 
+	/* The lease that runs. */
+	struct lease_state {
+		bool open;
+		bool foreign_keys;      /* while it is open */
+		bool temp;              /* it may have made TEMP objects */
+		int recursive_triggers; /* as it was before; -1: as it is */
+		struct cursor *cursors; /* those that are open */
+		size_t cursors_count;
+		uint64_t last_cursor;
+	} lease;
+	_Atomic bool interrupted; /* what runs is to end */
+
 	bool dirty;        /* this transaction has, or may have, written */
 	bool ddl;          /* … has changed the schema */
 	bool schema_stale; /* a schema was undone, and SQLite may still believe in it */
@@ -176,6 +189,18 @@ int pragma_setup(struct store *store, const struct store_options *options,
 
 /* Whether the settings that a statement could have changed are still as they were set. */
 bool pragma_holds(struct store *store);
+
+/* After DDL was undone: forgets what is known of the schema, if this transaction has changed it. */
+void store_forget_schema(struct store *store);
+
+/* ---- step.c, for lease.c ---- */
+
+int step_give_columns(sqlite3_stmt *stmt, const struct step_sink *sink, struct store_error *error);
+/* One row to the sink: its answer, or -STORE_RESOURCE. */
+int step_give_row(sqlite3_stmt *stmt, unsigned count, const struct step_sink *sink,
+	struct store_error *error);
+/* changes() must show nothing of before the batch or lease. */
+void step_reset_changes(struct store *store, bool asks);
 
 /* Runs a text of the daemon's own. Returns SQLite's code. */
 int own_exec(struct store *store, const char *sql);

@@ -147,7 +147,10 @@ bool pragma_holds(struct store *store)
 		{"PRAGMA journal_mode", "wal"},
 		{"PRAGMA synchronous", store->sync_full ? "2" : "1"},
 		{"PRAGMA wal_autocheckpoint", "0"},
-		{"PRAGMA foreign_keys", store->foreign_keys ? "1" : "0"},
+		{"PRAGMA foreign_keys",
+			(store->lease.open ? store->lease.foreign_keys : store->foreign_keys)
+				? "1"
+				: "0"},
 		{"PRAGMA trusted_schema", "1"},
 		{"PRAGMA writable_schema", "0"},
 	};

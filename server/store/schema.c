@@ -88,7 +88,11 @@ int schema_find_trespass(struct store *store, bool *ret_found)
 		" AND name <> '_lf_session_grave' "
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
-		" AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')",
+		" AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow') "
+		/* A TEMP table of such a name would stand before ours. */
+		"UNION ALL "
+		"SELECT 1 FROM sqlite_temp_schema WHERE name LIKE '~_lf~_%' ESCAPE '~'"
+		" OR tbl_name LIKE '~_lf~_%' ESCAPE '~'",
 		&stmt);
 	if (rc == SQLITE_OK) {
 		rc = sqlite3_step(stmt);

@@ -69,7 +69,7 @@ static bool read_column(sqlite3_stmt *stmt, int column, struct value *ret_value)
 	}
 }
 
-static int give_columns(sqlite3_stmt *stmt, const struct step_sink *sink, struct store_error *error)
+int step_give_columns(sqlite3_stmt *stmt, const struct step_sink *sink, struct store_error *error)
 {
 	unsigned count = (unsigned)sqlite3_column_count(stmt);
 	const char **names = calloc((size_t)count * 2 + 1, sizeof(*names));
@@ -87,7 +87,7 @@ static int give_columns(sqlite3_stmt *stmt, const struct step_sink *sink, struct
 }
 
 /* One row to the sink: its answer, or STORE_RESOURCE. */
-static int give_row(
+int step_give_row(
 	sqlite3_stmt *stmt, unsigned count, const struct step_sink *sink, struct store_error *error)
 {
 	struct value on_stack[COLUMNS_ON_STACK];
@@ -138,7 +138,7 @@ static int run_rows(struct store *store, const struct stmt *stmt, const struct s
 		} else if (result->rows >= step->rows_max) {
 			failed = no_room(step, "rows", result, error);
 		} else {
-			int answer = give_row(stmt->handle, stmt->columns, sink, error);
+			int answer = step_give_row(stmt->handle, stmt->columns, sink, error);
 			failed = answer < 0  ? -answer
 				: answer > 0 ? no_room(step, "rows or bytes", result, error)
 					     : 0;
@@ -194,7 +194,7 @@ static bool is_late(const struct store *store)
 }
 
 /* Before the first statement of a batch that may look: changes() must not show another batch's. */
-static void reset_changes(struct store *store, bool asks)
+void step_reset_changes(struct store *store, bool asks)
 {
 	if (asks && !store->batch_dml) {
 		(void)own_run(store, store->own[OWN_NO_CHANGES]);
@@ -216,10 +216,10 @@ static int run_statement(struct store *store, enum role role, const struct stmt 
 	struct store_error *error)
 {
 	int rc = 0;
-	reset_changes(store, stmt->asks_changes);
+	step_reset_changes(store, stmt->asks_changes);
 	if (stmt->columns > 0) {
 		result->has_columns = true;
-		rc = give_columns(stmt->handle, sink, error);
+		rc = step_give_columns(stmt->handle, sink, error);
 	}
 	if (rc == 0 && step->runs > 0 && step->values_per_run != stmt->params) {
 		rc = store_error_set(error, STORE_BAD_REQUEST, 0,
@@ -256,13 +256,16 @@ static int run_statement(struct store *store, enum role role, const struct stmt 
 }
 
 /* Everything that follows from a statement having run, whether or not it succeeded. */
-static void note_effects(struct store *store, bool readonly, bool dml, bool ddl)
+static void note_effects(struct store *store, bool readonly, bool dml, bool ddl, bool temp)
 {
+	store->lease.temp |= temp;
 	store->dirty |= !readonly;
 	store->batch_dml |= dml;
 	store->ddl |= ddl;
 	if (ddl) {
 		touched_schema(&store->touched);
+	}
+	if (ddl || temp) {
 		/* What was found out about other statements may no longer be true. */
 		stmt_cache_clear(&store->cache);
 	}
@@ -278,6 +281,9 @@ static int check_own_tables(struct store *store, struct store_error *error)
 	}
 	if (!trespassed) {
 		return 0;
+	}
+	if (store->authorizer.lease) {
+		store_rollback(store); /* a batch is undone; of a lease all goes */
 	}
 	error->needed = ROLE_NONE;
 	return store_error_set(error, STORE_DENIED, SQLITE_AUTH,
@@ -296,10 +302,21 @@ static int run_single(struct store *store, enum role role, const struct step *st
 	bool readonly = stmt->readonly;
 	bool dml = stmt->dml && step->runs > 0;
 	bool ddl = stmt->ddl;
+	bool temp = stmt->temp;
+	if (stmt->control == CONTROL_COMMIT || stmt->control == CONTROL_ROLLBACK) {
+		/* Only a lease gets here: it ends the transaction in its own way. */
+		result->control = stmt->control == CONTROL_COMMIT ? STEP_COMMITS : STEP_ROLLS_BACK;
+		stmt_release(&store->cache, stmt);
+		return 0;
+	}
+	bool savepoint = stmt->lease && !temp;
 	rc = run_statement(store, role, stmt, step, sink, result, error);
 	stmt_release(&store->cache, stmt);
-	note_effects(store, readonly, dml, ddl);
-	return rc == 0 && ddl ? check_own_tables(store, error) : rc;
+	note_effects(store, readonly, dml, ddl, temp);
+	if (rc == 0 && savepoint) {
+		store_forget_schema(store); /* it may have been a ROLLBACK TO */
+	}
+	return rc == 0 && (ddl || temp) ? check_own_tables(store, error) : rc;
 }
 
 /* One statement of a script; its rows go nowhere. */
@@ -308,6 +325,7 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 {
 	bool explain = sqlite3_stmt_isexplain(stmt) != 0;
 	bool ddl = store->authorizer.saw_ddl && !explain;
+	bool temp = store->authorizer.saw_temp && !explain;
 	bool readonly = sqlite3_stmt_readonly(stmt) != 0 || explain ||
 		(sql_begins_with(sql, "pragma") && !ddl);
 	bool dml = !readonly && sql_is_dml(sql);
@@ -316,7 +334,12 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 		return store_error_set(
 			error, STORE_BAD_REQUEST, 0, "a script takes no parameters: use steps");
 	}
-	reset_changes(store, store->authorizer.saw_changes);
+	if (store->authorizer.control != CONTROL_NONE && !explain) {
+		error->needed = ROLE_NONE;
+		return store_error_set(error, STORE_DENIED, SQLITE_AUTH,
+			"transaction control inside a script: give it a step of its own");
+	}
+	step_reset_changes(store, store->authorizer.saw_changes);
 	if (!store_in_transaction(store)) {
 		return transaction_lost(error);
 	}
@@ -329,8 +352,8 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 	}
 	int failed = rc == SQLITE_DONE ? 0 : store_failed(store, rc, error);
 	sqlite3_reset(stmt);
-	note_effects(store, readonly, dml, ddl);
-	return failed == 0 && ddl ? check_own_tables(store, error) : failed;
+	note_effects(store, readonly, dml, ddl, temp);
+	return failed == 0 && (ddl || temp) ? check_own_tables(store, error) : failed;
 }
 
 static int run_script(struct store *store, enum role role, const struct step *step,
@@ -415,7 +438,7 @@ int store_describe(struct store *store, enum role role, struct bytes sql,
 		.readonly = sqlite3_stmt_readonly(stmt) != 0,
 		.tail = tail < sql.len ? (int64_t)tail : -1,
 	};
-	rc = give_columns(stmt, sink, error);
+	rc = step_give_columns(stmt, sink, error);
 	sqlite3_finalize(stmt);
 	return rc;
 }

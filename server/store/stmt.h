@@ -30,7 +30,10 @@ struct stmt {
 	bool asks_changes; /* uses changes() */
 	enum { STMT_UNKNOWN, STMT_ATOMIC, STMT_NEEDS_SAVEPOINT } atomic;
 	bool busy;  /* in use: not to be evicted */
-	bool once;  /* too large to be kept */
+	bool once;  /* too large to be kept, or for leases only */
+	bool temp;  /* changes the TEMP schema */
+	bool lease; /* may run in a lease only */
+	enum control control;
 	char sql[]; /* sql_len bytes and a NUL */
 };
 

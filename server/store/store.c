@@ -73,9 +73,10 @@ static int interrupt_if_late(void *ctx)
 {
 	struct store *store = ctx;
 	store->exec_ops += PROGRESS_OPS;
-	return store->exec_deadline_us != 0 &&
+	bool late = store->exec_deadline_us != 0 &&
 		(clock_now_us() >= store->exec_deadline_us ||
 			(store->exec_ops_max != 0 && store->exec_ops > store->exec_ops_max));
+	return late || atomic_load_explicit(&store->interrupted, memory_order_relaxed);
 }
 
 /* total_changes() as a batch alone would see it, not as the handle counts. */
@@ -430,7 +431,7 @@ int store_release(struct store *store, struct store_error *error)
  * After DDL was undone: SQLite drops its picture of the schema only if it noticed the change, which a
  * DDL statement that failed half-way makes it forget. What is compiled against it goes, too.
  */
-static void forget_schema(struct store *store)
+void store_forget_schema(struct store *store)
 {
 	store->schema_stale |= store->ddl;
 	if (store->schema_stale) {
@@ -445,7 +446,7 @@ int store_rollback_to(struct store *store, struct store_error *error)
 	store->exec_deadline_us = 0;
 	int rc = run(store, OWN_ROLLBACK_TO);
 	rc = rc == SQLITE_OK ? run(store, OWN_RELEASE) : rc;
-	forget_schema(store);
+	store_forget_schema(store);
 	return store_failed(
 		store, rc == SQLITE_OK && store->schema_stale ? SQLITE_NOMEM : rc, error);
 }
@@ -458,7 +459,7 @@ void store_rollback(struct store *store)
 		(void)run(store, OWN_ROLLBACK);
 	}
 	store->foreign.own_restart |= store->dirty; /* what it spilled may have begun it */
-	forget_schema(store);
+	store_forget_schema(store);
 	touched_rolled_back(&store->touched);
 	dedupe_rolled_back(store->dedupe);
 }

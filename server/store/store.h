@@ -189,6 +189,8 @@ struct step {
 	int64_t expect_changes;     /* -1: no guard */
 	int64_t expect_rows;        /* -1: no guard */
 	uint32_t rows_max;          /* UINT32_MAX: only the caller's cap */
+	bool rows_asked;            /* … given by the client */
+	uint32_t cursor_rows;       /* 0: no cursor; only in a lease */
 	bool many;
 	bool truncate;
 	bool script;
@@ -219,6 +221,8 @@ struct step_result {
 	 * fails by itself only where it foresaw the failure; total does not tell.
 	 */
 	bool unclean;
+	/* Of a lease's step: it asks for the end of the transaction, and nothing was done yet. */
+	enum { STEP_PLAIN, STEP_COMMITS, STEP_ROLLS_BACK } control;
 };
 
 /* Runs one step in the open transaction. A condition leaves what it did to the caller to undo. */
@@ -292,6 +296,59 @@ pid_t store_find_blocker(struct store *store, char ret_file[STORE_ERROR_BYTES]);
 uint64_t store_foreign_count(const struct store *store);
 /* Why the start began a new epoch, or "". */
 const char *store_lineage_note(const struct store *store);
+/* ---- leases: a transaction that one client holds ---- */
+
+/* What a lease sets for itself; -1: as it is. */
+struct lease_settings {
+	int foreign_keys;
+	int defer_foreign_keys;
+	int recursive_triggers;
+};
+
+enum { LEASE_CURSORS_MAX = 16 };
+
+/*
+ * Begins. As store_begin(), and the conditions of store_check_guard() for a guard that has an epoch.
+ * store_lease_end() must follow in any case.
+ */
+int store_lease_begin(struct store *store, const struct lease_settings *settings,
+	const struct guard *guard, struct store_error *error);
+
+/*
+ * Runs one step until `exec_deadline_us`. A failure leaves what SQLite leaves, a step of many rows or
+ * with a guard nothing. Look at store_in_transaction() after it.
+ */
+int store_lease_step(struct store *store, enum role role, const struct step *step,
+	uint64_t exec_deadline_us, const struct step_sink *sink, struct step_result *ret_result,
+	struct store_error *error);
+
+/*
+ * A statement that only reads is left standing behind its first rows. *ret_more is true if there is
+ * another; then *ret_cursor names it, else it is closed already.
+ */
+int store_cursor_open(struct store *store, enum role role, const struct step *step,
+	uint64_t exec_deadline_us, const struct step_sink *sink, struct step_result *ret_result,
+	uint64_t *ret_cursor, bool *ret_more, struct store_error *error);
+/* The next rows. STORE_NOT_FOUND: there is no such cursor. */
+int store_cursor_fetch(struct store *store, uint64_t cursor, uint32_t rows,
+	uint64_t exec_deadline_us, const struct step_sink *sink, bool *ret_more,
+	struct store_error *error);
+int store_cursor_close(struct store *store, uint64_t cursor, struct store_error *error);
+
+/*
+ * Commits, after store_deferred_violations() said no: 0, or as store_commit(), and it is over. A lease that
+ * wrote nothing, with nothing to remember, takes no commit number.
+ */
+int store_lease_commit(struct store *store, struct store_error *error);
+
+/*
+ * The end, whatever came before: what is not committed is gone, and so are TEMP objects, cursors and
+ * settings. Not 0: they are not, and nobody else may use this process's handle.
+ */
+int store_lease_end(struct store *store, struct store_error *error);
+
+/* Any thread: what runs stops soon, as at its deadline; false: no longer. */
+void store_interrupt(struct store *store, bool interrupt);
 
 /* ---- between transactions ---- */
 

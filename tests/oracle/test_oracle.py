@@ -11,6 +11,7 @@ import pytest
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 import differential  # noqa: E402
+import leases  # noqa: E402
 import statements  # noqa: E402
 from daemon import place_for_daemons, slowness  # noqa: E402
 from wire import REQUEST, frame, pack  # noqa: E402
@@ -27,6 +28,15 @@ def test_grouped_batches_are_answered_as_alone(way):
     print(f"seed {options.seed}, {way}: {differential.line(figures)}")
     assert differences == []
     assert figures["grouped"] > programs
+
+
+def test_leases_are_answered_as_by_plain_sqlite():
+    programs = max(int(60 * SCALE / slowness(PROGRAM)), 3)
+    options = leases.options_of(["--programs", str(programs)])
+    figures, differences = leases.campaign(options)
+    print(f"seed {options.seed}: {figures}")
+    assert differences == []
+    assert figures["commits"] > programs / 3 and figures["failed"] > programs
 
 
 @pytest.mark.parametrize("script", statements.SCRIPTS, ids=lambda path: path.stem)

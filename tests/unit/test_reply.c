@@ -354,6 +354,8 @@ static const struct {
 	{FAILURE_OVERLOADED, "overloaded", "no", true, 5},
 	{FAILURE_SNAPSHOT_CHANGED, "snapshot_changed", "no", false, 517},
 	{FAILURE_EPOCH_CHANGED, "epoch_changed", "no", false, 517},
+	{FAILURE_LEASE_EXPIRED, "lease_expired", "no", false, 5},
+	{FAILURE_LEASE_GONE, "lease_gone", "no", false, 0},
 	{FAILURE_KEY_MISMATCH, "key_mismatch", "no", false, 0},
 	{FAILURE_SESSION_EXPIRED, "session_expired", "unknown", false, 0},
 	{FAILURE_DISK_LOW, "disk_low", "no", true, 13},

@@ -1,0 +1,299 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""
+Leases against the same statements on plain SQLite.
+
+A program is a random schema and some leases, one after the other: statements of every kind, savepoints,
+TEMP objects, cursors, statements that fail in every way, and in the end a commit, a rollback, or the
+client's death. Each answer and, after each lease, the content of the databases must be equal. Beside
+it other clients write, whose batches must wait and never see an error for it, and steps are sent
+ahead of their answers.
+
+    LITEFUNNEL_BIN=build/server/litefunnel tests/oracle/leases.py --programs 500 --seed 7
+"""
+import argparse
+import os
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
+from daemon import Daemon  # noqa: E402
+from differential import Difference, settings, shown  # noqa: E402
+from plain import Failed, Plain, comparable_alone, lib  # noqa: E402
+from programs import Program  # noqa: E402
+
+SAVEPOINTS = ("a", "b", "\"c d\"")
+TEMP = ["CREATE TEMP TABLE own(id INTEGER PRIMARY KEY AUTOINCREMENT, v UNIQUE)",
+        "CREATE TEMP VIEW seen AS SELECT count(*) AS n FROM log",
+        "CREATE TEMP TRIGGER spy AFTER INSERT ON log BEGIN INSERT INTO own(v) VALUES (NEW.n); END",
+        "INSERT INTO own(v) VALUES (1)", "INSERT INTO own(v) VALUES (1), (2)", "SELECT * FROM own",
+        "INSERT OR ROLLBACK INTO own(v) VALUES (1)", "SELECT n FROM seen", "DROP TABLE own",
+        "DROP TRIGGER spy", "CREATE TEMP TABLE log(n INTEGER PRIMARY KEY, what, x, y)",
+        "DROP TABLE temp.log", "SELECT name FROM sqlite_temp_schema ORDER BY name",
+        "INSERT INTO temp.log(what) VALUES ('hidden')"]
+TEMP_SHARE = 0.08
+
+
+class PlainLease:
+    """A transaction on plain SQLite, on a connection of its own, answering as a lease does."""
+
+    def __init__(self, plain):
+        self.plain = plain
+        plain.close()
+        plain.open()
+        plain.rows("BEGIN IMMEDIATE")
+        self.open = True
+
+    def step(self, step):
+        opts = (step[2] if len(step) > 2 else None) or {}
+        guarded = not opts.get("script") and (
+            "many" in opts or "expect" in opts or ("rows" in opts and "RETURNING" in step[0]))
+        try:
+            if guarded:
+                self.plain.rows("SAVEPOINT _oracle")
+            result = self.plain._step(step)
+            error = None
+            if guarded:
+                self.plain.rows("RELEASE _oracle")
+        except Failed as failed:
+            error, result = failed.args[0], None
+            if guarded and not lib.sqlite3_get_autocommit(self.plain.db):
+                if opts.get("many") or error["code"] != "sql":
+                    self.plain.rows("ROLLBACK TO _oracle")
+                self.plain.rows("RELEASE _oracle")
+        self.open = not lib.sqlite3_get_autocommit(self.plain.db)
+        return comparable_alone((error, result)), self.open
+
+    def end(self, how):
+        error = None
+        try:
+            self.plain.rows(how)
+        except Failed as failed:
+            error = failed.args[0]
+        self.open = not lib.sqlite3_get_autocommit(self.plain.db)
+        return comparable_alone((error, None)), self.open
+
+    def finish(self):
+        if not lib.sqlite3_get_autocommit(self.plain.db):
+            self.plain.rows("ROLLBACK")
+        self.plain.close()
+        self.plain.open()
+
+
+KEPT = ("changes", "total", "rowid", "columns", "types", "rows", "truncated")
+
+
+def answer(error, result):
+    """As PlainLease answers."""
+    is_open = (error or result).get("open")
+    if error is not None:
+        return comparable_alone((error, None)), is_open
+    return (None, {key: result[key] for key in KEPT if key in result}), is_open
+
+
+class Neighbours(threading.Thread):
+    """Others, who write all the time and must not notice more than a wait."""
+
+    def __init__(self, daemon):
+        super().__init__(daemon=True)
+        self.daemon_, self.stop, self.error, self.written = daemon, False, None, 0
+
+    def run(self):
+        try:
+            with self.daemon_.wire(timeout=60) as wire:
+                while not self.stop:
+                    wire.write("UPDATE neighbour SET n = n + 1", "SELECT n FROM neighbour")
+                    self.written += 1
+        except Exception as error:  # shown by the trial
+            self.error = error
+
+
+class Trial:
+    def __init__(self, options, seed):
+        self.rng = random.Random(seed)
+        self.program = Program(self.rng)
+        self.place = tempfile.mkdtemp(prefix="leases-", dir=options.dir)
+        self.daemon = Daemon(options.program, f"{self.place}/leased.db", log_level="error")
+        self.plain = None
+        self.steps = self.failed = self.commits = self.kills = 0
+
+    def _step(self):
+        rng = self.rng
+        draw = rng.random()
+        if draw < 0.18:
+            name = rng.choice(SAVEPOINTS)
+            return [rng.choice(("SAVEPOINT {}", "SAVEPOINT {}", "RELEASE {}", "ROLLBACK TO {}",
+                                "ROLLBACK TRANSACTION TO SAVEPOINT {}")).format(name)]
+        if draw < 0.18 + TEMP_SHARE:
+            return [rng.choice(TEMP)]
+        if draw < 0.28:
+            return [rng.choice(("PRAGMA defer_foreign_keys = 1", "BEGIN", "PRAGMA foreign_keys = 0",
+                                "BEGIN EXCLUSIVE", "EXPLAIN COMMIT"))]
+        return self.program.step()
+
+    def _same(self, what, ours, theirs):
+        if shown(ours) != shown(theirs):
+            raise Difference(f"{what!r}\n  leased: {shown(ours)}\n  plain:  {shown(theirs)}")
+
+    def _fetched(self, wire, step, params):
+        """The answer to a SELECT that is read through a cursor, piece by piece."""
+        wire_answer = wire.ask("step", lease=1, **params, opts={"cursor": self.rng.randrange(1, 4)})
+        error, result = wire_answer
+        while error is None and result["more"]:
+            error, more = wire.ask("fetch", lease=1, cursor=result["cursor"], rows=self.rng.randrange(1, 4))
+            assert error is None, (step, error)
+            result = {**result, "rows": result["rows"] + more["rows"], "more": more["more"]}
+        return error, result
+
+    def _run_steps(self, wire, theirs):
+        """Random steps until the lease is over, or enough. False: over."""
+        rng = self.rng
+        left = rng.randrange(1, 25)
+        while left > 0 and theirs.open:
+            batch = [self._step() for _ in range(rng.choice((1, 1, 1, 3, 8)))]
+            left -= len(batch)
+            params = [dict(zip(("sql", "params", "opts"), step)) for step in batch]
+            if len(batch) == 1 and len(batch[0]) < 3 and batch[0][0].startswith("SELECT") and rng.random() < 0.5:
+                answers = [self._fetched(wire, batch[0], params[0])]
+            else:
+                ids = [wire.request("step", lease=1, **one) for one in params]
+                answers = [wire.reply(number) for number in ids]
+            for step, (error, result) in zip(batch, answers):
+                self.steps += 1
+                self.failed += error is not None
+                if not theirs.open:
+                    assert error["code"] == "lease_gone" and error["applied"] == "no", error
+                    continue
+                self._same(step, answer(error, result), theirs.step(step))
+        return theirs.open
+
+    def _end(self, wire, theirs):
+        rng = self.rng
+        while theirs.open:
+            how = rng.choice(("commit", "commit", "commit", "rollback", "kill"))
+            if how == "kill":
+                self.kills += 1
+                return
+            if rng.random() < 0.3:
+                error, result = wire.ask("step", lease=1, sql=rng.choice(
+                    {"commit": ("COMMIT", "END", "commit transaction;"), "rollback": ("ROLLBACK", "rollback -- x")}[how]))
+            else:
+                error, result = wire.ask(how, lease=1)
+            expected = theirs.end(how.upper())
+            ours = (comparable_alone((error, None)), (error or result)["open"])
+            self._same(how, ours, expected)
+            self.commits += how == "commit" and error is None
+            if theirs.open:  # deferred constraints
+                if not self._run_steps(wire, theirs):
+                    return
+                if rng.random() < 0.5:
+                    error, result = wire.ask("rollback", lease=1)
+                    theirs.end("ROLLBACK")
+
+    def _lease(self):
+        with self.daemon.wire(timeout=60) as wire:
+            begun = wire.call("begin", lease=1)
+            assert begun["open"] is True and begun["lease"] == 1
+            theirs = PlainLease(self.plain)
+            if self._run_steps(wire, theirs):
+                self._end(wire, theirs)
+        theirs.finish()
+
+    def _contents(self):
+        leased = Plain(self.daemon.db, readonly=True)
+        self.plain.rows("UPDATE neighbour SET n = 0")
+        try:
+            # The client may have just died: its lease is rolled back when the daemon notices, which
+            # a write of ours waits for.
+            self.daemon.write("UPDATE neighbour SET n = n")
+            ours = [line for line in leased.content() if not line.startswith("neighbour: ")]
+            theirs = [line for line in self.plain.content() if not line.startswith("neighbour: ")]
+        finally:
+            leased.close()
+        if ours != theirs:
+            raise Difference("content: " + "; ".join(
+                f"leased {a!r}, plain {b!r}" for a, b in zip(ours + ["-"], theirs + ["-"]) if a != b)[:2000])
+
+    def run(self):
+        self.daemon.start()
+        neighbours = None
+        try:
+            self.plain = Plain(f"{self.place}/plain.db", setup=settings(self.daemon))
+            for sql in (*self.program.schema, "CREATE TABLE neighbour(n)", "INSERT INTO neighbour VALUES (0)"):
+                with self.daemon.wire() as wire:
+                    error, _ = wire.ask("write", batch=[[sql]])
+                assert (error is None) == (self.plain.batch([[sql]])[0] is None), sql
+            if self.rng.random() < 0.5:
+                neighbours = Neighbours(self.daemon)
+                neighbours.start()
+            for _ in range(self.rng.randrange(1, 5)):
+                self._lease()
+                self._contents()
+            # Nothing of a lease shows to a batch.
+            left = self.daemon.write("SELECT * FROM sqlite_temp_schema", "SELECT last_insert_rowid(), changes()",
+                                     "PRAGMA foreign_keys", "PRAGMA defer_foreign_keys")["steps"]
+            assert [step["rows"] for step in left] == [[], [[0, 0]], [[1]], [[0]]], left
+        finally:
+            if neighbours is not None:
+                neighbours.stop = True
+                neighbours.join(60)
+            if self.plain is not None:
+                self.plain.close()
+            self.daemon.finish()
+        if neighbours is not None and neighbours.error is not None:
+            raise neighbours.error
+        shutil.rmtree(self.place)
+
+
+def campaign(options, say=print):
+    figures = {"programs": 0, "steps": 0, "failed": 0, "commits": 0, "kills": 0, "differences": 0}
+    differences = []
+    for number in range(options.first, options.first + options.programs):
+        seed = f"{options.seed}.{number}"
+        trial = Trial(options, seed)
+        try:
+            trial.run()
+        except Difference as difference:
+            differences.append((seed, str(difference), trial.place))
+            say(f"{seed}: {difference}\n  files kept in {trial.place}")
+        figures["programs"] += 1
+        for name in ("steps", "failed", "commits", "kills"):
+            figures[name] += getattr(trial, name)
+        figures["differences"] = len(differences)
+        if len(differences) >= options.differences:
+            break
+    return figures, differences
+
+
+def options_of(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n\n", 1)[0])
+    parser.add_argument("--program", default=os.environ.get("LITEFUNNEL_BIN"))
+    parser.add_argument("--programs", type=int, default=500)
+    parser.add_argument("--seed", default=str(int(time.time())))
+    parser.add_argument("--first", type=int, default=0, help="the number of the first program")
+    parser.add_argument("--differences", type=int, default=10, help="stop after so many")
+    parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    options = parser.parse_args(arguments)
+    if not options.program:
+        parser.error("set LITEFUNNEL_BIN or give --program")
+    return options
+
+
+def main(arguments=None):
+    options = options_of(arguments)
+    print(f"seed {options.seed}", flush=True)
+    began = time.monotonic()
+    figures, differences = campaign(options)
+    print("leases: " + ", ".join(f"{name} {value}" for name, value in figures.items())
+          + f", {time.monotonic() - began:.0f} s")
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

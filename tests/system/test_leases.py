@@ -1,0 +1,555 @@
+# SPDX-License-Identifier: MIT
+"""Leases: interactive transactions of one client, and what others notice of them."""
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from daemon import wait_for
+from wire import Closed, Refused
+
+
+@pytest.fixture(scope="module")
+def served(shared_daemon):
+    daemon = shared_daemon(roles_query="20001", roles_write="20002", roles_ddl="root")
+    daemon.write("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE)",
+                 "CREATE TABLE parent(id INTEGER PRIMARY KEY)",
+                 "CREATE TABLE child(id INTEGER PRIMARY KEY, p REFERENCES parent DEFERRABLE INITIALLY DEFERRED)",
+                 "CREATE TABLE strict_child(id INTEGER PRIMARY KEY, p REFERENCES parent)",
+                 "CREATE TABLE deep(n)",
+                 "CREATE TRIGGER again AFTER INSERT ON deep WHEN NEW.n < 3 BEGIN INSERT INTO deep VALUES (NEW.n + 1); END")
+    return daemon
+
+
+@pytest.fixture
+def wire(served):
+    served.write("DELETE FROM t", "DELETE FROM child", "DELETE FROM strict_child", "DELETE FROM parent", "DELETE FROM deep")
+    with served.wire(session=os.urandom(16)) as wire:
+        yield wire
+
+
+def step(wire, sql, params=None, lease=1, **opts):
+    more = {"opts": opts} if opts else {}
+    return wire.call("step", lease=lease, sql=sql, params=params, **more)
+
+
+def fails(wire, method, code, is_open, **params):
+    error, result = wire.ask(method, **params)
+    assert result is None and error is not None
+    assert (error["code"], error["applied"], error["retry"], error.get("open")) == (code, "no", False, is_open), error
+    return error
+
+
+def leases(served):
+    with served.wire() as wire:
+        shown = wire.call("show", what="leases")
+    return [dict(zip(shown["columns"], row)) for row in shown["rows"]]
+
+
+# ---- life
+
+def test_it_sees_its_own_writes_and_others_do_not(served, wire):
+    begun = wire.call("begin", lease=7)
+    assert begun == {"lease": 7, "commit": wire.call("ping")["commit"], "open": True}
+    inserted = step(wire, "INSERT INTO t(a) VALUES (?)", ["x"], lease=7)
+    assert inserted == {"changes": 1, "total": 1, "rowid": 1, "open": True}
+    assert step(wire, "SELECT a FROM t", lease=7)["rows"] == [["x"]]
+    assert served.read("SELECT * FROM t") == []
+    done = wire.call("commit", lease=7)
+    assert done["commit"] == begun["commit"] + 1 and done["open"] is False and "steps" not in done
+    assert served.read("SELECT a FROM t") == [("x",)]
+    fails(wire, "step", "lease_gone", False, lease=7, sql="SELECT 1")
+
+
+def test_everything_may_be_sent_at_once(served, wire):
+    ids = [wire.request("begin", lease=1),
+           wire.request("step", lease=1, sql="INSERT INTO t(a) VALUES (1)"),
+           wire.request("step", lease=1, sql="SELECT count(*) FROM t"),
+           wire.request("commit", lease=1),
+           wire.request("begin", lease=2),
+           wire.request("step", lease=2, sql="SELECT count(*) FROM t"),
+           wire.request("rollback", lease=2),
+           wire.request("write", batch=[["SELECT count(*) FROM t"]])]
+    answers = [wire.reply(number) for number in ids]
+    assert all(error is None for error, _ in answers), answers
+    assert answers[5][1]["rows"] == [[1]] and answers[7][1]["steps"][0]["rows"] == [[1]]
+
+
+def test_after_a_begin_that_failed_all_is_gone(wire):
+    at = {"epoch": bytes(16), "commit": 1}
+    ids = [wire.request("begin", lease=1, at=at), wire.request("step", lease=1, sql="SELECT 1"),
+           wire.request("commit", lease=1)]
+    codes = [(error["code"], error["open"]) for error, _ in map(wire.reply, ids)]
+    assert codes == [("epoch_changed", False), ("lease_gone", False), ("lease_gone", False)]
+    fails(wire, "step", "lease_gone", False, lease=99, sql="SELECT 1")
+    fails(wire, "rollback", "lease_gone", False, lease=99)
+    assert wire.call("begin", lease=1)["open"]
+
+
+def test_one_at_a_time(wire):
+    wire.call("begin", lease=1)
+    for method, params in (("begin", {"lease": 2}), ("write", {"batch": [["SELECT 1"]]})):
+        error, _ = wire.ask(method, **params)
+        assert error["code"] == "bad_request" and "open lease" in error["message"]
+    assert step(wire, "SELECT 1")["open"]
+    wire.call("rollback", lease=1)
+    wire.write("SELECT 1")
+
+
+@pytest.mark.parametrize("sql", ("COMMIT", "END TRANSACTION;", "  commit -- x"))
+def test_a_step_that_commits(served, wire, sql):
+    wire.call("begin", lease=1)
+    step(wire, "INSERT INTO t(a) VALUES (1)")
+    done = step(wire, sql)
+    assert done["open"] is False and done["changes"] == 0 and done["commit"] > 0
+    assert served.read("SELECT count(*) FROM t") == [(1,)]
+
+
+def test_a_step_that_rolls_back(served, wire):
+    wire.call("begin", lease=1)
+    step(wire, "INSERT INTO t(a) VALUES (1)")
+    assert step(wire, "ROLLBACK")["open"] is False
+    assert served.read("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_failures_leave_it_open_or_not(served, wire):
+    wire.call("begin", lease=1)
+    step(wire, "INSERT INTO t(id, a) VALUES (1, 1)")
+    assert fails(wire, "step", "sql", True, lease=1, sql="INSERT INTO t(a) VALUES (1)")["sqlite"] == 2067
+    fails(wire, "step", "sql", True, lease=1, sql="SELEC")
+    fails(wire, "step", "bad_request", True, lease=1, sql="SELECT 1; SELECT 2")
+    fails(wire, "step", "guard", True, lease=1, sql="UPDATE t SET a = 5", opts={"expect": {"changes": 7}})
+    fails(wire, "step", "too_large", True, lease=1, sql="UPDATE t SET a = 6 RETURNING a", opts={"rows": 0})
+    assert fails(wire, "step", "sql", True, lease=1, sql="INSERT INTO t(a) VALUES (?)", params=[[2], [3], [3]],
+                 opts={"many": True})["row"] == 2
+    assert step(wire, "SELECT a FROM t")["rows"] == [[1]]
+    fails(wire, "step", "sql", False, lease=1, sql="INSERT OR ROLLBACK INTO t(id) VALUES (1)")
+    fails(wire, "step", "lease_gone", False, lease=1, sql="SELECT 1")
+    assert served.read("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_what_a_lease_may_not(served, wire):
+    for sql in ("ATTACH ':memory:' AS x", "VACUUM", "UPDATE _lf_state SET commit_no = 0",
+                "CREATE TEMP TABLE _lf_state(a)", "CREATE TEMP TRIGGER x AFTER UPDATE ON _lf_state BEGIN SELECT 1; END",
+                "SAVEPOINT _lf_batch", "RELEASE _lf_batch", "PRAGMA recursive_triggers = 1", "PRAGMA temp_store = 1"):
+        wire.call("begin", lease=1)
+        error, result = wire.ask("step", lease=1, sql=sql)
+        if "temp_store" in sql:
+            assert error is None  # answered, not executed
+        else:
+            assert error["code"] == "denied" and error["open"], (sql, error)
+        wire.call("rollback", lease=1)
+    # What the authorizer does not see costs the lease.
+    wire.call("begin", lease=1)
+    step(wire, "CREATE TEMP TABLE mine(a)")
+    fails(wire, "step", "denied", False, lease=1, sql="ALTER TABLE mine RENAME TO _lf_state")
+    error, _ = wire.ask("begin", lease=1)
+    assert error is None
+    fails(wire, "step", "denied", True, lease=1, sql="INSERT INTO t(a) VALUES (1); COMMIT", opts={"script": True})
+    wire.call("rollback", lease=1)
+    # A batch still may none of it.
+    for sql in ("SAVEPOINT a", "COMMIT", "BEGIN", "CREATE TEMP TABLE x(a)", "PRAGMA defer_foreign_keys = 1"):
+        error, _ = wire.ask("write", batch=[[sql]])
+        assert error["code"] == "denied", sql
+
+
+def test_roles(served):
+    with served.wire_as(20001) as reader, served.wire_as(20002) as writer:
+        reader.call("begin", lease=1)
+        assert reader.call("step", lease=1, sql="SELECT count(*) FROM t")["rows"]
+        fails(reader, "step", "denied", True, lease=1, sql="INSERT INTO t(a) VALUES (1)")
+        fails(reader, "step", "denied", True, lease=1, sql="CREATE TEMP TABLE x(a)")
+        reader.call("rollback", lease=1)
+        writer.call("begin", lease=1)
+        writer.call("step", lease=1, sql="CREATE TEMP TABLE x(a)")
+        fails(writer, "step", "denied", True, lease=1, sql="CREATE TABLE x(a)")
+        writer.call("commit", lease=1)
+
+
+# ---- nothing leaks
+
+def test_temp_objects_go_with_it(served, wire):
+    for end in ("commit", "rollback"):
+        wire.call("begin", lease=1)
+        step(wire, "CREATE TEMP TABLE own(id INTEGER PRIMARY KEY AUTOINCREMENT)")
+        step(wire, "CREATE TEMP TABLE t(other)")  # hides the real one
+        step(wire, "INSERT INTO t VALUES (1)")
+        step(wire, "CREATE TEMP TRIGGER spy AFTER INSERT ON main.parent BEGIN INSERT INTO own VALUES (NULL); END")
+        step(wire, "CREATE VIRTUAL TABLE temp.words USING fts5(w)")
+        step(wire, "INSERT INTO parent VALUES (NULL)")
+        assert step(wire, "SELECT count(*) FROM own")["rows"] == [[1]]
+        wire.call(end, lease=1)
+        rows = [one["rows"] for one in wire.write(
+            "SELECT * FROM sqlite_temp_schema", "SELECT count(*) FROM t", "SELECT last_insert_rowid(), changes()",
+            "INSERT INTO parent VALUES (NULL) RETURNING 1")["steps"]]
+        assert rows == [[], [[0]], [[0, 0]], [[1]]]
+        error, _ = wire.ask("write", batch=[["SELECT * FROM sqlite_sequence"]])
+        assert "no such table" in error["message"]
+
+
+def test_settings(served, wire):
+    def rows(sql):
+        return wire.write(sql)["steps"][0]["rows"]
+
+    before = rows("PRAGMA recursive_triggers")
+    wire.call("begin", lease=1, set={"foreign_keys": False, "recursive_triggers": not before[0][0]})
+    step(wire, "INSERT INTO strict_child(p) VALUES (99)")
+    assert step(wire, "PRAGMA foreign_keys")["rows"] == [[0]]
+    step(wire, "PRAGMA foreign_keys = 1")  # as in every transaction, without effect
+    assert step(wire, "PRAGMA foreign_keys")["rows"] == [[0]]
+    step(wire, "CREATE TABLE IF NOT EXISTS rebuilt(a)")
+    wire.call("commit", lease=1)
+    assert rows("PRAGMA foreign_keys") == [[1]] and rows("PRAGMA recursive_triggers") == before
+    error, _ = wire.ask("write", batch=[["INSERT INTO strict_child(p) VALUES (98)"]])
+    assert error["sqlite"] == 787
+    counts = []
+    for on in (False, True):
+        wire.call("begin", lease=1, set={"recursive_triggers": on})
+        step(wire, "INSERT INTO deep VALUES (0)")
+        counts += step(wire, "SELECT count(*) FROM deep")["rows"]
+        wire.call("rollback", lease=1)
+    assert counts == [[2], [4]]
+    wire.call("begin", lease=1, set={"defer_foreign_keys": True})
+    step(wire, "INSERT INTO strict_child(p) VALUES (5)")
+    step(wire, "INSERT INTO parent VALUES (5)")
+    wire.call("commit", lease=1)
+    for bad in ({"foreign_keys": 1}, {"cache_size": True}, [], {"foreign_keys": True, "x": True}):
+        error, _ = wire.ask("begin", lease=1, set=bad)
+        assert error["code"] == "bad_request", bad
+
+
+def test_deferred_constraints_leave_it_open(served, wire):
+    wire.call("begin", lease=1)
+    step(wire, "INSERT INTO child(p) VALUES (77)")
+    error = fails(wire, "commit", "sql", True, lease=1, seq=1)
+    assert (error["sqlite"], error["message"]) == (787, "FOREIGN KEY constraint failed")
+    step(wire, "INSERT INTO parent VALUES (77)")
+    assert wire.call("commit", lease=1, seq=1)["open"] is False
+    assert served.read("SELECT p FROM child") == [(77,)]
+
+
+# ---- cursors
+
+def test_cursors(served, wire):
+    wire.call("begin", lease=1)
+    step(wire, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO t(a) SELECT i FROM n")
+    first = step(wire, "SELECT a FROM t WHERE a > :low ORDER BY a", {"low": 10}, cursor=100)
+    assert first["rows"][0] == [11] and len(first["rows"]) == 100 and first["more"] is True
+    other = step(wire, "SELECT a FROM t ORDER BY a DESC", cursor=1)
+    step(wire, "DELETE FROM t WHERE a = 1000")
+    rows, cursor = first["rows"], first["cursor"]
+    while True:
+        more = wire.call("fetch", lease=1, cursor=cursor, rows=77)
+        rows += more["rows"]
+        if not more["more"]:
+            break
+    assert rows == [[i] for i in range(11, 1000)]
+    fails(wire, "fetch", "not_found", True, lease=1, cursor=cursor, rows=1)
+    assert wire.call("close", lease=1, cursor=other["cursor"]) == {}
+    fails(wire, "close", "not_found", True, lease=1, cursor=other["cursor"])
+    for sql, opts in (("UPDATE t SET a = a RETURNING a", {}), ("SAVEPOINT x", {}), ("SELECT 1", {"truncate": True}),
+                      ("SELECT 1", {"many": True}), ("SELECT 1", {"script": True})):
+        error, _ = wire.ask("step", lease=1, sql=sql, opts={"cursor": 1, **opts})
+        assert error["code"] == "bad_request", sql
+    opened = [step(wire, "SELECT a FROM t", cursor=1)["cursor"] for _ in range(16)]
+    fails(wire, "step", "bad_request", True, lease=1, sql="SELECT a FROM t", opts={"cursor": 1})
+    assert len(set(opened)) == 16
+    wire.call("commit", lease=1)  # with all of them open
+    error, _ = wire.ask("write", batch=[["SELECT 1", None, {"cursor": 1}]])
+    assert error["code"] == "bad_request"
+
+
+def test_describe_in_a_lease(wire):
+    wire.call("begin", lease=1)
+    step(wire, "CREATE TEMP TABLE own(a INTEGER)")
+    described = wire.call("describe", lease=1, sql="SELECT a FROM own WHERE a = ?")
+    assert (described["columns"], described["types"], described["params"]) == (["a"], ["INTEGER"], 1)
+    wire.call("rollback", lease=1)
+    error, _ = wire.ask("describe", sql="SELECT a FROM own")
+    assert error["code"] == "sql"
+
+
+# ---- snapshots
+
+def test_at(served, wire):
+    [(epoch, commit)] = served.read("SELECT epoch, commit_no FROM _lf_state")
+    at = {"epoch": epoch, "commit": commit}
+    wire.call("begin", lease=1, at=at)
+    step(wire, "INSERT INTO t(a) VALUES (1)")
+    done = wire.call("commit", lease=1)["commit"]
+    assert fails(wire, "begin", "snapshot_changed", False, lease=1, at=at)["sqlite"] == 517
+    fails(wire, "begin", "snapshot_changed", False, lease=1, at={**at, "tables": ["parent", "t"]})
+    wire.call("begin", lease=1, at={**at, "tables": ["parent"]})
+    wire.call("rollback", lease=1)
+    wire.call("begin", lease=1, at={**at, "commit": done})
+    wire.call("rollback", lease=1)
+    error, _ = wire.ask("write", batch=[["SELECT 1"]], if_commit={"at": at, "tables": ["t"]})
+    assert error["code"] == "snapshot_changed"  # a lease's writes count
+
+
+# ---- others
+
+def test_others_wait_and_get_no_error(daemon):
+    served = daemon(lease_idle="300ms")
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as holder, served.wire() as other:
+        holder.call("begin", lease=1, label="the holder")
+        holder.call("step", lease=1, sql="INSERT INTO t VALUES (1)")
+        waiting = other.request("write", batch=[["INSERT INTO t VALUES (2)"]])
+        # In its own time the holder would have ten times as long; now somebody waits.
+        error, result = other.reply(waiting)
+        assert error is None and result["queued_us"] > 100_000
+        for _ in range(2):
+            fails(holder, "step", "lease_expired", False, lease=1, sql="SELECT 1")
+        assert fails(holder, "commit", "lease_expired", False, lease=1)["sqlite"] == 5
+        assert served.read("SELECT a FROM t") == [(2,)]
+        assert "lease expired" in served.log() and "the holder" in served.log()
+        holder.call("begin", lease=2)
+        holder.call("rollback", lease=2)
+
+
+def test_show_leases(served, wire):
+    assert leases(served) == []
+    with served.wire(label="second") as second:
+        wire.call("begin", lease=5, label="the first")
+        step(wire, "INSERT INTO t(a) VALUES (1)", lease=5)
+        second.request("begin", lease=6)
+        wait_for(lambda: len(leases(served)) == 2, "both are shown")
+        first, other = leases(served)
+        assert (first["lease"], first["label"], first["state"], first["steps"], first["sql"], first["pid"]) == (
+            5, "the first", "open", 1, "INSERT INTO t(a) VALUES (1)", os.getpid())
+        assert (other["lease"], other["label"], other["state"], other["steps"]) == (6, "second", "waiting", 0)
+        with served.wire_as(20001) as reader:
+            shown = reader.call("show", what="leases")
+            assert [row[shown["columns"].index("sql")] for row in shown["rows"]] == [None, None]
+        wire.call("rollback", lease=5)
+    wait_for(lambda: leases(served) == [], "all are over")
+
+
+def test_nobody_waits_so_thinking_is_allowed(daemon):
+    served = daemon(lease_idle="100ms", lease_total="1h")
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as holder:
+        holder.call("begin", lease=1)
+        time.sleep(0.4)  # what is tested is the passing of time
+        assert holder.call("step", lease=1, sql="INSERT INTO t VALUES (1)")["open"]
+        assert holder.call("commit", lease=1)["open"] is False
+
+
+def test_the_total_limit(daemon):
+    served = daemon(lease_idle="1h", lease_total="300ms")
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as holder, served.wire() as other:
+        holder.call("begin", lease=1)
+        waiting = other.request("write", batch=[["INSERT INTO t VALUES (2)"]])
+        error = None
+        while error is None:  # never idle
+            error, _ = holder.ask("step", lease=1, sql="INSERT INTO t VALUES (1)")
+        assert (error["code"], error["open"]) == ("lease_expired", False)
+        assert other.reply(waiting)[0] is None
+        assert served.read("SELECT a FROM t") == [(2,)]
+        # A step that does not end is stopped.
+        holder.call("begin", lease=1)
+        waiting = other.request("write", batch=[["INSERT INTO t VALUES (3)"]])
+        error, _ = holder.ask("step", lease=1, sql="WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
+                              timeout=60)
+        assert error["open"] is False and error["applied"] == "no"
+        assert other.reply(waiting)[0] is None
+
+
+@pytest.mark.parametrize("how", ("idle", "running", "waiting"))
+def test_a_dead_client_s_lease_ends_at_once(daemon, how):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as other:
+        holder, first = served.wire(), None
+        if how == "waiting":
+            first = served.wire()
+            first.call("begin", lease=1)
+            holder.request("begin", lease=1)
+            holder.request("step", lease=1, sql="INSERT INTO t VALUES (1)")
+            wait_for(lambda: served.stats()["queue_batches"] == 1, "the second lease waits")
+        else:
+            holder.call("begin", lease=1)
+            holder.call("step", lease=1, sql="INSERT INTO t VALUES (1)")
+        if how == "running":
+            holder.request("step", lease=1, sql="WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
+        waiting = other.request("write", batch=[["INSERT INTO t VALUES (2)"]])
+        holder.close()
+        if first is not None:
+            first.call("rollback", lease=1)
+            first.close()
+        assert other.reply(waiting, timeout=60)[0] is None
+        assert served.read("SELECT a FROM t") == [(2,)]
+
+
+def test_who_shuts_down_its_side_still_commits(served, wire):
+    with served.wire() as leaving:
+        ids = [leaving.request("begin", lease=1), leaving.request("step", lease=1, sql="INSERT INTO t(a) VALUES (1)"),
+               leaving.request("commit", lease=1)]
+        leaving.socket.shutdown(socket.SHUT_WR)
+        assert all(leaving.reply(number)[0] is None for number in ids)
+    assert served.read("SELECT count(*) FROM t") == [(1,)]
+
+
+def test_the_deadline_of_begin(served, wire):
+    with served.wire() as holder:
+        holder.call("begin", lease=1)
+        ids = [wire.request("begin", lease=1, deadline_ms=50), wire.request("step", lease=1, sql="SELECT 1")]
+        error, _ = wire.reply(ids[0])
+        assert (error["code"], error["retry"], error["open"]) == ("deadline", True, False)
+        assert wire.reply(ids[1])[0]["code"] == "lease_gone"
+        ids = [wire.request("begin", lease=2), wire.request("step", lease=2, sql="SELECT 1")]
+        wire.notice("cancel", id=ids[0])
+        assert [wire.reply(number)[0]["code"] for number in ids] == ["cancelled", "lease_gone"]
+        holder.call("rollback", lease=1)
+    wire.write("SELECT 1")
+
+
+def test_cancel_of_a_step(served, wire):
+    forever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    wire.call("begin", lease=1)
+    step(wire, "INSERT INTO t(a) VALUES (1)")
+    running, queued = wire.request("step", lease=1, sql=forever), wire.request("step", lease=1, sql="SELECT 1")
+    wait_for(lambda: [row["sql"] for row in leases(served)] == [forever], "it runs")
+    wire.notice("cancel", id=queued)
+    error, _ = wire.reply(queued)
+    assert (error["code"], error["open"]) == ("cancelled", True)
+    wire.notice("cancel", id=running)
+    error, _ = wire.reply(running)
+    assert (error["code"], error["open"], error["applied"]) == ("cancelled", False, "no")
+    assert served.read("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_the_deadline_of_a_step(served, wire):
+    forever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    wire.call("begin", lease=1)
+    error = fails(wire, "step", "deadline", False, lease=1, sql=forever, deadline_ms=100)
+    assert error["sqlite"] == 9
+
+
+# ---- exactly once
+
+def test_a_commit_that_comes_again(daemon):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    session = os.urandom(16)
+    for name in ({"seq": 1}, {"key": "invoice-7"}):
+        with served.wire(session=session) as wire:
+            wire.call("begin", lease=1)
+            wire.call("step", lease=1, sql="INSERT INTO t VALUES (1)")
+            first = wire.call("commit", lease=1, **name)
+            again = wire.call("commit", lease=1, **name)
+            assert again["repeat"] is True and again["commit"] == first["commit"]
+        served.kill()
+        served.start()
+        with served.wire(session=session) as wire:
+            again = wire.call("commit", lease=1, **name)
+            assert (again["repeat"], again["commit"], again["open"]) == (True, first["commit"], False)
+            # Another content: another lease, or a batch.
+            fails(wire, "commit", "key_mismatch", None, lease=2, **name)
+            error, _ = wire.ask("write", batch=[["SELECT 1"]], **name)
+            assert error["code"] == "key_mismatch"
+            # Inside a lease a repeat ends it, and nothing of it stays.
+            wire.call("begin", lease=1)
+            wire.call("step", lease=1, sql="INSERT INTO t VALUES (9)")
+            assert wire.call("commit", lease=1, **name)["repeat"] is True
+    assert served.read("SELECT a FROM t") == [(1,), (1,)]
+
+
+def test_a_commit_that_was_never_done(daemon):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    session = os.urandom(16)
+    with served.wire(session=session) as wire:
+        wire.call("begin", lease=1)
+        wire.call("step", lease=1, sql="INSERT INTO t VALUES (1)")
+    with served.wire(session=session) as wire:
+        fails(wire, "commit", "lease_gone", None, lease=1, seq=1)
+    served.kill()
+    served.start()
+    assert served.read("SELECT * FROM t") == []
+
+
+def test_kills_between_commit_and_answer(daemon, soak, slow):
+    """Whatever the client was told, the database agrees, and each commit is there at most once."""
+    served = daemon()
+    served.write("CREATE TABLE t(n UNIQUE)")
+    session, seq, done = os.urandom(16), 0, []
+    rounds = (200 if soak else 25) // slow
+    for number in range(rounds):
+        seq += 1
+        wire = served.wire(session=session)
+        wire.call("begin", lease=number)
+        wire.call("step", lease=number, sql="INSERT INTO t VALUES (?)", params=[number])
+        sent = wire.request("commit", lease=number, seq=seq)
+        killer = threading.Thread(target=lambda: (time.sleep(0.002 * (number % 7)), served.process.send_signal(signal.SIGKILL)))
+        killer.start()
+        try:
+            error, result = wire.reply(sent)
+            assert error is None
+            told = result["commit"]
+        except (Closed, OSError):
+            told = None
+        wire.close()
+        killer.join()
+        served.kill()
+        served.start()
+        with served.wire(session=session) as wire:
+            error, again = wire.ask("commit", lease=number, seq=seq)
+            if error is None:
+                assert again["repeat"] and told in (None, again["commit"])
+                done.append((number,))
+            else:
+                assert error["code"] == "lease_gone" and told is None
+    assert served.read("SELECT n FROM t ORDER BY n") == done
+
+
+# ---- the daemon's end
+
+def test_a_drain_lets_it_finish(daemon):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as holder:
+        holder.call("begin", lease=1)
+        served.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "event=draining" in served.log(), "it drains")
+        holder.call("step", lease=1, sql="INSERT INTO t VALUES (1)")
+        assert holder.call("commit", lease=1)["open"] is False
+        holder.wait_closed()
+    assert served.wait() == 0
+    assert served.read("SELECT a FROM t") == [(1,)]
+
+
+def test_a_drain_does_not_wait_for_ever(daemon):
+    served = daemon(drain_timeout="300ms")
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as holder, served.wire() as second:
+        holder.call("begin", lease=1)
+        holder.call("step", lease=1, sql="INSERT INTO t VALUES (1)")
+        waiting = second.request("begin", lease=1)
+        wait_for(lambda: served.stats()["queue_batches"] == 1, "the second lease waits")
+        served.process.send_signal(signal.SIGTERM)
+        assert second.reply(waiting)[0]["code"] == "shutting_down"
+    assert served.wait() == 0
+    assert "ran out of time" in served.log()
+    assert served.read("SELECT a FROM t") == []
+
+
+def test_a_watcher_is_told_after_the_commit(served, wire):
+    with served.wire() as other:
+        other.call("watch", tables=["t"], channels=["x"])
+        wire.call("begin", lease=1)
+        step(wire, "INSERT INTO t(a) VALUES (lf_notify('x'))")
+        other.call("ping")
+        assert not other.notices
+        commit = wire.call("commit", lease=1)["commit"]
+        assert other.next_notice()[1]["commit"] == commit
+        wire.call("begin", lease=1)
+        step(wire, "SELECT lf_notify('x')")
+        wire.call("rollback", lease=1)
+        other.call("ping")
+        assert not other.notices
