@@ -80,7 +80,8 @@ static int vacuum(struct store *store, struct store_error *error)
 					 sqlite3_errmsg(store->handle))
 			       : condition;
 	}
-	store->commit_no++; /* what it has committed */
+	store->commit_no++; /* what it has committed, by no other hand than ours */
+	foreign_committed(store);
 	rc = store_begin(store, error);
 	if (rc == 0) {
 		store->dirty = true;
