@@ -22,12 +22,12 @@
 #include <unistd.h>
 
 enum {
-	WINDOW = 4,
+	WINDOW = 3,
 	ROWS_FIRST = 200,
 	ROWS_MAX = 20000,
 	BYTES_MAX = 512 * 1024,
 	VALUES_MAX = 200000,
-	AIM_US = 5000, /* how long a piece is to run */
+	AIM_US = 2000, /* how long a piece is to run */
 };
 
 /* The steps of a piece. */
