@@ -25,7 +25,7 @@ static const struct {
 	{"s3://", replica_s3_open},
 };
 
-static int fail(
+__attribute__((format(printf, 4, 0))) static int fail(
 	const char *name, struct replica_error *error, int result, const char *format, va_list args)
 {
 	int len = snprintf(error->text, sizeof error->text, "%s: ", name);

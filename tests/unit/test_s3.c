@@ -268,12 +268,16 @@ static void test_documents_that_are_too_much(void **state)
 	char text[4096];
 	(void)state;
 	for (int i = 0; i < 17; i++) {
-		memcpy(document + 3 * i, "<a>", 3);
+		document[3 * i] = '<';
+		document[3 * i + 1] = 'a';
+		document[3 * i + 2] = '>';
 	}
 	events(document, 51, text);
 	assert_non_null(strchr(text, '!'));
 	memset(document, 'x', sizeof document);
-	memcpy(document, "<a>", 3);
+	document[0] = '<';
+	document[1] = 'a';
+	document[2] = '>';
 	events(document, sizeof document, text);
 	assert_string_equal(text, "<a!");
 	memset(document, 'x', sizeof document);
