@@ -274,7 +274,7 @@ def test_a_process_that_writes_past_the_daemon_is_named(served):
         foreign.stdin.close()
         answer = client.reply(id)
         assert answer[0] is None and answer[1]["waited_for"]["pid"] == foreign.pid
-    assert f"pid={foreign.pid}" in served.log()
+    assert f"pid {foreign.pid} " in served.log()
 
 
 # ---- readers
