@@ -187,7 +187,7 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 # Tests with a stage of their own.
 apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py
 	tests/ship/test_stock.py tests/ship/test_replica_kinds.py tests/ship/test_replica_faults.py
-	tests/ship/test_compaction.py tests/ship/test_replica_answers.py)
+	tests/ship/test_compaction.py tests/ship/test_replica_answers.py tests/ship/test_restore_s3.py)
 
 stage_system() {
 	local dirs
@@ -205,7 +205,7 @@ stage_ship() {
 	export LITEFUNNEL_TEST_S3
 	run_pytest gcc -n 2 tests/ship/test_stock.py tests/ship/test_replica_kinds.py \
 		tests/ship/test_replica_faults.py tests/ship/test_replica_answers.py \
-		tests/ship/test_compaction.py
+		tests/ship/test_compaction.py tests/ship/test_restore_s3.py
 	code=$?
 	eval "exec ${SERVER[1]}>&-"
 	wait "$server"
