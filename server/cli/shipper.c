@@ -82,6 +82,7 @@ static void set_up_process(void)
 	}
 	setrlimit(RLIMIT_CORE, &no_core);
 	prctl(PR_SET_NAME, "shipper");
+	prctl(PR_SET_DUMPABLE, 0); /* nobody but root may look into its memory */
 	umask(0027);
 }
 

@@ -17,8 +17,8 @@
 #include <string.h>
 
 enum {
-	WAIT_MS = 3, /* while the WAL is short there will be another moment */
-	WAIT_MS_MAX = 50,
+	WAIT_MS = 3,        /* while the WAL is short there will be another moment */
+	WAIT_MS_MAX = 1000, /* at a WAL of several hundred thresholds: it must not grow for ever */
 	BREAK_THRESHOLDS =
 		64, /* of WAL that no shipper has looked at: it will not come back soon */
 };
@@ -186,6 +186,11 @@ bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold
 		return put_off(gate, frames, threshold);
 	}
 	return true;
+}
+
+void gate_again(struct gate *gate)
+{
+	gate->next_attempt = 0;
 }
 
 void gate_leave(struct gate *gate)

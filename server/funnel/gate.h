@@ -34,4 +34,7 @@ void gate_committed(struct gate *gate, struct store *store);
 bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold);
 void gate_leave(struct gate *gate);
 
+/* The writer is idle: what was put off may be tried again at once. */
+void gate_again(struct gate *gate);
+
 struct gate_stats gate_stats(struct gate *gate); /* any thread */

@@ -388,6 +388,9 @@ static void look_around(struct writer *writer)
 		writer->full = false;
 		lookout_met_full(writer->lookout);
 	}
+	if (writer->options.gate != NULL && queue_is_empty(writer->options.queue)) {
+		gate_again(writer->options.gate);
+	}
 	checkpoint(writer);
 	if (atomic_exchange_explicit(&writer->unsettled, false, memory_order_relaxed)) {
 		store_settle(writer->options.store);
