@@ -569,7 +569,7 @@ static void print_wrapped(FILE *out, const char *text, const char *indent, size_
 
 void config_print_options(FILE *out)
 {
-	static const char *const shapes[] = {"TEXT", "on|off", "N", "BYTES", "TIME", ""};
+	static const char *const shapes[] = {"TEXT", "on|off", "N", "BYTES", "TIME", "TEXT", ""};
 	for (size_t i = 0; i < SETTING_COUNT; i++) {
 		char option[96];
 		const struct setting *setting = &settings[i];

@@ -377,7 +377,7 @@ static int run(struct drill *drill)
 		print_lines(drill);
 	}
 	send_heartbeat(drill);
-	code = verdict_codes[drill->verdict];
+	code = (int)verdict_codes[drill->verdict];
 	return print_flush("drill") != 0 && code == CLI_DONE ? CLI_FAILED : code;
 }
 

@@ -294,6 +294,10 @@ static int open_store(struct serving *serving, struct store **ret_store)
 			was_replaced(serving->place.poisoned),
 		.poisoned = lstat(serving->place.poisoned, &status) == 0,
 	};
+	if (options.poisoned && chain_break(serving->place.ship) != 0) {
+		return cli_fail(
+			"serve", "%s cannot be changed: %s", serving->place.ship, strerror(errno));
+	}
 	if (options.poisoned) {
 		log_warn("the last run stopped at an I/O error: checking the database",
 			log_str("db", options.path));

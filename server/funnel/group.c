@@ -634,12 +634,12 @@ int group_run(struct store *store, struct queue *queue, const struct group_limit
 	if (attempt == ATTEMPT_LONG) {
 		forget_outcomes(&group.members);
 	}
+	queue_run(queue, NULL, 0); /* before the loop may free what it pointed at */
 	if (attempt == ATTEMPT_BUSY || attempt == ATTEMPT_LONG) {
 		queue_give_back(queue, &group.members);
 	} else if (attempt != ATTEMPT_UNKNOWN) {
 		list_append_all(answered, &group.members);
 	}
-	queue_run(queue, NULL, 0);
 	buffer_finish(&group.spare);
 	*ret_result = group.result;
 	*ret_reason = group.reason;

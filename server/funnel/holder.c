@@ -13,8 +13,12 @@ enum { SAME_US = 50000 }; /* a pause in which nobody else could have had the wri
 
 const char *request_what(const struct request *request)
 {
-	static const char *const names[] = {
-		[REQUEST_WRITE] = "write", [REQUEST_DESCRIBE] = "describe", [REQUEST_BYE] = "bye"};
+	static const char *const names[] = {[REQUEST_WRITE] = "write",
+		[REQUEST_DESCRIBE] = "describe",
+		[REQUEST_BYE] = "bye",
+		[REQUEST_SYNC] = "sync",
+		[REQUEST_LEASE] = "lease",
+		[REQUEST_COMMIT] = "commit"};
 	return request->kind == REQUEST_TASK ? request->task.what : names[request->kind];
 }
 

@@ -433,7 +433,7 @@ static void do_cancel(struct call *call)
 	struct request *request = peer_find(call->peer, (uint32_t)id);
 	bool lease = request != NULL && request->kind == REQUEST_LEASE;
 	if (request == NULL || (lease && !lease_cancel_request(request)) ||
-		(!lease && !chunk_desk_holds(request) &&
+		(!lease && !chunk_desk_holds(request) && request->kind != REQUEST_SYNC &&
 			!queue_withdraw(call->funnel->queue, request))) {
 		return; /* it runs, or is answered: the answer tells */
 	}

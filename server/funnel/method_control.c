@@ -10,6 +10,7 @@
 #include "server/base/log.h"
 #include "server/funnel/call.h"
 #include "server/funnel/holder.h"
+#include "server/funnel/lease.h"
 #include "server/funnel/reply.h"
 
 #include <stdio.h>
@@ -199,9 +200,15 @@ bool kill_begin(struct call *call)
 		return false;
 	}
 	queue_each(queue, look_for, &wanted);
+	if (wanted.request != NULL && wanted.request->task.run == lease_run &&
+		lease_withdraw(wanted.request->task.ctx, FAILURE_CANCELLED,
+			"ended by an administrator before it began")) {
+		return answer_kill(call, "cancelled", wanted.number);
+	}
 	if (wanted.request != NULL && queue_withdraw(queue, wanted.request)) {
 		funnel_refuse(call->funnel, wanted.request, FAILURE_CANCELLED,
 			"ended by an administrator before it began");
+		loop_wake(call->funnel->loop); /* a chunk goes on with its next slice */
 		return answer_kill(call, "cancelled", wanted.number);
 	}
 	const struct request *running = queue_running(queue, NULL);

@@ -244,7 +244,7 @@ bool queue_withdraw(struct queue *queue, struct request *request)
 {
 	bool found = false;
 	pthread_mutex_lock(&queue->lock);
-	if (!request->taken) {
+	if (!request->taken && request->kind != REQUEST_SYNC) { /* that one never waits here */
 		remove_waiting(queue, request);
 		found = true;
 	}

@@ -421,7 +421,10 @@ int capture_advance(struct capture *capture, const struct notice *notice)
 		return broken(capture, "the database is older than what was captured");
 	}
 	if (notice->commit_no == at->commit_no) {
-		return 0;
+		bool same = notice->frames == at->frame &&
+			memcmp(notice->salt, at->salt, sizeof(at->salt)) == 0 &&
+			memcmp(notice->checksum, at->checksum, sizeof(at->checksum)) == 0;
+		return same ? 0 : broken(capture, "a commit number was used twice");
 	}
 	struct batch batch = {.commits = 0};
 	int rc = advance(capture, notice, &batch);

@@ -236,5 +236,7 @@ int parts_load(struct parts *parts, uint64_t txid,
 	while (rc == 0) {
 		rc = load_one(parts, txid, (uint64_t)size, fn, ctx);
 	}
-	return rc == SPOOL_MISSING ? 0 : rc;
+	rc = rc == SPOOL_MISSING ? 0 : rc;
+	/* What is whole may still stand in the page cache only: it counts as secured from here on. */
+	return rc == 0 && fdatasync(parts->fd) != 0 ? -errno : rc;
 }

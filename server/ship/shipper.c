@@ -37,6 +37,7 @@
 
 enum {
 	IDLE_MS = 1000,
+	IMAGE_AGAIN_MS = 10 * 1000,
 	LOOK_MS = 5000,            /* how long replicas have to say what they hold */
 	PAGES_MAX = 16384,         /* of one segment, if its commits allow it */
 	BACKLOG = 32,              /* segments that wait: from there on they are cut less often */
@@ -58,10 +59,12 @@ struct shipper {
 	struct notice notice;
 	struct ship_report report;
 	bool chained;
+	bool looked;     /* whether the spool holds one is known */
 	uint64_t breaks; /* of the chain, by the funnel, that we know of */
 	uint64_t started_us;
 	uint64_t uncut_us; /* since when there are commits that are in no segment; 0: none */
 	uint64_t trimmed_us;
+	uint64_t image_again_us; /* one that failed is not tried again before */
 	unsigned failures;
 	uint64_t failed_us;
 };
@@ -77,7 +80,8 @@ static void tell(struct shipper *shipper)
 {
 	struct ship_report *report = &shipper->report;
 	report->known = true;
-	report->chained = shipper->chained;
+	/* Until it is known whether there is a chain, the gate must hold as if there were one. */
+	report->chained = shipper->chained || !shipper->looked;
 	report->building = shipper->snapshot != NULL && snapshot_building(shipper->snapshot);
 	if (shipper->chained) {
 		report->spooled_commit = capture_secured_commit(shipper->capture);
@@ -222,7 +226,7 @@ static void answer_heads(struct shipper *shipper, bool *ret_begin, uint64_t *ret
 			*ret_begin = true;
 			*ret_txid = head.txid > *ret_txid ? head.txid : *ret_txid;
 		} else {
-			uploader_begin(uploader, head.txid);
+			uploader_begin(uploader, head.txid, shipper->notice.epoch);
 			uploader_offer(uploader, local.position.txid);
 		}
 	}
@@ -309,8 +313,8 @@ static void admit_waiting(struct shipper *shipper)
 {
 	for (size_t i = 0; i < shipper->uploaders_count; i++) {
 		if (uploader_state(shipper->uploaders[i]) == UPLOADER_WAITING) {
-			uploader_begin(
-				shipper->uploaders[i], uploader_head(shipper->uploaders[i]).txid);
+			uploader_begin(shipper->uploaders[i],
+				uploader_head(shipper->uploaders[i]).txid, shipper->notice.epoch);
 		}
 	}
 	offer_all(shipper);
@@ -423,6 +427,16 @@ static int capture_step(struct shipper *shipper)
 	return rc;
 }
 
+static void give_up_chain(struct shipper *shipper, const char *why)
+{
+	int rc = chain_break(shipper->options->spool);
+	log_warn("the chain ends; a new one begins with all pages", log_str("reason", why));
+	shipper->looked =
+		rc == 0; /* else the gate stays closed: a restart would take it up again */
+	shipper->chained = false;
+	tell(shipper);
+}
+
 /* ---- images for those who lack something ---- */
 
 static void start_snapshot(
@@ -454,13 +468,14 @@ static int see_to_images(struct shipper *shipper)
 {
 	int result = snapshot_take_result(shipper->snapshot);
 	if (result == IMAGE_DIFFERS) {
-		log_error("the database is not what its segments say: a new chain begins",
-			log_str("db", shipper->options->db));
-		shipper->chained = false;
+		give_up_chain(shipper, "the database is not what its segments say");
 		return 0;
 	}
+	if (result != 0) {
+		shipper->image_again_us = clock_now_us() + IMAGE_AGAIN_MS * 1000ull;
+	}
 	if (!shipper->chained || snapshot_building(shipper->snapshot) ||
-		board_stopping(shipper->board)) {
+		board_stopping(shipper->board) || clock_now_us() < shipper->image_again_us) {
 		return 0;
 	}
 	for (size_t i = 0; i < shipper->uploaders_count; i++) {
@@ -535,14 +550,6 @@ static void trim(struct shipper *shipper, uint64_t bytes_max)
 }
 
 /* ---- the loop ---- */
-
-static void give_up_chain(struct shipper *shipper, const char *why)
-{
-	log_warn("the chain ends; a new one begins with all pages", log_str("reason", why));
-	shipper->chained = false;
-	(void)chain_break(shipper->options->spool);
-	tell(shipper);
-}
 
 static void failed(struct shipper *shipper, int rc)
 {
@@ -715,8 +722,9 @@ static int set_up(struct shipper *shipper)
 	shipper->chained = rc == 0;
 	if (rc == CAPTURE_BROKEN) {
 		log_info("no chain to continue", log_str("reason", capture_why(shipper->capture)));
-		rc = 0;
+		rc = chain_break(shipper->options->spool);
 	}
+	shipper->looked = rc == 0;
 	if (rc == 0) {
 		drop_uncounted(shipper);
 		drop_images(shipper);
@@ -742,10 +750,10 @@ int shipper_run(const struct shipper_options *options)
 		}
 	}
 	rc = rc == 0 ? loop(&shipper) : rc;
+	snapshot_free(shipper.snapshot); /* it hands its image to an uploader */
 	for (size_t i = 0; i < shipper.uploaders_count; i++) {
 		uploader_free(shipper.uploaders[i]);
 	}
-	snapshot_free(shipper.snapshot);
 	capture_free(shipper.capture);
 	spool_free(shipper.spool);
 	return rc;

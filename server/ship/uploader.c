@@ -135,16 +135,18 @@ static void refuse(struct uploader *uploader, const char *reason)
 	pthread_cond_broadcast(&uploader->wake);
 }
 
-void uploader_begin(struct uploader *uploader, uint64_t confirmed)
+void uploader_begin(
+	struct uploader *uploader, uint64_t confirmed, const uint8_t epoch[RECORD_ID_BYTES])
 {
 	pthread_mutex_lock(&uploader->lock);
 	if (uploader->state == UPLOADER_WAITING) {
 		uploader->confirmed = confirmed;
-		uploader->report.commit_no =
-			uploader->head.known ? uploader->head.record.commit_last : 0;
-		uploader->report.committed_ms =
-			uploader->head.known ? uploader->head.record.committed_ms : 0;
-		uploader->report.percent = confirmed > 0 ? 100 : 0;
+		const struct record *record = &uploader->head.record;
+		bool same = uploader->head.known &&
+			memcmp(record->epoch, epoch, sizeof(record->epoch)) == 0;
+		uploader->report.commit_no = same ? record->commit_last : 0;
+		uploader->report.committed_ms = same ? record->committed_ms : 0;
+		uploader->report.percent = same ? 100 : 0;
 		move(uploader, UPLOADER_SHIPPING);
 		uploader->report.state = REPLICA_SHIPPING;
 		publish(uploader);
@@ -418,11 +420,17 @@ static void fenced(struct uploader *uploader, const struct spool_file *file)
 	uploader->options.changed(uploader->options.ctx);
 }
 
-static int note_any(void *ctx, const struct replica_file *file)
+struct claim {
+	const struct spool_file *ours;
+	bool any;
+};
+
+/* Our own image may be there already: its answer was lost, and the put will recognise it. */
+static int note_claim(void *ctx, const struct replica_file *file)
 {
-	bool *any = ctx;
-	(void)file;
-	*any = true;
+	struct claim *claim = ctx;
+	claim->any |=
+		file->min_txid != claim->ours->min_txid || file->max_txid != claim->ours->max_txid;
 	return 0;
 }
 
@@ -433,12 +441,12 @@ static int note_any(void *ctx, const struct replica_file *file)
 static int check_unclaimed(
 	struct uploader *uploader, const struct spool_file *file, struct replica_error *error)
 {
-	bool any = false;
+	struct claim claim = {.ours = file};
 	if (file->min_txid == file->max_txid) {
 		return 0;
 	}
-	int rc = replica_list(uploader->replica, 0, file->min_txid, note_any, &any, error);
-	return rc == 0 && any ? REPLICA_EXISTS : rc;
+	int rc = replica_list(uploader->replica, 0, file->min_txid, note_claim, &claim, error);
+	return rc == 0 && claim.any ? REPLICA_EXISTS : rc;
 }
 
 static void ship_next(struct uploader *uploader, uint64_t confirmed)

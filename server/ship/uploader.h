@@ -55,7 +55,9 @@ uint64_t uploader_confirmed(
 int64_t uploader_snapshot_ms(struct uploader *uploader);
 
 /* The conductor's answers. */
-void uploader_begin(struct uploader *uploader, uint64_t confirmed);
+void uploader_begin(struct uploader *uploader, uint64_t confirmed,
+	const uint8_t epoch
+		[RECORD_ID_BYTES]); /* of the database: commit numbers of another say nothing */
 void uploader_refuse(struct uploader *uploader, const char *reason);
 
 /* There is more in the spool: segments up to `newest`. */

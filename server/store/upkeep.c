@@ -88,7 +88,13 @@ static int vacuum(struct store *store, struct store_error *error)
 		store->ddl = true; /* every compiled statement is stale */
 		rc = store_commit(store, error);
 	}
-	return rc;
+	if (rc != 0) {
+		/* The VACUUM stands, and the number that was told for it is in no commit: begin anew. */
+		store_error_clear(error);
+		return store_error_set(
+			error, STORE_UNKNOWN, 0, "VACUUM: the commit behind it failed");
+	}
+	return 0;
 }
 
 int store_vacuum(struct store *store, struct store_error *error)

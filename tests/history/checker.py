@@ -283,8 +283,8 @@ def _orders(findings, ops, tickets):
             earliest = op
     last = {}
     for op in sorted(applied, key=lambda op: (op.client, op.seq)):
-        if op.outcome != OK or op.refused:
-            continue
+        if op.outcome != OK or op.refused or op.sends > 1:
+            continue  # sent again on another connection: between two of them there is no order
         before = last.get(op.client)
         if before is not None and tickets[op.client, op.seq] <= tickets[op.client, before.seq]:
             findings.add("session", f"{name(op)} comes before {name(before)}")

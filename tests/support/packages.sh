@@ -17,7 +17,7 @@ packages_example=(python3 python3-msgpack)
 
 # To run tests/run.sh on top of these.
 packages_test=(
-	clang clang-format clang-tidy valgrind
+	clang libclang-rt-14-dev clang-format clang-tidy valgrind
 	libcmocka-dev
 	python3-pytest python3-pytest-xdist sqlite3
 	binutils git patch procps mandoc strace

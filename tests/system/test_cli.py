@@ -832,7 +832,7 @@ def test_show(cli, served):
     assert [row["class"] for row in json.loads(cli("show", cli.db, "queue", "--json").stdout)] == \
         ["interactive", "normal", "bulk"]
     assert cli.terminal("show", cli.db, "queue").startswith("class        waiting\n")
-    assert "clients, queue, config, stats" in cli("show", cli.db, "nothing", code=1).stderr
+    assert "there are clients, queue, waits," in cli("show", cli.db, "nothing", code=1).stderr
 
 
 def test_reload(bare, daemon, tmp_path):

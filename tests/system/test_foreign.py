@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from daemon import wait_for
+from daemon import sanitizer, wait_for
 from wire import Closed
 
 SHM_WRITE, PENDING = 120, 1 << 30
@@ -108,7 +108,14 @@ def test_another_hand_while_it_runs(daemon, soak, hand):
         wait_for(lambda: len(load.acked) > count, "a write")
         foreign = served.stats()["foreign_total"]
         cli(served.db, ".timeout 5000", *hand(served, i))
-        wait_for(lambda: served.stats()["foreign_total"] > foreign, "the other hand to be noticed")
+
+        def noticed():
+            if served.stats()["foreign_total"] > foreign:
+                return True
+            if hand is checkpoint:  # one that finds nothing to do, or is overtaken, leaves no trace
+                cli(served.db, ".timeout 5000", *hand(served, i))
+            return False
+        wait_for(noticed, "the other hand to be noticed")
         assert (epoch(served) != before) == (hand is not checkpoint or epoch(served) != before)
         if hand is not checkpoint:
             assert epoch(served) != before
@@ -120,7 +127,9 @@ def test_another_hand_while_it_runs(daemon, soak, hand):
     if hand in (insert, insert_and_checkpoint):
         assert served.read("SELECT count(*) FROM t WHERE who = 'other'") == [(50 if soak else 5,)]
     log = served.log()
-    assert ("has made a checkpoint" if hand is checkpoint else "has a new epoch") in log
+    said = ("has made a checkpoint", "changed by another process") if hand is checkpoint else \
+        ("has a new epoch",)
+    assert any(words in log for words in said)
 
 
 def test_it_does_not_let_go_of_the_journal_mode(daemon):
@@ -419,6 +428,8 @@ def test_locks_that_are_lost(daemon, tmp_path, suffix):
 
 def test_nobody_but_sqlite_opens_the_files(daemon, tmp_path):
     """Whoever opens and closes one of them drops its locks: over a life, each is opened once."""
+    if sanitizer(os.environ["LITEFUNNEL_BIN"]):
+        pytest.skip("sanitizers do not run under strace")
     trace = tmp_path / "trace"
     served = daemon(start=False, prefix=["strace", "-f", "-D", "-qq", "-e", "trace=openat,open,openat2",
                                          "-o", str(trace)], checkpoint_frames=20)
