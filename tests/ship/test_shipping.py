@@ -427,3 +427,40 @@ def test_vacuum_and_a_foreign_program_are_shipped(litefunnel, daemon, place):
                    capture_output=True)
     churn(one, 22, 20)
     equal_after_restore(litefunnel, one, place)
+
+
+def test_a_sync_can_be_given_up(daemon, place):
+    """Cancelled while it waits for the replicas, it leaves the queue alone, in which it never was."""
+    one = start_with_table(ship(daemon, place))
+    assert state(one) == "shipping"
+    level = place / "replica" / "ltx" / "0"
+    level.rename(place / "away")
+    level.write_text("in the way", encoding="ascii")
+    with one.wire() as wire:
+        wire.write(["INSERT INTO t(a) VALUES (1)"])
+        id = wire.request("sync")
+        wire.notice("cancel", id=id)
+        wire.write(["INSERT INTO t(a) VALUES (2)"])
+        assert dict(wire.call("show", what="stats")["rows"])["queue_batches"] == 0
+    level.unlink()
+    (place / "away").rename(level)
+
+
+def test_shipped_before_a_restore_is_not_shipped_after_it(litefunnel, daemon, place):
+    """The replica knows higher commit numbers, of the epoch before: they say nothing of the new ones."""
+    one = start_with_table(ship(daemon, place))
+    first = sync(litefunnel, one)
+    churn(one, 31, 40)
+    sync(litefunnel, one)
+    one.stop()
+    restore(litefunnel, url(place), one.db, "--force", "--commit", str(first))
+    level = place / "replica" / "ltx" / "0"
+    level.chmod(0o550)
+    one.create = False
+    one.start()
+    with one.wire() as wire:
+        reply = wire.call("write", batch=[["INSERT INTO t(b) VALUES ('new')"]], ack="shipped",
+                          deadline_ms=30000)
+    assert reply["durability"] == "shipped"
+    restore(litefunnel, url(place), place / "out.db")
+    assert content(place / "out.db") == content(one.db)
