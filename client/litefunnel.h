@@ -370,7 +370,7 @@ int lf_watch(
 	lf_db *db, const char *const *tables, const char *const *channels, uint64_t *ret_watch);
 
 /* Ends a watch. 0 or -ENOENT. */
-int lf_unwatch(lf_db *db, uint64_t watch);
+int lf_unwatch(lf_db *db, uint64_t number);
 
 enum lf_change_kind {
 	LF_CHANGE_COMMIT = 1, /* a commit that was asked for */

@@ -31,8 +31,6 @@ enum {
 	DIRECTORY_BYTES_MAX = 107 - (int)sizeof("/litefunnel-bench-XXXXXX/bench.db-funnel") + 1,
 };
 
-extern char **environ;
-
 static int failed(char *ret_error, const char *what, const char *why)
 {
 	snprintf(ret_error, ARENA_ERROR_BYTES, "%.300s: %.200s", what, why);

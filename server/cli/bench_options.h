@@ -50,7 +50,7 @@ struct bench_options {
 };
 
 /* -1: go on. Otherwise the exit code; said so, on stderr or as help. */
-int bench_options_parse(struct bench_options *options, int argc, char **argv);
+int bench_options_parse(struct bench_options *bench, int argc, char **argv);
 
 const char *bench_mode_name(enum bench_mode mode);
 const char *bench_workload_name(enum bench_workload workload);

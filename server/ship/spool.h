@@ -77,7 +77,7 @@ struct outgoing;
 
 /* A file that is being made; `outgoing_write` takes its bytes. */
 int spool_create(struct spool *spool, enum spool_kind kind, struct outgoing **ret_outgoing);
-int outgoing_write(void *outgoing, const void *bytes, size_t len); /* an ltx_sink */
+int outgoing_write(void *ctx, const void *bytes, size_t len); /* an ltx_sink */
 
 /* Ends it, fills in record->sha256, and gives it its name. The outgoing is freed in any case. */
 int outgoing_commit(

@@ -216,8 +216,8 @@ static int save(struct slice *slice)
 	sqlite3_bind_int(stmt, 2, slice->last ? CHUNK_DONE : CHUNK_RUNNING);
 	sqlite3_bind_int64(stmt, 3, slice->last ? (sqlite3_int64)(clock_wall_us() / 1000000) : 0);
 	sqlite3_bind_value(stmt, 4, slice->to);
-	sqlite3_bind_int64(stmt, 5, (sqlite3_int64)(facts->rows + slice->rows));
-	sqlite3_bind_int64(stmt, 6, (sqlite3_int64)(facts->changes + slice->changes));
+	sqlite3_bind_int64(stmt, 5, (sqlite3_int64)facts->rows + (sqlite3_int64)slice->rows);
+	sqlite3_bind_int64(stmt, 6, (sqlite3_int64)facts->changes + (sqlite3_int64)slice->changes);
 	sqlite3_bind_int64(stmt, 7, (sqlite3_int64)facts->slices + 1);
 	sqlite3_bind_int64(
 		stmt, 8, (sqlite3_int64)(facts->busy_us + clock_now_us() - slice->began_us));

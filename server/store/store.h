@@ -330,10 +330,9 @@ int store_cursor_open(struct store *store, enum role role, const struct step *st
 	uint64_t exec_deadline_us, const struct step_sink *sink, struct step_result *ret_result,
 	uint64_t *ret_cursor, bool *ret_more, struct store_error *error);
 /* The next rows. STORE_NOT_FOUND: there is no such cursor. */
-int store_cursor_fetch(struct store *store, uint64_t cursor, uint32_t rows,
-	uint64_t exec_deadline_us, const struct step_sink *sink, bool *ret_more,
-	struct store_error *error);
-int store_cursor_close(struct store *store, uint64_t cursor, struct store_error *error);
+int store_cursor_fetch(struct store *store, uint64_t id, uint32_t rows, uint64_t exec_deadline_us,
+	const struct step_sink *sink, bool *ret_more, struct store_error *error);
+int store_cursor_close(struct store *store, uint64_t id, struct store_error *error);
 
 /*
  * Commits, after store_deferred_violations() said no: 0, or as store_commit(), and it is over. A lease that
