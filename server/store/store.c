@@ -506,7 +506,13 @@ int store_commit(struct store *store, struct store_error *error)
 {
 	uint64_t hook_calls = store->wal.hook_calls;
 	store->exec_deadline_us = 0;
-	assert(store_in_transaction(store));
+	if (!store_in_transaction(store)) {
+		/* Lost for want of memory, in a statement of ours behind the last batch. */
+		store_error_set(
+			error, STORE_RESOURCE, SQLITE_NOMEM, "the transaction was lost: no memory");
+		store_rollback(store);
+		return STORE_RESOURCE;
+	}
 	int rc = write_number(store);
 	if (rc != SQLITE_OK) {
 		store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
