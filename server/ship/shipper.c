@@ -631,8 +631,9 @@ static int loop(struct shipper *shipper)
 {
 	for (;;) {
 		bool idle = true;
+		bool stopping = board_stopping(shipper->board); /* then the notice is the last one */
 		step(shipper);
-		if (board_stopping(shipper->board) && everything_shipped(shipper)) {
+		if (stopping && everything_shipped(shipper)) {
 			shipper->report.stopped = true;
 			tell(shipper);
 			return 0;
