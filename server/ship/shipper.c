@@ -631,7 +631,8 @@ static int loop(struct shipper *shipper)
 {
 	for (;;) {
 		bool idle = true;
-		bool stopping = board_stopping(shipper->board); /* then the notice is the last one */
+		bool stopping =
+			board_stopping(shipper->board); /* then the notice is the last one */
 		step(shipper);
 		if (stopping && everything_shipped(shipper)) {
 			shipper->report.stopped = true;
