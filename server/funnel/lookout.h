@@ -49,7 +49,8 @@ void lookout_look(struct lookout *lookout);
 
 /*
  * True if transactions may begin. It rechecks a database that another process has written to, and
- * begins a new epoch. False: for now, or, with a text in *ret_why, until somebody has acted.
+ * begins a new epoch. False: ask again after a moment; with a text in *ret_why, after somebody has
+ * acted.
  */
 bool lookout_clear(struct lookout *lookout, const char **ret_why);
 
