@@ -27,6 +27,7 @@ struct lf_reply *answer_new(void)
 		reply->retry_after_ms = -1;
 		reply->failed_step = -1;
 		reply->failed_row = -1;
+		reply->open = -1;
 	}
 	return reply;
 }
@@ -132,11 +133,18 @@ static void decode_step(const msgpack_object *map, struct reply_step *ret_step)
 	answer_terminate(ret_step->types);
 }
 
-/* write answers `steps`; show and describe answer what reads as one step. */
+static int get_open(const msgpack_object *map)
+{
+	return object_get(map, "open") == NULL ? -1 : get_bool(map, "open");
+}
+
+/* write answers `steps`; show, describe and what is asked of a lease answer what reads as one step. */
 static int decode_steps(struct lf_reply *reply)
 {
 	const msgpack_object_array *steps = get_array(reply->result, "steps");
-	bool single = steps == NULL && get_array(reply->result, "columns") != NULL;
+	bool single = steps == NULL &&
+		(get_array(reply->result, "columns") != NULL ||
+			object_get(reply->result, "rowid") != NULL);
 	size_t count = steps != NULL ? steps->size : single ? 1 : 0;
 	if (count == 0) {
 		return 0;
@@ -171,6 +179,7 @@ static int decode_result(struct lf_reply *reply, const msgpack_object *result)
 	reply->group = get_uint64(result, "group");
 	reply->repeat = get_bool(result, "repeat");
 	reply->rows_lost = get_bool(result, "rows_lost");
+	reply->open = get_open(result);
 	return decode_steps(reply);
 }
 
@@ -204,6 +213,7 @@ static int decode_error(struct lf_reply *reply, const msgpack_object *error)
 	reply->sqlite = (int)get_int64(error, "sqlite", 0);
 	reply->failed_step = get_int64(error, "step", -1);
 	reply->failed_row = get_int64(error, "row", -1);
+	reply->open = get_open(error);
 	reply->code = get_text(error, "code");
 	reply->message = get_text(error, "message");
 	if (reply->code[0] == '\0') {

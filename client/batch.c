@@ -2,8 +2,8 @@
 
 /*
  * The batch builder: calls in, MessagePack out. It knows the shape of a step and nothing of
- * requests, sessions or connections. It keeps true that equal calls give equal bytes, and that the
- * first failure is remembered and everything after it ignored.
+ * requests, sessions or connections. It keeps true that equal calls give equal bytes (batch_encode.c
+ * puts them together), and that the first failure is remembered and everything after it ignored.
  */
 
 #include "client/batch.h"
@@ -18,28 +18,6 @@ static void batch_fail(lf_batch *batch, int error)
 	if (batch->failure == 0) {
 		batch->failure = error;
 	}
-}
-
-/* A buffer fails for want of memory or because no frame could hold it; only one of them is ENOMEM.
- */
-static int buffer_error(const struct buffer *buf, size_t more)
-{
-	return buf->len > BATCH_BYTES_MAX || more > BATCH_BYTES_MAX - buf->len ? -EMSGSIZE
-									       : -ENOMEM;
-}
-
-static void header_array(struct buffer *buf, size_t count)
-{
-	msgpack_packer packer;
-	buffer_packer(buf, &packer);
-	msgpack_pack_array(&packer, count);
-}
-
-static void header_map(struct buffer *buf, size_t count)
-{
-	msgpack_packer packer;
-	buffer_packer(buf, &packer);
-	msgpack_pack_map(&packer, count);
 }
 
 lf_batch *lf_batch_new(void)
@@ -92,139 +70,6 @@ size_t lf_batch_steps(const lf_batch *batch)
 	return batch->steps_count + (batch->step.open ? 1 : 0);
 }
 
-/* ---- closing a step -------------------------------------------------------------------------- */
-
-static void row_header(struct buffer *to, enum row_form form, uint32_t values)
-{
-	if (form == ROW_MAP) {
-		header_map(to, values);
-	} else {
-		header_array(to, values);
-	}
-}
-
-/* params: nil, one row, or with `many` an array of rows. */
-static size_t put_params(const lf_batch *batch, struct buffer *to)
-{
-	const struct step *step = &batch->step;
-	bool last_row = step->row_values > 0;
-	msgpack_packer packer;
-
-	if (step->many) {
-		header_array(to, (size_t)step->rows_count + (last_row ? 1 : 0));
-		buffer_append(to, batch->rows.data, batch->rows.len);
-	} else if (!last_row) {
-		buffer_packer(to, &packer);
-		msgpack_pack_nil(&packer);
-		return 1;
-	}
-	if (last_row) {
-		row_header(to, step->form, step->row_values);
-		buffer_append(to, batch->row.data, batch->row.len);
-	}
-	return (step->many ? 1u : 0u) + (last_row ? 1u : 0u);
-}
-
-static size_t opts_count(const struct step *step)
-{
-	return (step->many ? 1u : 0u) + (step->expect != NULL ? 1u : 0u) +
-		(step->rows_max_set ? 1u : 0u) + (step->truncate ? 1u : 0u) +
-		(step->script ? 1u : 0u);
-}
-
-static void put_flag(msgpack_packer *packer, const char *name)
-{
-	pack_cstr(packer, name);
-	msgpack_pack_true(packer);
-}
-
-static size_t put_opts(const struct step *step, struct buffer *to)
-{
-	size_t count = opts_count(step);
-	msgpack_packer packer;
-
-	buffer_packer(to, &packer);
-	msgpack_pack_map(&packer, count);
-	if (step->many) {
-		put_flag(&packer, "many");
-	}
-	if (step->expect != NULL) {
-		pack_cstr(&packer, "expect");
-		msgpack_pack_map(&packer, 1);
-		pack_cstr(&packer, step->expect);
-		msgpack_pack_int64(&packer, step->expect_count);
-	}
-	if (step->rows_max_set) {
-		pack_cstr(&packer, "rows");
-		msgpack_pack_uint32(&packer, step->rows_max);
-	}
-	if (step->truncate) {
-		put_flag(&packer, "truncate");
-	}
-	if (step->script) {
-		put_flag(&packer, "script");
-	}
-	return 1 + 2 * count + (step->expect != NULL ? 2u : 0u);
-}
-
-/* Appends the open step as one value to `to`; returns how many MessagePack values that took. */
-static size_t put_open_step(const lf_batch *batch, struct buffer *to)
-{
-	const struct step *step = &batch->step;
-	bool opts = opts_count(step) > 0;
-	bool params = opts || step->row_values > 0;
-	size_t nodes = 1 + step->nodes;
-
-	header_array(to, 1u + (params ? 1u : 0u) + (opts ? 1u : 0u));
-	buffer_append(to, batch->sql.data, batch->sql.len);
-	if (params) {
-		nodes += put_params(batch, to);
-	}
-	if (opts) {
-		nodes += put_opts(step, to);
-	}
-	return nodes;
-}
-
-static void close_step(lf_batch *batch)
-{
-	if (!batch->step.open) {
-		return;
-	}
-	if (batch->step.name_pending) {
-		batch_fail(batch, -EINVAL);
-		return;
-	}
-	batch->nodes += put_open_step(batch, &batch->steps);
-	if (batch->steps.failed) {
-		batch_fail(batch, buffer_error(&batch->steps, batch->sql.len + batch->rows.len));
-		return;
-	}
-	batch->steps_count++;
-	batch->step = (struct step){0};
-}
-
-int builder_encode(const struct lf_batch *batch, struct buffer *ret_bytes, size_t *ret_nodes)
-{
-	size_t count = lf_batch_steps(batch);
-	if (batch->failure != 0) {
-		return batch->failure;
-	}
-	if (count == 0 || batch->step.name_pending) {
-		return -EINVAL;
-	}
-	header_array(ret_bytes, count);
-	buffer_append(ret_bytes, batch->steps.data, batch->steps.len);
-	*ret_nodes = 1 + batch->nodes;
-	if (batch->step.open) {
-		*ret_nodes += put_open_step(batch, ret_bytes);
-	}
-	if (ret_bytes->failed) {
-		return buffer_error(ret_bytes, batch->sql.len + batch->rows.len + batch->row.len);
-	}
-	return 0;
-}
-
 /* ---- steps ----------------------------------------------------------------------------------- */
 
 static void begin_step(lf_batch *batch, const char *sql, bool script)
@@ -234,9 +79,9 @@ static void begin_step(lf_batch *batch, const char *sql, bool script)
 	if (batch->failure != 0) {
 		return;
 	}
-	close_step(batch);
-	if (sql == NULL) {
-		batch_fail(batch, -EINVAL);
+	int r = builder_close_step(batch);
+	if (r != 0 || sql == NULL) {
+		batch_fail(batch, r != 0 ? r : -EINVAL);
 	}
 	if (batch->failure != 0) {
 		return;
@@ -247,7 +92,7 @@ static void begin_step(lf_batch *batch, const char *sql, bool script)
 	buffer_packer(&batch->sql, &packer);
 	pack_cstr(&packer, sql);
 	if (batch->sql.failed) {
-		batch_fail(batch, buffer_error(&batch->sql, strlen(sql)));
+		batch_fail(batch, builder_buffer_error(&batch->sql, strlen(sql)));
 		return;
 	}
 	batch->step = (struct step){.open = true, .script = script, .nodes = 1};
@@ -292,7 +137,7 @@ static bool begin_value(lf_batch *batch)
 static void end_value(lf_batch *batch, size_t len)
 {
 	if (batch->row.failed) {
-		batch_fail(batch, buffer_error(&batch->row, len));
+		batch_fail(batch, builder_buffer_error(&batch->row, len));
 		return;
 	}
 	batch->step.row_values++;
@@ -384,7 +229,7 @@ void lf_bind_name(lf_batch *batch, const char *name)
 	buffer_packer(&batch->row, &packer);
 	pack_cstr(&packer, name);
 	if (batch->row.failed) {
-		batch_fail(batch, buffer_error(&batch->row, strlen(name)));
+		batch_fail(batch, builder_buffer_error(&batch->row, strlen(name)));
 		return;
 	}
 	batch->step.name_pending = true;
@@ -403,10 +248,10 @@ void lf_batch_row(lf_batch *batch)
 	}
 	/* The row that begins now exists only once it has a value: a call after the last is
 	 * harmless. */
-	row_header(&batch->rows, step->form, step->row_values);
+	builder_row_header(&batch->rows, step->form, step->row_values);
 	buffer_append(&batch->rows, batch->row.data, batch->row.len);
 	if (batch->rows.failed) {
-		batch_fail(batch, buffer_error(&batch->rows, batch->row.len));
+		batch_fail(batch, builder_buffer_error(&batch->rows, batch->row.len));
 		return;
 	}
 	step->many = true;
@@ -514,33 +359,8 @@ void lf_batch_if_table(lf_batch *batch, const char *table)
 	buffer_packer(&batch->guard_tables, &packer);
 	pack_cstr(&packer, table);
 	if (batch->guard_tables.failed) {
-		batch_fail(batch, buffer_error(&batch->guard_tables, strlen(table)));
+		batch_fail(batch, builder_buffer_error(&batch->guard_tables, strlen(table)));
 		return;
 	}
 	batch->guard_tables_count++;
-}
-
-int builder_encode_guard(const struct lf_batch *batch, struct buffer *ret_bytes, size_t *ret_nodes)
-{
-	msgpack_packer packer;
-	size_t tables = batch->guard_tables_count;
-	*ret_nodes = 0;
-	if (!batch->guarded) {
-		return 0;
-	}
-	buffer_packer(ret_bytes, &packer);
-	msgpack_pack_map(&packer, tables > 0 ? 2 : 1);
-	if (tables > 0) {
-		pack_cstr(&packer, "tables");
-		msgpack_pack_array(&packer, tables);
-		buffer_append(ret_bytes, batch->guard_tables.data, batch->guard_tables.len);
-	}
-	pack_cstr(&packer, "at");
-	msgpack_pack_map(&packer, 2);
-	pack_cstr(&packer, "epoch");
-	pack_bin(&packer, batch->guard_epoch, sizeof(batch->guard_epoch));
-	pack_cstr(&packer, "commit");
-	msgpack_pack_uint64(&packer, batch->guard_commit);
-	*ret_nodes = 7 + (tables > 0 ? 2 + tables : 0);
-	return ret_bytes->failed ? -ENOMEM : 0;
 }

@@ -69,8 +69,27 @@ struct lf_batch {
  */
 int builder_encode(const struct lf_batch *batch, struct buffer *ret_bytes, size_t *ret_nodes);
 
+/*
+ * The keys `sql`, `params` and `opts` with their values, for the params of a `step`: the batch must be one
+ * step. cursor_rows > 0 asks for a cursor. 0, or as above; -EINVAL also for options beside a cursor.
+ */
+int builder_encode_step(const struct lf_batch *batch, uint32_t cursor_rows,
+	struct buffer *ret_pairs, unsigned *ret_keys, size_t *ret_nodes);
+
 /* The value of `if_commit`, as above; nothing if there is no guard. 0 or -ENOMEM. */
 int builder_encode_guard(const struct lf_batch *batch, struct buffer *ret_bytes, size_t *ret_nodes);
+
+/* ---- between batch.c and batch_encode.c ---- */
+
+/* Puts the open step, if there is one, behind the finished ones. 0 or what the batch fails with. */
+int builder_close_step(lf_batch *batch);
+
+void builder_row_header(struct buffer *to, enum row_form form, uint32_t values);
+
+/*
+ * A buffer fails for want of memory or because no frame could hold it; only one of them is ENOMEM.
+ */
+int builder_buffer_error(const struct buffer *buf, size_t more);
 
 /* One of the three request classes. */
 bool builder_class_valid(const char *name);

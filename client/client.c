@@ -289,6 +289,10 @@ int lf_submit(lf_db *db, const lf_batch *batch, uint64_t *ret_ticket)
 	size_t guard_nodes = 0;
 
 	db_enter(db);
+	if (db->engine.lease.open) {
+		return db_error(db, -EBUSY,
+			"this client has an open lease: end it first, or use another lf_db");
+	}
 	buffer_init(&body, BATCH_BYTES_MAX);
 	buffer_init(&guard, BATCH_BYTES_MAX);
 	int r = builder_encode(batch, &body, &spec.nodes);

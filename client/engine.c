@@ -78,12 +78,15 @@ void engine_finish(struct engine *engine)
 
 bool engine_numbers(const struct engine *engine, const struct pending *pending)
 {
-	return pending->kind == PENDING_WRITE && pending->key == NULL && !engine->config.no_retry;
+	return pending_keeps(pending) && pending->key == NULL && !engine->config.no_retry;
 }
 
 /* Moves a request to the answered ones with `reply`, or with its own if NULL. */
 static void settle(struct engine *engine, struct pending *pending, struct lf_reply *reply)
 {
+	if (pending->lease != 0) {
+		engine_lease_settled(engine, pending, reply);
+	}
 	if (pending->state == PENDING_WRITTEN) {
 		engine->in_flight--;
 	}
@@ -105,9 +108,13 @@ static void settle(struct engine *engine, struct pending *pending, struct lf_rep
 	buffer_finish(&pending->guard);
 }
 
-static bool in_doubt(const struct pending *pending)
+/* Of a lease nothing is kept before its commit. */
+static bool in_doubt(const struct engine *engine, const struct pending *pending)
 {
-	return pending->sent || pending->lost;
+	bool sent = pending->lease == 0 || pending_keeps(pending)
+		? pending->sent
+		: engine_lease_in_doubt(engine, pending->lease);
+	return sent || pending->lost;
 }
 
 /* Gives up a request for the reason `code`: UNKNOWN if a copy of it may be at work, else FAILED. */
@@ -115,8 +122,8 @@ void engine_give_up(
 	struct engine *engine, struct pending *pending, const char *code, const char *message)
 {
 	const char *cause = message[0] != '\0' ? message : "no reason is known";
-	if (in_doubt(pending)) {
-		bool write = pending->kind == PENDING_WRITE;
+	if (in_doubt(engine, pending)) {
+		bool write = pending_keeps(pending);
 		answer_local(pending->reply, LF_UNKNOWN, "unknown", LF_APPLIED_UNKNOWN,
 			"sent, but not answered: %s%s", cause,
 			write ? "; look into the database before sending it again" : "");
@@ -147,20 +154,30 @@ static void give_up_late(struct engine *engine, struct pending *pending)
 bool engine_repeatable(const struct engine *engine, const struct pending *pending)
 {
 	switch (pending->kind) {
-	case PENDING_READ:
-		return true;
+	case PENDING_ADMIN:
+		return false;
 	case PENDING_WRITE:
+	case PENDING_COMMIT:
 		return !engine->config.no_retry;
 	default:
-		return false;
+		return true; /* of a lease: as long as all of it can be */
 	}
 }
 
 bool engine_too_old(const struct engine *engine, const struct pending *pending, uint64_t now_ms)
 {
 	uint64_t ttl_ms = pending->key != NULL ? engine->key_ttl_ms : engine->session_ttl_ms;
-	return pending->kind == PENDING_WRITE && pending->lost &&
-		now_ms - pending->first_sent_ms >= ttl_ms;
+	return pending_keeps(pending) && pending->lost && now_ms - pending->first_sent_ms >= ttl_ms;
+}
+
+/* What goes on in a lease cannot be put behind what came after it. */
+static bool may_try_again(const struct engine *engine, const struct pending *pending)
+{
+	if (pending->kind == PENDING_STEP || pending->kind == PENDING_ROLLBACK) {
+		return false;
+	}
+	return engine_repeatable(engine, pending) && !pending->cancel_wanted &&
+		(pending->kind != PENDING_BEGIN || engine_lease_is_alone(engine, pending));
 }
 
 /*
@@ -178,6 +195,7 @@ static void retry_later(
 		delay_ms = (uint64_t)reply->retry_after_ms;
 	}
 	engine->in_flight--;
+	engine_lease_withdrawn(engine, pending);
 	pending->state = PENDING_WAITING;
 	pending->sent = false;
 	pending->lost = pending->lost || reply->outcome == LF_UNKNOWN;
@@ -196,7 +214,7 @@ void engine_answer(
 	struct engine *engine, struct pending *pending, struct lf_reply *reply, uint64_t now_ms)
 {
 	bool passing = reply->outcome != LF_OK && reply->retry;
-	if (passing && engine_repeatable(engine, pending) && !pending->cancel_wanted) {
+	if (passing && may_try_again(engine, pending)) {
 		retry_later(engine, pending, reply, now_ms);
 		return;
 	}
@@ -241,7 +259,7 @@ void engine_session_end(struct engine *engine, bool epoch_changed)
 	for (pending = TAILQ_FIRST(&engine->open); pending != NULL; pending = next) {
 		next = TAILQ_NEXT(pending, link);
 		bool tied = pending->seq != 0 || epoch_changed;
-		if (pending->kind == PENDING_WRITE && in_doubt(pending) && tied) {
+		if (pending_keeps(pending) && in_doubt(engine, pending) && tied) {
 			engine_give_up(engine, pending, "unknown",
 				"the database has another epoch now, it was restored meanwhile");
 		} else if (pending->seq != 0) {
@@ -263,7 +281,8 @@ bool engine_session_over(const struct engine *engine)
 
 bool engine_wants_reconnect(const struct engine *engine)
 {
-	return engine->link == LINK_READY && engine->in_flight == 0 && engine_session_over(engine);
+	return engine->link == LINK_READY && engine->in_flight == 0 && engine->lease.on_wire == 0 &&
+		engine_session_over(engine);
 }
 
 /* ---- submit, collect, cancel ----------------------------------------------------------------- */
@@ -288,6 +307,7 @@ int engine_submit(struct engine *engine, uint64_t now_ms, const struct pending_s
 	engine->open_count++;
 	engine->unnumbered += engine_numbers(engine, pending) ? 1 : 0;
 	*ret_ticket = pending->ticket;
+	engine_lease_sweep(engine);
 	return 0;
 }
 
@@ -333,11 +353,12 @@ int engine_cancel(struct engine *engine, uint64_t ticket)
 	engine_withdraw(engine, pending);
 	if (pending->state == PENDING_WRITTEN) {
 		engine_cancel_notice(engine, pending);
-	} else if (!in_doubt(pending)) {
+	} else if (!in_doubt(engine, pending)) {
 		answer_local(pending->reply, LF_FAILED, "cancelled", LF_APPLIED_NO,
 			"cancelled before it was sent");
 		settle(engine, pending, NULL);
 	}
+	engine_lease_sweep(engine);
 	return 0;
 }
 
@@ -386,6 +407,7 @@ void engine_tick(struct engine *engine, uint64_t now_ms)
 			pending->state = PENDING_QUEUED;
 		}
 	}
+	engine_lease_sweep(engine);
 }
 
 uint64_t engine_due_ms(const struct engine *engine)
@@ -406,10 +428,13 @@ uint64_t engine_due_ms(const struct engine *engine)
 void engine_forked(struct engine *engine)
 {
 	struct pending *pending;
-	engine_disconnected(engine, "this process was forked");
-	while ((pending = TAILQ_FIRST(&engine->open)) != NULL) {
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
 		/* Sent or not: the parent has a copy, and goes on with it. */
 		pending->lost = true;
+	}
+	engine_disconnected(engine, "this process was forked");
+	while ((pending = TAILQ_FIRST(&engine->open)) != NULL) {
 		engine_give_up(engine, pending, "unknown",
 			"the request belongs to the process that this one was forked from");
 	}

@@ -10,6 +10,7 @@
  * of CLOCK_BOOTTIME: a machine that slept has made its requests older, as it should.
  */
 
+#include "client/lease.h"
 #include "client/pending.h"
 #include "client/watch.h"
 #include "proto/frame.h"
@@ -71,6 +72,8 @@ struct engine {
 	struct pending_list answered; /* in the order of arrival */
 	uint64_t settled;             /* how many were ever answered, and changes that came */
 	uint64_t next_ticket;
+
+	struct lease_state lease;
 
 	/* What is watched, and what was told of it. */
 	struct watch_list watches;

@@ -59,7 +59,9 @@ void engine_withdraw(struct engine *engine, struct pending *pending)
 	if (pending->state != PENDING_WRITTEN || pending->sent) {
 		return;
 	}
-	if (pending->out_begin < engine->out_base + engine->out_at) {
+	bool ends = pending->kind == PENDING_COMMIT || pending->kind == PENDING_ROLLBACK;
+	if (pending->out_begin < engine->out_base + engine->out_at ||
+		(ends && engine->lease.on_wire != 0)) { /* the next lease stands behind it */
 		pending->sent = true;
 		return;
 	}
@@ -73,12 +75,16 @@ void engine_withdraw(struct engine *engine, struct pending *pending)
 		}
 	}
 	engine->in_flight--;
+	engine_lease_withdrawn(engine, pending);
 	pending->state = PENDING_QUEUED;
 }
 
 /* Whether this connection may carry the request now. */
 static bool may_write(const struct engine *engine, const struct pending *pending)
 {
+	if (!engine_lease_may_write(engine, pending)) {
+		return false;
+	}
 	if (engine->link == LINK_HELLO) {
 		uint64_t bytes =
 			engine->out_base + engine->out.len + pending->body.len + pending->guard.len;
@@ -88,7 +94,7 @@ static bool may_write(const struct engine *engine, const struct pending *pending
 	if (engine->in_flight >= engine->limit_in_flight) {
 		return false;
 	}
-	if (engine->session_stale && pending->seq == 0 && !pending->lost) {
+	if (engine->session_stale && pending->seq == 0 && !pending->lost && pending->lease == 0) {
 		return false; /* the next connection is near, which begins a new session */
 	}
 	if (!engine_numbers(engine, pending)) {
@@ -163,10 +169,36 @@ static int write_request(struct engine *engine, struct pending *pending, uint64_
 	pending->sent = false;
 	pending->out_begin = engine->out_base + mark;
 	pending->out_end = engine->out_base + engine->out.len;
+	engine_lease_written(engine, pending);
 	if (pending->cancel_wanted) {
 		engine_cancel_notice(engine, pending);
 	}
 	return 0;
+}
+
+/* What may not be overtaken any more, while the open requests are looked at in their order. */
+struct order {
+	bool held;       /* something that is to be applied in order stays behind */
+	bool lease_held; /* of a lease */
+};
+
+static bool is_ordered(const struct pending *pending)
+{
+	return pending->kind == PENDING_WRITE || pending->lease != 0;
+}
+
+/* What a lease has begun goes on past a write that waits for its end. */
+static bool must_wait(
+	const struct engine *engine, const struct order *order, const struct pending *pending)
+{
+	bool going_on = pending->lease != 0 && engine->lease.on_wire == pending->lease;
+	return is_ordered(pending) && (going_on ? order->lease_held : order->held);
+}
+
+static void stays_behind(struct order *order, const struct pending *pending)
+{
+	order->held = order->held || is_ordered(pending);
+	order->lease_held = order->lease_held || pending->lease != 0;
 }
 
 /*
@@ -177,15 +209,14 @@ static int fill(struct engine *engine, uint64_t now_ms)
 {
 	struct pending *pending;
 	struct pending *next;
-	bool held = false;
+	struct order order = {false, false};
 
 	for (pending = TAILQ_FIRST(&engine->open); pending != NULL; pending = next) {
 		next = TAILQ_NEXT(pending, link);
-		bool write = pending->kind == PENDING_WRITE;
-		if (pending->state == PENDING_WAITING) {
-			held = held || write;
-		}
-		if (pending->state != PENDING_QUEUED || (held && write)) {
+		if (pending->state != PENDING_QUEUED || must_wait(engine, &order, pending)) {
+			if (pending->state != PENDING_WRITTEN) {
+				stays_behind(&order, pending);
+			}
 			continue;
 		}
 		if (engine->out.len - engine->out_at >= OUT_FILL_BYTES) {
@@ -195,38 +226,42 @@ static int fill(struct engine *engine, uint64_t now_ms)
 		if (r < 0) {
 			return r;
 		}
-		held = held || (r == WRITE_LATER && write);
+		if (r == WRITE_LATER) {
+			stays_behind(&order, pending);
+		}
 	}
+	engine_lease_sweep(engine);
 	return 0;
 }
 
 bool engine_wants_output(const struct engine *engine)
 {
 	const struct pending *pending;
-	bool held = false;
+	struct order order = {false, false};
 	if (engine->out.len > engine->out_at || engine->link == LINK_DOWN) {
 		return engine->link != LINK_DOWN;
 	}
-	if (engine->link == LINK_READY && engine_watches_wanted(engine)) {
+	if (engine->link == LINK_READY &&
+		(engine_watches_wanted(engine) || engine->lease.leave != 0)) {
 		return true;
 	}
 	TAILQ_FOREACH(pending, &engine->open, link)
 	{
-		bool write = pending->kind == PENDING_WRITE;
-		if (pending->state == PENDING_QUEUED && !(held && write)) {
-			if (may_write(engine, pending)) {
-				return true;
-			}
-			held = held || write;
+		if (pending->state == PENDING_QUEUED && !must_wait(engine, &order, pending) &&
+			may_write(engine, pending)) {
+			return true;
 		}
-		held = held || (pending->state == PENDING_WAITING && write);
+		if (pending->state != PENDING_WRITTEN) {
+			stays_behind(&order, pending);
+		}
 	}
 	return false;
 }
 
 int engine_output(struct engine *engine, uint64_t now_ms, const uint8_t **ret_data, size_t *ret_len)
 {
-	int r = engine->link == LINK_READY ? engine_watches_ask(engine) : 0;
+	int r = engine->link == LINK_READY ? engine_lease_pack_leave(engine) : 0;
+	r = r == 0 && engine->link == LINK_READY ? engine_watches_ask(engine) : r;
 	r = r == 0 && engine->link != LINK_DOWN ? fill(engine, now_ms) : r;
 	*ret_data = engine->out.data != NULL ? engine->out.data + engine->out_at : NULL;
 	*ret_len = engine->out.len - engine->out_at;
@@ -314,6 +349,7 @@ static int handle_reply(struct engine *engine, uint64_t now_ms, uint32_t id, str
 		}
 	}
 	engine_answer(engine, pending, reply, now_ms);
+	engine_lease_sweep(engine);
 	return 0;
 }
 
@@ -420,9 +456,10 @@ bool engine_healthy(const struct engine *engine)
 /* Where a request stands now that its connection is gone. */
 static void unwritten(struct engine *engine, struct pending *pending)
 {
-	bool sent = pending->sent && !engine->hello_refused;
+	/* Of a lease nothing is kept but by its commit: the rest of it can be lost without a doubt. */
+	bool lost = pending->sent && (pending->lease == 0 || pending_keeps(pending));
 	pending->sent = false;
-	pending->lost = pending->lost || sent;
+	pending->lost = pending->lost || lost;
 	if (pending->state == PENDING_WRITTEN) {
 		engine->in_flight--;
 	}
@@ -441,10 +478,17 @@ void engine_disconnected(struct engine *engine, const char *why)
 	if (why != NULL) {
 		engine_set_why(engine, why);
 	}
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
+		/* Behind a hello that was refused the daemon executes nothing. */
+		pending->sent = pending->sent && !engine->hello_refused;
+	}
+	engine_lease_disconnected(engine);
 	for (pending = TAILQ_FIRST(&engine->open); pending != NULL; pending = next) {
 		next = TAILQ_NEXT(pending, link);
 		unwritten(engine, pending);
 	}
+	engine_lease_sweep(engine);
 	engine_watches_disconnected(engine);
 	engine->link = LINK_DOWN;
 	buffer_finish(&engine->out);

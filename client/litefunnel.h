@@ -50,6 +50,7 @@ struct sqlite3;
 typedef struct lf_db lf_db;         /* a client of one database */
 typedef struct lf_batch lf_batch;   /* statements that are applied all or none */
 typedef struct lf_reply lf_reply;   /* what became of a request */
+typedef struct lf_lease lf_lease;   /* a transaction that this client holds */
 typedef struct lf_change lf_change; /* what a watch was told */
 
 /*
@@ -231,8 +232,8 @@ int lf_exec(lf_db *db, const char *sql, lf_reply **ret_reply);
  * Pipelining. lf_submit() queues a batch and returns at once; the ticket names it. It does no I/O:
  * lf_wait(), lf_process() or lf_flush() do.
  *
- * 0, a negative errno value, or 1: as many requests are unanswered as the session window allows;
- * collect some answers first.
+ * 0, a negative errno value (-EBUSY: a lease of this client is open), or 1: as many requests are unanswered
+ * as the session window allows; collect some answers first.
  */
 int lf_submit(lf_db *db, const lf_batch *batch, uint64_t *ret_ticket);
 
@@ -400,6 +401,128 @@ const char *lf_change_table(const lf_change *change, size_t index); /* NULL: out
 size_t lf_change_channels(const lf_change *change);
 const char *lf_change_channel(const lf_change *change, size_t index);
 const char *lf_change_message(const lf_change *change);
+
+/* ---- leases ---------------------------------------------------------------------------------- */
+
+/*
+ * A lease is an interactive transaction: statements are sent one by one, and what is sent next may depend
+ * on what came back. While it is open everybody else's writes wait for it, so the daemon ends it when its
+ * client thinks for too long (5 s, 30 s in all, unless configured; ten times as much while nobody waits),
+ * and at once when its client is gone. A batch is better wherever it will do; so is a batch with
+ * lf_batch_if_commit() after a local read.
+ *
+ *	lf_lease *lease = NULL;
+ *	lf_reply *reply = NULL;
+ *	if (lf_lease_begin(db, NULL, &lease, NULL) == LF_OK) {
+ *		lf_lease_exec(lease, "SELECT sum(amount) FROM entry WHERE account = 7", &reply);
+ *		int64_t sum = lf_reply_int64(reply, 0, 0, 0);
+ *		lf_reply_free(reply);
+ *		if (sum >= 100) {
+ *			lf_lease_exec(lease, "INSERT INTO entry(account, amount) VALUES (7, -100)", NULL);
+ *		}
+ *		if (lf_lease_commit(lease, &reply) != LF_OK) {
+ *			fprintf(stderr, "%s\n", lf_reply_message(reply));
+ *		}
+ *		lf_reply_free(reply);
+ *	}
+ *	lf_lease_free(lease);
+ *
+ * A client has one open lease at a time, and lf_write() is refused meanwhile (-EBUSY): a program that
+ * wants both makes two lf_db. Reads by lf_reader() go on, and see what was committed before. Statements may
+ * be what a batch may hold, and SAVEPOINT, RELEASE, ROLLBACK TO, and TEMP objects, which go with the lease.
+ * A step that is COMMIT or ROLLBACK ends the lease, as the calls do.
+ *
+ * Outcomes. A statement that fails is LF_FAILED and leaves the lease as SQLite leaves it, open in most
+ * cases: lf_lease_open() tells. Until its commit was sent, a lease is never UNKNOWN: whatever happens to
+ * the connection or the daemon, nothing of it is kept, and its next request is LF_FAILED with the code
+ * "lease_gone" ("lease_expired" at a limit). Begin it anew then. A commit whose answer is lost is asked
+ * for again by the library, also of the next daemon: OK or FAILED, and UNKNOWN at its deadline only.
+ *
+ * Threads: a lease belongs to its lf_db. fork(): it stays with the parent; in the child it is over.
+ * Begin the options with LF_LEASE_OPTIONS_INIT.
+ */
+enum lf_switch { LF_AS_IS = 0, LF_ON = 1, LF_OFF = 2 };
+
+struct lf_lease_options {
+	size_t size;
+	const char *label;         /* shown to whoever waits for it; default: the client's */
+	const char *request_class; /* default: the client's */
+	uint32_t deadline_ms;      /* how long begin may wait for its turn; default: the client's */
+	/*
+	 * A key of your own for the whole lease, as lf_batch_key(): it is committed once however often
+	 * it is done over, also by another process after a crash. If it was committed before,
+	 * lf_lease_commit() says so (lf_reply_repeat()) and what this one did is undone.
+	 */
+	const char *key;
+	/*
+	 * Begins only if the tables in at_tables (ends with NULL; NULL: all) have not changed since commit
+	 * number at_commit of at_epoch (16 bytes), as lf_batch_if_commit(): else "snapshot_changed".
+	 */
+	const uint8_t *at_epoch;
+	uint64_t at_commit;
+	const char *const *at_tables;
+	/* For this lease alone; SQLite takes the first and the last only before a transaction. */
+	enum lf_switch foreign_keys;
+	enum lf_switch defer_foreign_keys;
+	enum lf_switch recursive_triggers;
+};
+
+#define LF_LEASE_OPTIONS_INIT                                                                      \
+	{                                                                                          \
+		sizeof(struct lf_lease_options), NULL, NULL, 0, NULL, NULL, 0, NULL, LF_AS_IS,     \
+			LF_AS_IS, LF_AS_IS                                                         \
+	}
+
+/*
+ * Waits for its turn in the queue, as a write does, and returns as lf_write(). options may be NULL, and
+ * ret_reply too. A lease is made with LF_OK only, and is to be freed. Its reply's lf_reply_commit() is the
+ * snapshot that it sees. Negative: -EBUSY, another lease of this client is open; -EINVAL; -ENOMEM.
+ */
+int lf_lease_begin(lf_db *db, const struct lf_lease_options *options, lf_lease **ret_lease,
+	lf_reply **ret_reply);
+
+/*
+ * One statement: a batch of one step, with its values, expectations and limits. Key, class and guard of
+ * the batch mean nothing here; its deadline bounds the statement, which ends the lease if it passes. The
+ * result is step 0 of the reply. Returns as lf_write(); ret_reply may be NULL.
+ */
+int lf_lease_step(lf_lease *lease, const lf_batch *step, lf_reply **ret_reply);
+int lf_lease_exec(lf_lease *lease, const char *sql, lf_reply **ret_reply); /* without values */
+
+/*
+ * A large result piece by piece: lf_lease_read() gives the first `rows` rows of a statement that only reads,
+ * lf_lease_fetch() the next. *ret_cursor, *cursor: 0 when there are no more, and the cursor is closed
+ * then. lf_lease_close() ends one early. At most 16 are open; they end with the lease.
+ */
+int lf_lease_read(lf_lease *lease, const lf_batch *step, uint32_t rows, uint64_t *ret_cursor,
+	lf_reply **ret_reply);
+int lf_lease_fetch(lf_lease *lease, uint64_t *cursor, uint32_t rows, lf_reply **ret_reply);
+int lf_lease_close(lf_lease *lease, uint64_t cursor, lf_reply **ret_reply);
+
+/*
+ * The end. After a commit that fails with SQLite's code 787, deferred foreign keys, the lease is still open:
+ * mend it and commit again, or roll back. Whatever a rollback returns, nothing of the lease is kept.
+ */
+int lf_lease_commit(lf_lease *lease, lf_reply **ret_reply);
+int lf_lease_rollback(lf_lease *lease, lf_reply **ret_reply);
+
+/* Whether it takes requests, as far as is known without asking. */
+bool lf_lease_open(const lf_lease *lease);
+
+/* Rolls back what is still open, without waiting. Before lf_close(). Accepts NULL. */
+void lf_lease_free(lf_lease *lease);
+
+/*
+ * Pipelining, as lf_submit(): each queues its request and returns at once, 0 and a ticket, or 1: collect
+ * answers first. All of a lease may be sent so without waiting for its begin; if that fails, so does the
+ * rest, surely not applied. Behind a commit or rollback the next write or lease may be submitted. The lease
+ * may be freed before its tickets are collected: what was not sent by then is "lease_gone".
+ */
+int lf_lease_submit_begin(lf_db *db, const struct lf_lease_options *options, lf_lease **ret_lease,
+	uint64_t *ret_ticket);
+int lf_lease_submit_step(lf_lease *lease, const lf_batch *step, uint64_t *ret_ticket);
+int lf_lease_submit_commit(lf_lease *lease, uint64_t *ret_ticket);
+int lf_lease_submit_rollback(lf_lease *lease, uint64_t *ret_ticket);
 
 /* ---- long statements ------------------------------------------------------------------------- */
 

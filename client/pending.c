@@ -44,6 +44,10 @@ int pending_new(const struct pending_spec *spec, struct pending **ret_pending)
 	pending->ack_shipped = spec->ack_shipped;
 	pending->nodes = spec->nodes;
 	pending->deadline_ms = spec->deadline_ms;
+	pending->lease = spec->lease;
+	pending->lease_number = spec->lease_number;
+	pending->lease_over = spec->lease_over;
+	pending->body_keys = spec->body_keys;
 	pending->body = *spec->body;
 	buffer_init(spec->body, 0);
 	if (spec->guard != NULL) {
@@ -67,7 +71,12 @@ void pending_free(struct pending *pending)
 	free(pending);
 }
 
-/* The params of a write; returns how many keys they have. */
+bool pending_keeps(const struct pending *pending)
+{
+	return pending->kind == PENDING_WRITE || pending->kind == PENDING_COMMIT;
+}
+
+/* The params of a write or commit; returns how many keys they have. */
 static size_t pack_write_params(
 	const struct pending *pending, struct buffer *out, uint64_t done, uint64_t deadline_left_ms)
 {
@@ -81,7 +90,7 @@ static size_t pack_write_params(
 
 	buffer_packer(out, &packer);
 	msgpack_pack_map(&packer, keys);
-	pack_cstr(&packer, "batch");
+	pack_cstr(&packer, pending->kind == PENDING_COMMIT ? "lease" : "batch");
 	buffer_append(out, pending->body.data, pending->body.len);
 	if (guarded) {
 		pack_cstr(&packer, "if_commit");
@@ -112,12 +121,27 @@ static size_t pack_write_params(
 	return keys;
 }
 
+/* The params of another request of a lease. */
+static void pack_lease_params(
+	const struct pending *pending, struct buffer *out, uint64_t deadline_left_ms)
+{
+	msgpack_packer packer;
+	buffer_packer(out, &packer);
+	msgpack_pack_map(&packer, pending->body_keys + 1);
+	buffer_append(out, pending->body.data, pending->body.len);
+	pack_cstr(&packer, "deadline_ms");
+	msgpack_pack_uint64(&packer, deadline_left_ms);
+}
+
 void pending_pack(const struct pending *pending, struct buffer *out, uint64_t done,
 	uint64_t deadline_left_ms, size_t *ret_nodes)
 {
 	size_t mark = message_begin_request(out, pending->id, pending->method);
 	size_t nodes = 4 + pending->nodes; /* the message, its type, id and method */
-	if (pending->kind == PENDING_WRITE) {
+	if (pending->lease != 0 && !pending_keeps(pending)) {
+		pack_lease_params(pending, out, deadline_left_ms);
+		nodes += 3; /* the map, and one pair more */
+	} else if (pending_keeps(pending)) {
 		/* the map, and for each key itself and its value: some are counted already */
 		nodes += 2 * pack_write_params(pending, out, done, deadline_left_ms);
 	} else {

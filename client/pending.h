@@ -16,6 +16,11 @@ enum pending_kind {
 	PENDING_WRITE,
 	PENDING_READ,  /* ping, show, describe: may be sent any number of times */
 	PENDING_ADMIN, /* never sent twice */
+	/* Of a lease: see lease.h. A step is also whatever else may be asked of an open one. */
+	PENDING_BEGIN,
+	PENDING_STEP,
+	PENDING_COMMIT,
+	PENDING_ROLLBACK,
 };
 
 /* In life order; engine.c has the drawing. */
@@ -33,12 +38,19 @@ struct pending {
 	enum pending_state state;
 	char method[MESSAGE_METHOD_MAX + 1];
 
-	struct buffer body;  /* a write's `batch` value, else the whole params map */
+	/* A write's `batch`, a commit's `lease`, the pairs of another request of a lease, else the
+	 * whole params map. */
+	struct buffer body;
+	unsigned body_keys;  /* how many pairs */
 	struct buffer guard; /* a write's `if_commit` value, or nothing */
 	size_t nodes;        /* MessagePack values in both */
 	char *key;           /* NULL: none */
 	char class_name[CLASS_NAME_MAX + 1];
 	bool ack_shipped;
+
+	uint64_t lease;        /* 0: of none */
+	uint64_t lease_number; /* what the daemon knows it by */
+	bool lease_over;       /* nothing of it is kept, but for a commit in doubt */
 
 	uint64_t seq; /* 0: none yet, or it needs none */
 	uint32_t id;  /* on this connection, while WRITTEN */
@@ -65,13 +77,20 @@ struct pending_spec {
 	enum pending_kind kind;
 	const char *method;
 	struct buffer *body;
+	unsigned body_keys;
 	struct buffer *guard; /* NULL: none */
 	size_t nodes;
 	const char *key; /* "" or NULL: none */
 	const char *class_name;
 	bool ack_shipped;
 	uint32_t deadline_ms;
+	uint64_t lease;
+	uint64_t lease_number;
+	bool lease_over; /* it is answered at once that its lease is gone */
 };
+
+/* Whether what it does stays: it is numbered, and its outcome may be UNKNOWN by itself. */
+bool pending_keeps(const struct pending *pending);
 
 /* 0 or -ENOMEM; the body is emptied only with 0. */
 int pending_new(const struct pending_spec *spec, struct pending **ret_pending);

@@ -49,6 +49,7 @@ struct lf_reply {
 	uint64_t group;
 	bool repeat;
 	bool rows_lost;
+	int open;                 /* of a lease: 1 it goes on, 0 it is over, -1 not said */
 	struct reply_step *steps; /* in the zone */
 	size_t steps_count;
 

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Leases: interactive transactions of one client, and what others notice of them."""
 import os
+import pathlib
 import signal
 import socket
+import sqlite3
+import subprocess
 import threading
 import time
 
@@ -22,6 +25,12 @@ def served(shared_daemon):
                  "CREATE TABLE deep(n)",
                  "CREATE TRIGGER again AFTER INSERT ON deep WHEN NEW.n < 3 BEGIN INSERT INTO deep VALUES (NEW.n + 1); END")
     return daemon
+
+
+@pytest.fixture(scope="module")
+def build(litefunnel):
+    """The build directory of the program under test."""
+    return pathlib.Path(os.environ.get("LITEFUNNEL_BUILD") or litefunnel.parents[1])
 
 
 @pytest.fixture
@@ -553,3 +562,24 @@ def test_a_watcher_is_told_after_the_commit(served, wire):
         wire.call("rollback", lease=1)
         other.call("ping")
         assert not other.notices
+
+
+def test_the_library_s_leases_outlive_daemons(daemon, build, slow):
+    """Each transfer is a keyed lease: made once, whenever the daemon dies."""
+    served = daemon()
+    count = 400 // slow
+    with subprocess.Popen([build / "examples" / "example_transfer", served.db, str(count)], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        for kill in range(8):
+            def made():
+                try:
+                    return served.read("SELECT count(*) FROM example_transfer")[0][0]
+                except sqlite3.OperationalError:
+                    return 0  # not begun, or in the moment of a start
+            wait_for(lambda: client.poll() is not None or made() >= (kill + 1) * count // 10, "some are made", 120)
+            served.kill()
+            served.start()
+        said, _ = client.communicate(timeout=120 * slow)
+    assert client.returncode == 0, said
+    assert f"{count} transfers of {count}, 10000 in all accounts" in said
+    assert served.read("SELECT count(DISTINCT name) FROM example_transfer") == [(count,)]

@@ -22,6 +22,7 @@ struct heard {
 	uint64_t done;
 	uint64_t deadline_ms;
 	uint64_t cancel_id;
+	uint64_t lease; /* 0: none */
 	char key[64];
 	char ack[16];
 	char request_class[16];
@@ -130,6 +131,7 @@ static void hear(struct heard *heard, const struct message *message)
 	hear_uint(message, "done", &heard->done);
 	hear_uint(message, "deadline_ms", &heard->deadline_ms);
 	hear_uint(message, "id", &heard->cancel_id);
+	hear_uint(message, "lease", &heard->lease);
 	hear_text(message, "key", heard->key, sizeof(heard->key));
 	hear_text(message, "ack", heard->ack, sizeof(heard->ack));
 	hear_text(message, "class", heard->request_class, sizeof(heard->request_class));
