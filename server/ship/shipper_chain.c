@@ -91,7 +91,8 @@ static void answer_heads(struct shipper *shipper, bool *ret_begin, uint64_t *ret
 			*ret_txid = head.txid > *ret_txid ? head.txid : *ret_txid;
 		} else {
 			uploader_begin(uploader, head.txid, shipper->notice.epoch);
-			uploader_offer(uploader, local.position.txid);
+			uploader_offer(uploader, local.position.txid,
+				head.known ? head.record.committed_ms : shipper_now_ms());
 		}
 	}
 }
@@ -161,13 +162,13 @@ static int begin_chain(struct shipper *shipper, uint64_t behind)
 	return rc > 0 ? -EAGAIN : rc;
 }
 
-void shipper_offer_all(struct shipper *shipper)
+void shipper_offer_all(struct shipper *shipper, int64_t since_ms)
 {
 	uint64_t newest = capture_last_cut(shipper->capture)->txid;
 	for (size_t i = 0; i < shipper->uploaders_count; i++) {
 		enum uploader_state state = uploader_state(shipper->uploaders[i]);
 		if (state == UPLOADER_SHIPPING || state == UPLOADER_LACKING) {
-			uploader_offer(shipper->uploaders[i], newest);
+			uploader_offer(shipper->uploaders[i], newest, since_ms);
 		}
 	}
 }
@@ -181,7 +182,7 @@ static void admit_waiting(struct shipper *shipper)
 				uploader_head(shipper->uploaders[i]).txid, shipper->notice.epoch);
 		}
 	}
-	shipper_offer_all(shipper);
+	shipper_offer_all(shipper, shipper_now_ms());
 }
 
 /* The highest number that any replica, or the chain so far, has used. */

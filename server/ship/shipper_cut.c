@@ -48,9 +48,10 @@ int shipper_cut(struct shipper *shipper)
 	struct record record;
 	int rc = capture_cut(shipper->capture, shipper->writer, shipper_now_ms(), &record);
 	if (rc == 0) {
+		int64_t since_ms = shipper->report.uncut_since_ms;
 		shipper->uncut_us = 0;
 		shipper->report.uncut_since_ms = 0;
-		shipper_offer_all(shipper);
+		shipper_offer_all(shipper, since_ms != 0 ? since_ms : shipper_now_ms());
 	}
 	return rc;
 }

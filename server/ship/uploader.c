@@ -132,13 +132,14 @@ void uploader_refuse(struct uploader *uploader, const char *reason)
 	pthread_mutex_unlock(&uploader->lock);
 }
 
-void uploader_offer(struct uploader *uploader, uint64_t newest)
+void uploader_offer(struct uploader *uploader, uint64_t newest, int64_t since_ms)
 {
 	pthread_mutex_lock(&uploader->lock);
 	if (uploader->report.waiting_since_ms == 0 && newest > uploader->confirmed) {
-		uploader->report.waiting_since_ms = uploader_now_ms();
+		uploader->report.waiting_since_ms = since_ms;
 	}
 	uploader->newest = newest > uploader->newest ? newest : uploader->newest;
+	uploader_publish(uploader); /* before the shipper says that all is cut */
 	pthread_cond_broadcast(&uploader->wake);
 	pthread_mutex_unlock(&uploader->lock);
 }

@@ -60,8 +60,8 @@ void uploader_begin(struct uploader *uploader, uint64_t confirmed,
 		[RECORD_ID_BYTES]); /* of the database: commit numbers of another say nothing */
 void uploader_refuse(struct uploader *uploader, const char *reason);
 
-/* There is more in the spool: segments up to `newest`. */
-void uploader_offer(struct uploader *uploader, uint64_t newest);
+/* There is more in the spool: segments up to `newest`, with commits that were made since then. */
+void uploader_offer(struct uploader *uploader, uint64_t newest, int64_t since_ms);
 
 /* The image that it lacked is in the spool. */
 void uploader_supply(struct uploader *uploader);

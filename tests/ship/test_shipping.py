@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -427,6 +428,31 @@ def test_vacuum_and_a_foreign_program_are_shipped(litefunnel, daemon, place):
                    capture_output=True)
     churn(one, 22, 20)
     equal_after_restore(litefunnel, one, place)
+
+
+def test_what_waits_for_a_replica_grows_older_only(litefunnel, daemon, place):
+    """Also when it is cut into a segment, and while the replica does not take that."""
+    one = start_with_table(daemon(place=place, start=False, replica=url(place), ship_linger="300ms"))
+    sync(litefunnel, one)
+    level = place / "replica" / "ltx" / "0"
+    level.rename(place / "away")
+    level.write_text("in the way", encoding="ascii")
+    one.write(["INSERT INTO t(a) VALUES (1)"])
+    latest = None  # since when a commit waits: not later than this
+
+    def fails():
+        nonlocal latest
+        before_ms = time.time() * 1000
+        told = replicas(one)[0]
+        if latest is not None:
+            assert before_ms - told["lag_ms"] <= latest, told
+        elif told["lag_ms"] > 0:
+            latest = time.time() * 1000 - told["lag_ms"] + 1
+        return told["state"] == "failing" and told["waiting"] > 0
+    wait_for(fails, "the replica fails")
+    assert latest is not None
+    level.unlink()
+    (place / "away").rename(level)
 
 
 def test_a_sync_can_be_given_up(daemon, place):
