@@ -186,7 +186,8 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 
 # Tests with a stage of their own.
 apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py
-	tests/ship/test_stock.py tests/ship/test_replica_kinds.py tests/ship/test_replica_faults.py
+	tests/ship/test_stock.py tests/ship/test_stock_daemon.py tests/ship/test_from_stock.py
+	tests/ship/test_replica_kinds.py tests/ship/test_replica_faults.py
 	tests/ship/test_compaction.py tests/ship/test_replica_answers.py tests/ship/test_restore_s3.py)
 
 stage_system() {
@@ -203,7 +204,8 @@ stage_ship() {
 	server=$SERVER_PID
 	read -r LITEFUNNEL_TEST_S3 <&"${SERVER[0]}" || return 1
 	export LITEFUNNEL_TEST_S3
-	run_pytest gcc -n 2 tests/ship/test_stock.py tests/ship/test_replica_kinds.py \
+	run_pytest gcc -n 2 tests/ship/test_stock.py tests/ship/test_stock_daemon.py \
+		tests/ship/test_from_stock.py tests/ship/test_replica_kinds.py \
 		tests/ship/test_replica_faults.py tests/ship/test_replica_answers.py \
 		tests/ship/test_compaction.py tests/ship/test_restore_s3.py
 	code=$?

@@ -87,10 +87,18 @@ def replica(replica_cli):
         handle.close()
 
 
+@pytest.fixture
+def place_of(request, tmp_path):
+    """place_of(kind): a new replica, its URL and the environment that it needs."""
+    def make(kind):
+        if kind == "file":
+            return f"file://{tmp_path}/replica", {}
+        server = request.getfixturevalue("s3")
+        return server.url(server.bucket, uuid.uuid4().hex), server.environment()
+    return make
+
+
 @pytest.fixture(params=["file", "s3"])
-def place(request, tmp_path):
-    """A new replica of either kind: its URL and the environment that it needs."""
-    if request.param == "file":
-        return f"file://{tmp_path}/replica", {}
-    server = request.getfixturevalue("s3")
-    return server.url(server.bucket, uuid.uuid4().hex), server.environment()
+def place(request, place_of):
+    """A new replica of either kind."""
+    return place_of(request.param)

@@ -2,14 +2,10 @@
 """Stock Litestream 0.5.17 and `litefunnel restore` make the same file of the same replica."""
 import os
 import random
-import shutil
-import sqlite3
-import subprocess
 
 import pytest
 
 import chains
-import daemon as daemons
 import litestream
 import ltx
 from chains import restore
@@ -87,71 +83,6 @@ def test_replicas_of_all_shapes(litefunnel, tmp_path, soak):
             if txid <= snapshot or first <= txid <= last:
                 replica.delete(0, txid, txid)
         assert compare(litefunnel, replica, place) == 7, f"LF_SEED={seed + round_no}"
-
-
-SHAPES = {"plain": (), "pages of 512": ("PRAGMA page_size=512",), "pages of 64 KiB": ("PRAGMA page_size=65536",),
-          "auto-vacuum": ("PRAGMA auto_vacuum=full",), "incremental": ("PRAGMA auto_vacuum=incremental",)}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_a_daemon_shipped(litefunnel, daemon, tmp_path, shape):
-    """Under load, with kills and much that shrinks and grows: live, ours and theirs are the same bytes."""
-    served = daemon(start=False, replica=f"file://{tmp_path}/replica", ship_linger="20ms", checkpoint_frames=60)
-    with sqlite3.connect(served.db) as db:
-        for pragma in SHAPES[shape]:
-            db.execute(pragma)
-        db.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
-    db.close()
-    os.chmod(served.db, 0o640)
-    shutil.chown(served.db, 0, daemons.READERS)
-    draw = random.Random(shape)
-    for life in range(4):
-        served.start()
-        with served.wire() as wire:
-            for _ in range(60):
-                wire.write([draw.choice((
-                    "INSERT INTO t(b) VALUES (randomblob(900))",
-                    "INSERT INTO t(b) SELECT randomblob(400) FROM (SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3)",
-                    "UPDATE t SET b = randomblob(700) WHERE a % 7 = 0",
-                    "DELETE FROM t WHERE a % 3 = 0"))], ack=draw.choice(("committed", "committed", "shipped")))
-        if life < 3:
-            served.kill()
-    served.stop()
-    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
-    url = f"file://{tmp_path}/replica"
-    code, said, errors = restore(litefunnel, url, "-o", ours)
-    assert code == 0 and said["digest"] == "equal" and said["damage"] == "", errors
-    assert litefunnel_verifies(litefunnel, url)
-    assert litestream.restore(url, theirs) == ""
-    with sqlite3.connect(served.db) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    db.close()
-    assert ours.read_bytes() == theirs.read_bytes()
-    with open(served.db, "rb") as live:
-        assert live.read() == ours.read_bytes()
-
-
-def litefunnel_verifies(program, url):
-    return subprocess.run([program, "replica", "verify", url], stdout=subprocess.DEVNULL).returncode == 0
-
-
-def test_more_than_a_gigabyte(litefunnel, daemon, tmp_path, soak):
-    """The page of the lock bytes, at 1 GiB, is in no segment and reads as zeros."""
-    if not soak:
-        pytest.skip("--soak")
-    served = daemon(replica=f"file://{tmp_path}/replica", result_bytes_max="64MiB")
-    with served.wire(timeout=600) as wire:
-        wire.write(["CREATE TABLE t(a INTEGER PRIMARY KEY, b)"])
-        for _ in range(12):
-            wire.write([f"INSERT INTO t(b) SELECT zeroblob(1000000) FROM ({' UNION ALL '.join(['SELECT 1'] * 100)})"])
-        wire.write(["UPDATE t SET b = randomblob(5000) WHERE a % 100 = 0"], ack="shipped", deadline_ms=300000)
-    served.stop()
-    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
-    url = f"file://{tmp_path}/replica"
-    code, said, errors = restore(litefunnel, url, "-o", ours)
-    assert code == 0 and said["pages"] > 262145 and said["digest"] == "equal", errors
-    assert litestream.restore(url, theirs, timeout=600) == ""
-    assert subprocess.run(["cmp", ours, theirs]).returncode == 0
 
 
 def test_a_gap_is_refused_by_both(litefunnel, tmp_path):

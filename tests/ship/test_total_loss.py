@@ -19,6 +19,7 @@ def lose(daemon_of, litefunnel, tmp_path, seed):
                        checkpoint_frames=draw.choice((20, 1000)))
     served.write(["CREATE TABLE t(worker, n, filler)"], ack="shipped")
     acked = {"shipped": {}, "committed": {}}  # row -> commit number
+    reported = []  # what `status` says of the replica
 
     def work(worker):
         own = random.Random(seed * 10 + worker)
@@ -33,7 +34,17 @@ def lose(daemon_of, litefunnel, tmp_path, seed):
         except (Closed, Refused, OSError):
             pass
 
+    def watch():
+        try:
+            with served.wire() as wire:
+                while True:
+                    shown = wire.call("show", what="replicas")
+                    reported.append(dict(zip(shown["columns"], shown["rows"][0])))
+        except (Closed, Refused, OSError):
+            pass
+
     workers = [threading.Thread(target=work, args=(worker,)) for worker in range(3)]
+    workers.append(threading.Thread(target=watch))
     for worker in workers:
         worker.start()
     time.sleep(draw.uniform(.02, .4))  # the moment is what is random here
@@ -59,6 +70,8 @@ def lose(daemon_of, litefunnel, tmp_path, seed):
     lost = {row: commit for row, commit in acked["committed"].items() if row not in rows}
     assert all(commit > said["commit"] for commit in lost.values()), f"seed {seed}: {lost}"
     assert twice == (0,) and said["digest"] == "equal"
+    # No more is lost than what status had called behind, and what was committed after it.
+    assert not reported or said["commit"] >= reported[-1]["commit"], f"seed {seed}: {reported[-1]}"
     for worker in range(3):  # what is there has no holes: a prefix of each one's work
         numbers = sorted(n for w, n in rows if w == worker)
         assert numbers == list(range(len(numbers))), f"seed {seed}"

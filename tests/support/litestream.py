@@ -93,6 +93,24 @@ def restore(url, out, *, at=None, timeout=60, env=None):
     return "" if done else f"{said[-2000:]}{printed}" or "silence"
 
 
+def write(url, directory, *statements, env=None):
+    """
+    A session in which Litestream's own code writes: each statement commits, and what was committed is in the
+    replica at the end. Its library in write mode is all of its writing that can be had from npm.
+    """
+    log = pathlib.Path(directory) / "write.log"
+    log.unlink(missing_ok=True)
+    inherited = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
+    script = "".join(f"{line}\n" for line in (".bail on", f".load {library()}", ".open file:written.db?vfs=litestream",
+                                              *(f"{sql};" for sql in statements)))
+    done = subprocess.run(["sqlite3"], input=script, capture_output=True, text=True, timeout=120, check=False,
+                          env={**inherited, **(env or {}), "LITESTREAM_REPLICA_URL": url,
+                               "LITESTREAM_WRITE_ENABLED": "true", "LITESTREAM_SYNC_INTERVAL": "50ms",
+                               "LITESTREAM_LOG_LEVEL": "INFO", "LITESTREAM_LOG_FILE": str(log)})
+    said = log.read_text() if log.exists() else ""
+    assert done.returncode == 0 and "synced to remote" in said, done.stdout + done.stderr + said
+
+
 def main(extension, out, at):
     """A child: opens the replica; with a time, copies what the database was then, page by page."""
     loader = sqlite3.connect(":memory:")
