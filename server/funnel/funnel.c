@@ -175,8 +175,13 @@ static void deliver(struct funnel *funnel, struct request *request)
 		lease_answered(request->lease.of, request);
 	}
 	if (peer != NULL) {
+		bool owed = !list_empty(&request->in_flight); /* a task is nobody's to answer */
 		peer_remove(peer, request);
-		if (peer_out_pending(peer) > OUTPUT_HARD_MAX && peer->state != PEER_CLOSED) {
+		if (request->reply.failed || (owed && request->reply.len == 0)) {
+			/* There was no memory for its answer, and to wait for it would be in vain. */
+			peer->out.failed = true;
+			touch(funnel, peer);
+		} else if (peer_out_pending(peer) > OUTPUT_HARD_MAX && peer->state != PEER_CLOSED) {
 			/* It asks for much and reads nothing; its answers are remembered. */
 			log_warn("client does not read: closed",
 				log_int("pid", peer->credentials->pid),
@@ -399,7 +404,9 @@ static void tick(void *ctx)
 	if (funnel->pause_until_us != 0 && now_us >= funnel->pause_until_us) {
 		(void)funnel_resume(funnel, "its own limit of time");
 	}
-	bool again = !queue_is_empty(funnel->queue) || funnel->pause_until_us != 0 ||
+	/* What the writer has taken it may give back, without a word. */
+	struct queue_facts queue = queue_facts(funnel->queue);
+	bool again = queue.count > 0 || queue.taken > 0 || funnel->pause_until_us != 0 ||
 		(funnel->shipping != NULL && shipping_holds(funnel->shipping));
 	list_init(&expired);
 	queue_expire(funnel->queue, now_us, &expired);

@@ -443,6 +443,8 @@ void reply_closing(struct buffer *out, enum failure_code code, const char *messa
 	frame_end(out, mark);
 }
 
+enum { MSGPACK_NIL = 0xc0 };
+
 /* Where the result begins in a frame that message_begin_result() began: behind [1, id, nil. */
 static size_t result_at(const struct buffer *frame)
 {
@@ -468,16 +470,20 @@ void reply_not_shipped(
 	msgpack_packer packer;
 	failure_init(&failure);
 	failure_set(&failure, FAILURE_NOT_SHIPPED, "%s", message);
-	size_t at = result_at(&frame);
 	buffer_init(&request->reply, 0);
-	size_t mark = message_begin_error(&request->reply, request->id);
-	buffer_packer(&request->reply, &packer);
-	pack_failure(&packer, &failure, NULL, 1);
-	pack_cstr(&packer, "result");
-	buffer_append(&request->reply, frame.data + at, frame.len - at);
-	msgpack_pack_nil(&packer);
-	frame_end(&request->reply, mark);
-	if (request->reply.failed) {
+	/* If there was no memory for the result, there is none in the frame. */
+	size_t at = frame.failed ? 0 : result_at(&frame);
+	bool whole = at != 0 && frame.data[at - 1] == MSGPACK_NIL;
+	if (whole) {
+		size_t mark = message_begin_error(&request->reply, request->id);
+		buffer_packer(&request->reply, &packer);
+		pack_failure(&packer, &failure, NULL, 1);
+		pack_cstr(&packer, "result");
+		buffer_append(&request->reply, frame.data + at, frame.len - at);
+		msgpack_pack_nil(&packer);
+		frame_end(&request->reply, mark);
+	}
+	if (!whole || request->reply.failed) {
 		buffer_finish(&request->reply);
 		buffer_init(&request->reply, 0);
 		reply_error(&request->reply, request->id, &failure);

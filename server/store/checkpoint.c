@@ -12,14 +12,17 @@
 
 #include "server/store/inside.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum {
 	RESTART_BUSY_MS = 20,
 	RESTART_BUSY_MS_MAX = 100,
 	WAL_HEADER_BYTES = 32,
 	FRAME_HEADER_BYTES = 24,
-	CUT_FACTOR = 16, /* a file so many times the threshold is cut when it can be */
+	START_FRAMES = 16, /* more than the first commit of a start has */
+	CUT_FACTOR = 16,   /* a file so many times the threshold is cut when it can be */
 };
 
 static int wal_committed(void *ctx, sqlite3 *handle, const char *database, int frames)
@@ -118,15 +121,34 @@ int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct stor
 		: store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
 }
 
+/*
+ * Each start commits, and who comes first to what a cut gives back may be another: so the WAL keeps
+ * blocks for that beyond its end, where the file system can.
+ */
+static void keep_blocks(struct store *store)
+{
+	const char *path = sqlite3_filename_wal(sqlite3_db_filename(store->handle, "main"));
+	int fd = path != NULL ? open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+	if (fd >= 0) {
+		(void)fallocate(fd, FALLOC_FL_KEEP_SIZE, 0,
+			(off_t)START_FRAMES * (store->page_size + FRAME_HEADER_BYTES));
+		close(fd);
+	}
+}
+
 int store_checkpoint_cut(struct store *store, struct store_error *error)
 {
-	if (wal_file_bytes(store) <= WAL_HEADER_BYTES || store_in_transaction(store)) {
+	if (store_in_transaction(store)) {
 		return 0;
 	}
-	authorizer_enter(&store->authorizer, ROLE_SELF);
-	sqlite3_busy_timeout(store->handle, RESTART_BUSY_MS);
-	int rc = run(store, SQLITE_CHECKPOINT_TRUNCATE);
-	sqlite3_busy_timeout(store->handle, 0);
+	int rc = SQLITE_OK;
+	if (wal_file_bytes(store) > WAL_HEADER_BYTES) {
+		authorizer_enter(&store->authorizer, ROLE_SELF);
+		sqlite3_busy_timeout(store->handle, RESTART_BUSY_MS);
+		rc = run(store, SQLITE_CHECKPOINT_TRUNCATE);
+		sqlite3_busy_timeout(store->handle, 0);
+	}
+	keep_blocks(store);
 	return rc == SQLITE_OK || (rc & 0xff) == SQLITE_BUSY
 		? 0
 		: store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));

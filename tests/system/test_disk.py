@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from daemon import READERS, Daemon, sanitizer, wait_for
+from daemon import READERS, Daemon, wait_for
 from wire import Closed
 
 MIB = 1 << 20
@@ -106,11 +106,6 @@ class Filler:
         self.path.unlink()
 
 
-# A sanitizer's daemon writes other amounts, and later: what these two fill to the last block does not fit it.
-without_sanitizers = pytest.mark.skipif(
-    sanitizer(os.environ.get("LITEFUNNEL_BIN", os.devnull)) != "", reason="amounts of a plain build")
-
-
 def cycles(served, rounds):
     filler = Filler(served.place)
     served.write("CREATE TABLE t(who, seq, PRIMARY KEY (who, seq)) WITHOUT ROWID",
@@ -160,7 +155,6 @@ def test_the_same_on_ext4(litefunnel, tmp_path, soak):
         cycles(served, 200 if soak else 20)
 
 
-@without_sanitizers
 def test_what_is_said_at_the_floor(litefunnel, tmp_path):
     """Reads and remembered answers go on; the message says where, how much there is and is needed."""
     with disk_of(litefunnel, tmp_path, 32) as served:
@@ -190,6 +184,34 @@ def test_what_is_said_at_the_floor(litefunnel, tmp_path):
         wait_for(lambda: served.wire().ask("write", batch=[["INSERT INTO t VALUES (3)"]])[0] is None, "room")
         wait_for(lambda: os.path.exists(f"{served.db}-reserve"), "a new reserve")
         assert served.read("SELECT a FROM t") == [(1,), (3,)]
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_start_without_any_room(litefunnel, tmp_path, kind, end):
+    """Not a block is free, and the reserve is spent: it starts all the same, and waits for room."""
+    with disk_of(litefunnel, tmp_path, 32, kind) as served:
+        served.start()
+        filler, session = Filler(served.place), os.urandom(16)
+        with served.wire(session=session) as wire:
+            wire.write("CREATE TABLE t(a)", "CREATE TABLE large(content)")
+            first = wire.write("INSERT INTO t VALUES (1)", seq=1)
+            for _ in range(3):  # there is little in the WAL that a cut could give back
+                filler.fill(gradually=False)
+                wait_for(lambda: wire.ask("write", batch=[["INSERT INTO large VALUES (zeroblob(100000))"]])[0],
+                         "a refusal")
+            os.unlink(f"{served.db}-reserve") if os.path.exists(f"{served.db}-reserve") else None
+            filler.fill(gradually=False)
+        for _ in range(3):
+            served.kill() if end == "kill" else served.stop()
+            filler.fill(gradually=False)
+            served.start()
+            with served.wire(session=session) as wire:
+                assert wire.write("INSERT INTO t VALUES (1)", seq=1)["commit"] == first["commit"]
+                assert wire.write("SELECT a FROM t")["steps"][0]["rows"] == [[1]]
+        filler.empty()
+        wait_for(lambda: served.wire().ask("write", batch=[["INSERT INTO t VALUES (2)"]])[0] is None, "room")
+        assert served.read("SELECT a FROM t") == [(1,), (2,)]
 
 
 def test_no_floor_and_no_reserve(litefunnel, tmp_path):
@@ -249,7 +271,6 @@ def goes_on(served, session, acked):
     return acked + 1
 
 
-@without_sanitizers
 def test_a_disk_that_becomes_read_only(litefunnel, tmp_path, soak):
     """It stops and says so; a start names what is wrong; on a disk that is well again all is there."""
     with disk_of(litefunnel, tmp_path, 32, "ext4", checkpoint_frames=50) as served:
