@@ -41,8 +41,8 @@ static void check_integrity(struct world *world, const char *sql, const char *ex
 	const char *text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(stmt, 0) : NULL;
 	if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
 		(void)ended_well(world, stmt, rc);
-	} else if ((text == NULL) != (expected == NULL) ||
-		(text != NULL && strcmp(text, expected) != 0)) {
+	} else if (text == NULL || expected == NULL ? text != expected
+						    : strcmp(text, expected) != 0) {
 		found(FOUND_CORRUPT, "%s: %s", sql, text != NULL ? text : "nothing");
 	}
 	sqlite3_finalize(stmt);
