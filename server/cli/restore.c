@@ -8,6 +8,7 @@
 #include "server/base/cleanup.h"
 #include "server/base/clock.h"
 #include "server/cli/cli.h"
+#include "server/cli/follow.h"
 #include "server/cli/inspect.h"
 #include "server/cli/install.h"
 #include "server/cli/options.h"
@@ -27,6 +28,7 @@
 
 static const char help[] =
 	"usage: litefunnel restore URL -o OUT [--at TIME | --commit N | --txid HEX] [options]\n"
+	"       litefunnel restore URL -o OUT --follow [--interval T] [options]\n"
 	"       litefunnel restore DB [-o OUT] …\n"
 	"\n"
 	"Makes the database file OUT from a replica: file:///directory or s3://bucket/prefix. With DB\n"
@@ -47,6 +49,10 @@ static const char help[] =
 	"                      it, unless a daemon or anybody else has it open\n"
 	"  --if-db-not-exists  do nothing, and exit with 0, if OUT exists\n"
 	"  --if-replica-exists do nothing, and exit with 0, if the replica holds nothing\n"
+	"  --follow            go on until told to end: OUT becomes a read-only copy that follows the\n"
+	"                      replica. Open it with mode=ro: a reader always sees a whole commit, and\n"
+	"                      waits for nobody. An OUT that followed before is taken up again\n"
+	"  --interval T        how often the replica is asked, a request each time [1s]\n"
 	"  --integrity-check C none, quick or full [quick]\n"
 	"  --parallelism N     requests under way at a time [6]\n"
 	"  --config FILE       the settings of DB [LITEFUNNEL_CONFIG, /etc/litefunnel/NAME.conf]\n"
@@ -67,6 +73,8 @@ enum {
 	OPTION_FORCE,
 	OPTION_IF_DB_NOT_EXISTS,
 	OPTION_IF_REPLICA_EXISTS,
+	OPTION_FOLLOW,
+	OPTION_INTERVAL,
 	OPTION_CHECK,
 	OPTION_PARALLELISM,
 	OPTION_CONFIG,
@@ -83,6 +91,8 @@ static const struct option table[] = {
 	{"force", no_argument, NULL, OPTION_FORCE},
 	{"if-db-not-exists", no_argument, NULL, OPTION_IF_DB_NOT_EXISTS},
 	{"if-replica-exists", no_argument, NULL, OPTION_IF_REPLICA_EXISTS},
+	{"follow", no_argument, NULL, OPTION_FOLLOW},
+	{"interval", required_argument, NULL, OPTION_INTERVAL},
 	{"integrity-check", required_argument, NULL, OPTION_CHECK},
 	{"parallelism", required_argument, NULL, OPTION_PARALLELISM},
 	{"config", required_argument, NULL, OPTION_CONFIG},
@@ -98,6 +108,8 @@ struct restoring {
 	bool force;
 	bool if_db_not_exists;
 	bool if_replica_exists;
+	bool follow;
+	unsigned interval_ms;
 	enum inspect_depth depth;
 	bool json;
 	struct replicas replicas;
@@ -184,6 +196,13 @@ static int take_option(struct restoring *restoring, int option)
 	case OPTION_IF_REPLICA_EXISTS:
 		restoring->if_replica_exists = true;
 		return 0;
+	case OPTION_FOLLOW:
+		restoring->follow = true;
+		return 0;
+	case OPTION_INTERVAL:
+		return options_duration(optarg, &restoring->interval_ms)
+			? 0
+			: cli_usage("restore", "--interval is a time such as 500ms, 1s, 5m");
 	case OPTION_CHECK:
 		return take_check(restoring);
 	case OPTION_PARALLELISM:
@@ -225,6 +244,11 @@ static int parse(struct restoring *restoring, int argc, char **argv)
 	}
 	if (restoring->out == NULL && replicas_is_url(restoring->source)) {
 		return cli_usage("restore", "where to? -o OUT");
+	}
+	if (restoring->follow &&
+		(restoring->recover.target.kind != PLAN_LATEST ||
+			restoring->recover.to_last_good)) {
+		return cli_usage("restore", "--follow goes with the newest point only");
 	}
 	restoring->out = restoring->out != NULL ? restoring->out : restoring->source;
 	return -1;
@@ -350,23 +374,103 @@ static int restore(struct restoring *restoring)
 	return code == CLI_DONE && print_flush("restore") != 0 ? CLI_FAILED : code;
 }
 
+/* ---- following ---- */
+
+/* A copy that followed before, and that nobody has served since. */
+static bool find_copy(struct restoring *restoring, struct follow_note *ret_note)
+{
+	struct place place;
+	struct stat st;
+	char error[INSTALL_ERROR_BYTES];
+	if (!restoring->follow || restoring->force ||
+		place_resolve(restoring->out, NULL, &place, error, sizeof error) != 0) {
+		return false;
+	}
+	bool found = lstat(place.db, &st) == 0 && follow_note_read(&place, ret_note);
+	place_finish(&place);
+	return found;
+}
+
+static size_t replica_index(const struct restoring *restoring)
+{
+	const struct replicas *replicas = &restoring->replicas;
+	for (size_t i = 0; i < replicas->count; i++) {
+		if (replicas->urls[i] == restoring->recover.url) {
+			return i;
+		}
+	}
+	return 0;
+}
+
+/* What was just restored, as the point from which it follows. */
+static struct follow_note note_of(const struct restoring *restoring)
+{
+	const struct restore_result *result = &restoring->recover.result;
+	return (struct follow_note){.at = {.at = result->point, .pages = result->pages}};
+}
+
+static int follow(struct restoring *restoring, const struct follow_note *note, bool fresh)
+{
+	struct following following = {
+		.place = &restoring->install.place,
+		.replicas = &restoring->replicas,
+		.replica = replica_index(restoring),
+		.note = *note,
+		.fresh = fresh,
+		.interval_ms = restoring->interval_ms,
+		.json = restoring->json,
+	};
+	return follow_run(&following);
+}
+
+static int take_up(struct restoring *restoring)
+{
+	struct follow_note note;
+	struct install *install = &restoring->install;
+	char error[INSTALL_ERROR_BYTES];
+	*install = (struct install){.lock_fd = -1};
+	if (place_resolve(restoring->out, NULL, &install->place, error, sizeof error) != 0 ||
+		place_lock(&install->place, &install->lock_fd, error, sizeof error) != 0) {
+		return cli_fail("restore", "%s", error);
+	}
+	/* Anew, now that nobody else moves it. */
+	return follow_note_read(&install->place, &note)
+		? follow(restoring, &note, false)
+		: cli_fail("restore", "%s has changed; start again", install->place.restored);
+}
+
+static int run(struct restoring *restoring)
+{
+	struct follow_note note;
+	if (find_copy(restoring, &note)) {
+		return take_up(restoring);
+	}
+	int code = restore(restoring);
+	if (code != CLI_DONE || !restoring->follow || restoring->recover.result.point.txid == 0) {
+		return code;
+	}
+	note = note_of(restoring);
+	return follow(restoring, &note, true);
+}
+
 int cli_restore(int argc, char **argv)
 {
-	struct restoring restoring = {.depth = INSPECT_QUICK, .install = {.lock_fd = -1}};
+	struct restoring restoring = {
+		.depth = INSPECT_QUICK, .interval_ms = 1000, .install = {.lock_fd = -1}};
 	struct stat st;
 	umask(0027);
 	int code = parse(&restoring, argc, argv);
 	if (code >= 0) {
 		return code;
 	}
-	if (restoring.if_db_not_exists && lstat(restoring.out, &st) == 0) {
+	if (restoring.if_db_not_exists && !restoring.follow && lstat(restoring.out, &st) == 0) {
 		printf("%s exists: nothing to do\n", restoring.out);
 		return CLI_DONE;
 	}
 	code = replicas_find("restore", restoring.source, restoring.config, &restoring.replicas);
 	restoring.recover.command = "restore";
 	restoring.recover.replicas = &restoring.replicas;
-	code = code == 0 ? restore(&restoring) : code;
+	code = code == 0 ? run(&restoring) : code;
 	install_finish(&restoring.install);
 	replicas_finish(&restoring.replicas);
 	return code;
