@@ -5,9 +5,7 @@
  *
  *	- rows are walked along a unique key without NULLs, so that ranges of it part them;
  *	- the statement does not change that key;
- *	- nothing that it changes is read by another part of it, nor by a trigger for the walked
- *	  table: what one slice did cannot be seen by the next. SQLite's own program for the slice
- *	  tells that, by the b-trees that it opens;
+ *	- nothing that it changes is read by another part of it (slicing_program.c);
  *	- it aggregates nothing: a slice over no rows changes nothing.
  *
  * Nothing is changed here; the statements that are run read.
@@ -20,8 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-__attribute__((format(printf, 2, 3))) static int refuse(
-	struct store_error *error, const char *format, ...)
+int slicing_refuse(struct store_error *error, const char *format, ...)
 {
 	char why[STORE_ERROR_BYTES];
 	va_list args;
@@ -38,9 +35,11 @@ static int no_memory(struct store_error *error)
 
 /* ---- the key ---- */
 
-/* One row of up to three texts, with up to two text values. SQLite's code; NULL reads as "". */
+enum { LOOK_MAX = 4 };
+
+/* One row of up to that many texts, with up to two text values. SQLite's code; NULL reads as "". */
 static int look_up(struct store *store, const char *sql, const char *first, const char *second,
-	char texts[3][SLICING_NAME_BYTES], bool *ret_found)
+	char texts[LOOK_MAX][SLICING_NAME_BYTES], bool *ret_found)
 {
 	sqlite3_stmt *stmt = NULL;
 	int rc = own_prepare(store, sql, &stmt);
@@ -70,7 +69,7 @@ static int find_rowid(struct store *store, struct slicing *slicing, bool *ret_fo
 		" WHERE c.pk = 1 AND c.type = 'INTEGER' COLLATE NOCASE"
 		" AND (SELECT count(*) FROM pragma_table_info(?1) WHERE pk > 0) = 1"
 		" AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1) WHERE origin = 'pk')";
-	char texts[3][SLICING_NAME_BYTES] = {""};
+	char texts[LOOK_MAX][SLICING_NAME_BYTES] = {""};
 	int rc = look_up(store, sql, slicing->table, NULL, texts, ret_found);
 	if (*ret_found) {
 		memcpy(slicing->key, texts[0], sizeof(slicing->key));
@@ -83,19 +82,20 @@ static int find_unique(
 	struct store *store, const char *by, struct slicing *slicing, bool *ret_found)
 {
 	static const char sql[] =
-		"SELECT l.name, c.name, x.coll FROM pragma_index_list(?1) AS l,"
+		"SELECT l.name, c.name, x.coll, x.\"desc\" FROM pragma_index_list(?1) AS l,"
 		" pragma_index_xinfo(l.name) AS x, pragma_table_info(?1) AS c"
 		" WHERE l.\"unique\" AND NOT l.partial AND x.\"key\" AND x.seqno = 0"
 		" AND (SELECT count(*) FROM pragma_index_info(l.name)) = 1"
-		" AND c.cid = x.cid AND (c.\"notnull\" OR (c.pk = 1 AND"
+		" AND c.name = x.name AND (c.\"notnull\" OR (c.pk = 1 AND"
 		" (SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1)))"
 		" AND (c.name = ?2 COLLATE NOCASE OR (?2 IS NULL AND l.origin = 'pk'))";
-	char texts[3][SLICING_NAME_BYTES] = {""};
+	char texts[LOOK_MAX][SLICING_NAME_BYTES] = {""};
 	int rc = look_up(store, sql, slicing->table, by, texts, ret_found);
 	if (*ret_found) {
 		memcpy(slicing->index, texts[0], sizeof(slicing->index));
 		memcpy(slicing->key, texts[1], sizeof(slicing->key));
 		memcpy(slicing->collation, texts[2], sizeof(slicing->collation));
+		slicing->descending = strcmp(texts[3], "1") == 0;
 	}
 	return rc;
 }
@@ -103,7 +103,7 @@ static int find_unique(
 /* Which kind of table it is; its name as the schema has it. */
 static int find_table(struct store *store, struct slicing *slicing, struct store_error *error)
 {
-	char texts[3][SLICING_NAME_BYTES] = {""};
+	char texts[LOOK_MAX][SLICING_NAME_BYTES] = {""};
 	bool found = false;
 	int rc = look_up(store,
 		"SELECT name, type FROM pragma_table_list"
@@ -113,7 +113,7 @@ static int find_table(struct store *store, struct slicing *slicing, struct store
 		return store_failed(store, rc, error);
 	}
 	if (!found || strcmp(texts[1], "table") != 0) {
-		return refuse(error, "\"%s\" is no ordinary table%s%s", slicing->table,
+		return slicing_refuse(error, "\"%s\" is no ordinary table%s%s", slicing->table,
 			found ? " but a " : "", texts[1]);
 	}
 	memcpy(slicing->table, texts[0], sizeof(slicing->table));
@@ -143,10 +143,10 @@ static int find_key(
 		return 0;
 	}
 	return by != NULL
-		? refuse(error,
+		? slicing_refuse(error,
 			  "\"%s\" is no key of \"%s\": `by` names an INTEGER PRIMARY KEY, or a column that is NOT NULL and alone UNIQUE (a bare rowid is renumbered by VACUUM)",
 			  by, slicing->table)
-		: refuse(error,
+		: slicing_refuse(error,
 			  "\"%s\" has no INTEGER PRIMARY KEY: name with `by` a column that is NOT NULL and alone UNIQUE",
 			  slicing->table);
 }
@@ -175,12 +175,15 @@ static void append_hint(sqlite3_str *text, const struct slicing *slicing)
 	}
 }
 
+/* From one key to another, in the order of the walk. */
 static void append_range(sqlite3_str *text, const struct slicing *slicing, struct bytes as)
 {
 	append_key(text, slicing, as);
-	sqlite3_str_appendf(text, " >= ?%u AND ", slicing->params + 1);
+	sqlite3_str_appendf(
+		text, " %s ?%u AND ", slicing->descending ? "<=" : ">=", slicing->params + 1);
 	append_key(text, slicing, as);
-	sqlite3_str_appendf(text, " <= ?%u", slicing->params + 2);
+	sqlite3_str_appendf(
+		text, " %s ?%u", slicing->descending ? ">=" : "<=", slicing->params + 2);
 }
 
 /* The statement from `from` on, up to the end of its condition, with the range in it. */
@@ -237,11 +240,15 @@ static char *keys_text(struct store *store, const struct slicing *slicing, const
 static int make_texts(struct store *store, struct bytes sql, const struct slicing_text *parts,
 	struct slicing *slicing, struct store_error *error)
 {
-	char *last = keys_text(store, slicing, "", " DESC LIMIT 1");
-	char *first = keys_text(store, slicing, "", " LIMIT 1");
+	bool down = slicing->descending;
+	char *first = keys_text(store, slicing, "", down ? " DESC LIMIT 1" : " LIMIT 1");
+	char *last = keys_text(store, slicing, "", down ? " LIMIT 1" : " DESC LIMIT 1");
 	slicing->slice = slice_text(store, slicing, sql, parts);
-	slicing->from = keys_text(store, slicing, " WHERE @ <= ?1", " LIMIT ?2");
-	slicing->after = keys_text(store, slicing, " WHERE @ > ?3 AND @ <= ?1", " LIMIT ?2");
+	slicing->from = keys_text(store, slicing, down ? " WHERE @ >= ?1" : " WHERE @ <= ?1",
+		down ? " DESC LIMIT ?2" : " LIMIT ?2");
+	slicing->after = keys_text(store, slicing,
+		down ? " WHERE @ < ?3 AND @ >= ?1" : " WHERE @ > ?3 AND @ <= ?1",
+		down ? " DESC LIMIT ?2" : " LIMIT ?2");
 	slicing->ends = first != NULL && last != NULL
 		? sqlite3_mprintf("SELECT (%s), (%s)", first, last)
 		: NULL;
@@ -255,10 +262,44 @@ static int make_texts(struct store *store, struct bytes sql, const struct slicin
 
 /* ---- what the authorizer tells ---- */
 
+enum { READ_MAX = 128 };
+
 struct watching {
 	const struct slicing *slicing;
 	bool changes_key;
+	const char *function; /* whose value would be another in each slice, or NULL */
+	char read[READ_MAX][SLICING_NAME_BYTES]; /* tables and views */
+	size_t read_count;                       /* READ_MAX + 1: there are more */
 };
+
+static void note_read(struct watching *watching, const char *table)
+{
+	for (size_t i = 0; i < watching->read_count && i < READ_MAX; i++) {
+		if (strcmp(watching->read[i], table) == 0) {
+			return;
+		}
+	}
+	if (watching->read_count < READ_MAX) {
+		sqlite3_snprintf(
+			SLICING_NAME_BYTES, watching->read[watching->read_count], "%s", table);
+	}
+	watching->read_count += watching->read_count <= READ_MAX;
+}
+
+/*
+ * last_insert_rowid() at the start of a batch is 0, and no UPDATE or DELETE changes it; an INSERT sees
+ * that of the row before.
+ */
+static void note_function(struct watching *watching, const char *name)
+{
+	static const char *const counting[] = {"changes", "total_changes", "last_insert_rowid"};
+	size_t count = watching->slicing->kind == SLICING_INSERT ? 3 : 2;
+	for (size_t i = 0; i < count; i++) {
+		if (sqlite3_stricmp(name, counting[i]) == 0) {
+			watching->function = counting[i];
+		}
+	}
+}
 
 static void watch(void *ctx, int action, const char *first, const char *second)
 {
@@ -268,7 +309,41 @@ static void watch(void *ctx, int action, const char *first, const char *second)
 		(sqlite3_stricmp(second, watching->slicing->key) == 0 ||
 			sqlite3_stricmp(second, "ROWID") == 0)) {
 		watching->changes_key = true;
+	} else if (action == SQLITE_FUNCTION && second != NULL) {
+		note_function(watching, second);
+	} else if (action == SQLITE_READ && first != NULL) {
+		note_read(watching, first);
 	}
+}
+
+/*
+ * A virtual table that keeps its text in a table of the client's, or shows what is in another virtual
+ * table, reads what the program does not tell.
+ */
+static int check_read(
+	struct store *store, const struct watching *watching, struct store_error *error)
+{
+	static const char sql[] =
+		"SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE"
+		" AND sql LIKE 'CREATE VIRTUAL TABLE%' AND (sql LIKE '%content%'"
+		" OR sql LIKE '%fts5vocab%' OR sql LIKE '%fts4aux%' OR sql LIKE '%dbstat%')";
+	if (watching->read_count > READ_MAX) {
+		return slicing_refuse(error, "it reads more than %d tables and views", READ_MAX);
+	}
+	for (size_t i = 0; i < watching->read_count; i++) {
+		char texts[LOOK_MAX][SLICING_NAME_BYTES] = {""};
+		bool found = false;
+		int rc = look_up(store, sql, watching->read[i], NULL, texts, &found);
+		if (rc != SQLITE_OK) {
+			return store_failed(store, rc, error);
+		}
+		if (found) {
+			return slicing_refuse(error,
+				"\"%s\" is a virtual table over other tables, which it may change (put what it reads into a table first)",
+				watching->read[i]);
+		}
+	}
+	return 0;
 }
 
 /* Compiles the statement of a text alone; with values its count of parameters. */
@@ -287,184 +362,45 @@ static int compile(struct store *store, enum role role, struct bytes sql, sqlite
 	return rc;
 }
 
+/* What was seen while the slice was compiled. */
+static int judge(struct store *store, const struct watching *watching, struct store_error *error)
+{
+	if (watching->function != NULL) {
+		return slicing_refuse(error, "%s() would speak of the slice, not of the whole",
+			watching->function);
+	}
+	if (watching->changes_key) {
+		return slicing_refuse(error, "it changes the key \"%s\" that it is walked along",
+			watching->slicing->key);
+	}
+	return check_read(store, watching, error);
+}
+
 /* The slice compiles, asks for the range beside its own values, and leaves the key alone. */
 static int check_slice(struct store *store, enum role role, const struct slicing *slicing,
 	struct store_error *error)
 {
-	struct watching watching = {.slicing = slicing};
+	struct watching *watching = calloc(1, sizeof(*watching));
 	struct bytes text = {slicing->slice, strlen(slicing->slice)};
 	sqlite3_stmt *stmt = NULL;
+	if (watching == NULL) {
+		return no_memory(error);
+	}
+	watching->slicing = slicing;
 	store->authorizer.observe = watch;
-	store->authorizer.observe_ctx = &watching;
+	store->authorizer.observe_ctx = watching;
 	int rc = compile(store, role, text, &stmt, error);
 	store->authorizer.observe = NULL;
 	unsigned params = stmt != NULL ? (unsigned)sqlite3_bind_parameter_count(stmt) : 0;
 	bool rows = stmt != NULL && sqlite3_column_count(stmt) > 0;
+	bool ddl = store->authorizer.saw_ddl;
 	sqlite3_finalize(stmt);
-	if (rc != 0) {
-		return rc;
+	if (rc == 0 && (params != slicing->params + 2 || rows || ddl)) {
+		rc = slicing_refuse(error, "its text is not understood");
 	}
-	if (params != slicing->params + 2 || rows || store->authorizer.saw_ddl) {
-		return refuse(error, "its text is not understood");
-	}
-	if (store->authorizer.saw_changes) {
-		return refuse(error, "changes() would speak of the slice, not of the whole");
-	}
-	return watching.changes_key
-		? refuse(error, "it changes the key \"%s\" that it is walked along", slicing->key)
-		: 0;
-}
-
-/* ---- what SQLite's program tells ---- */
-
-enum { OPENED_MAX = 512 };
-
-/* A cursor of the program on the b-tree of a table or an index. */
-struct opened {
-	bool inner; /* of a trigger, or a foreign key's action */
-	int cursor;
-	int root;
-	bool writes;
-	bool index;
-	bool walked; /* of the index that is the key */
-	char table[SLICING_NAME_BYTES];
-};
-
-struct program {
-	struct opened opened[OPENED_MAX];
-	size_t count;
-};
-
-static void note_opened(struct program *program, bool inner, int cursor, int root, bool writes)
-{
-	for (size_t i = 0; i < program->count; i++) {
-		struct opened *opened = &program->opened[i];
-		if (opened->inner == inner && opened->cursor == cursor && opened->root == root) {
-			opened->writes |= writes;
-			return;
-		}
-	}
-	if (program->count < OPENED_MAX) {
-		program->opened[program->count] = (struct opened){
-			.inner = inner, .cursor = cursor, .root = root, .writes = writes};
-	}
-	program->count++;
-}
-
-/* Reads EXPLAIN: the program itself, then those of its triggers, each from address 0. SQLite's code. */
-static int read_program(struct store *store, const char *slice, struct program *program)
-{
-	char *text = sqlite3_mprintf("EXPLAIN %s", slice);
-	sqlite3_stmt *stmt = NULL;
-	int rc = text != NULL ? own_prepare(store, text, &stmt) : SQLITE_NOMEM;
-	int programs = 0;
-	while (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
-		const char *opcode = (const char *)sqlite3_column_text(stmt, 1);
-		programs += sqlite3_column_int(stmt, 0) == 0;
-		rc = opcode != NULL ? SQLITE_OK : SQLITE_NOMEM;
-		if (opcode != NULL &&
-			(strcmp(opcode, "OpenRead") == 0 || strcmp(opcode, "OpenWrite") == 0 ||
-				strcmp(opcode, "ReopenIdx") == 0)) {
-			note_opened(program, programs > 1, sqlite3_column_int(stmt, 2),
-				sqlite3_column_int(stmt, 3), opcode[4] == 'W');
-		}
-	}
-	sqlite3_finalize(stmt);
-	sqlite3_free(text);
-	return rc == SQLITE_DONE ? SQLITE_OK : rc;
-}
-
-/* Gives each cursor the table that its b-tree belongs to. SQLite's code. */
-static int name_tables(struct store *store, const struct slicing *slicing, struct program *program)
-{
-	sqlite3_stmt *stmt = NULL;
-	int rc = own_prepare(store,
-		"SELECT tbl_name, type = 'index', name FROM sqlite_schema WHERE rootpage = ?1",
-		&stmt);
-	for (size_t i = 0; rc == SQLITE_OK && i < program->count; i++) {
-		struct opened *opened = &program->opened[i];
-		sqlite3_bind_int(stmt, 1, opened->root);
-		if (sqlite3_step(stmt) == SQLITE_ROW) {
-			const char *table = (const char *)sqlite3_column_text(stmt, 0);
-			const char *name = (const char *)sqlite3_column_text(stmt, 2);
-			sqlite3_snprintf(sizeof(opened->table), opened->table, "%s",
-				table != NULL ? table : "");
-			opened->index = sqlite3_column_int(stmt, 1) != 0;
-			opened->walked =
-				opened->index && name != NULL && strcmp(name, slicing->index) == 0;
-		}
-		rc = sqlite3_reset(stmt);
-	}
-	sqlite3_finalize(stmt);
+	rc = rc == 0 ? judge(store, watching, error) : rc;
+	free(watching);
 	return rc;
-}
-
-static bool is_written(const struct program *program, const char *table)
-{
-	for (size_t i = 0; i < program->count; i++) {
-		if (program->opened[i].writes && strcmp(program->opened[i].table, table) == 0) {
-			return true;
-		}
-	}
-	return false;
-}
-
-/* Whether another cursor of the statement itself is open on the same b-tree. */
-static bool is_shared(const struct program *program, const struct opened *one)
-{
-	for (size_t i = 0; i < program->count; i++) {
-		const struct opened *other = &program->opened[i];
-		if (!other->inner && other->root == one->root && other->cursor != one->cursor) {
-			return true;
-		}
-	}
-	return false;
-}
-
-static int check_cursors(
-	const struct slicing *slicing, const struct program *program, struct store_error *error)
-{
-	bool met = false;
-	for (size_t i = 0; i < program->count; i++) {
-		const struct opened *opened = &program->opened[i];
-		bool written = is_written(program, opened->table);
-		bool walked = strcmp(opened->table, slicing->table) == 0;
-		met |= walked && !opened->inner;
-		if (!written) {
-			continue;
-		}
-		if (opened->inner && walked) {
-			return refuse(error,
-				"a trigger or a foreign key of \"%s\" reads or changes it too: what a slice did would be seen by the next",
-				slicing->table);
-		}
-		if (!opened->inner &&
-			(is_shared(program, opened) || (!opened->writes && !opened->walked))) {
-			return refuse(error,
-				"it reads \"%s\", which it also changes: what a slice did would be seen by the next (put what it reads into a table first)",
-				opened->table);
-		}
-	}
-	return met ? 0 : refuse(error, "it does not walk \"%s\"", slicing->table);
-}
-
-static int check_program(
-	struct store *store, const struct slicing *slicing, struct store_error *error)
-{
-	struct program *program = calloc(1, sizeof(*program));
-	if (program == NULL) {
-		return no_memory(error);
-	}
-	int rc = read_program(store, slicing->slice, program);
-	if (rc == SQLITE_OK && program->count > OPENED_MAX) {
-		free(program);
-		return refuse(error, "it opens more than %d tables and indexes", OPENED_MAX);
-	}
-	rc = rc == SQLITE_OK ? name_tables(store, slicing, program) : rc;
-	int verdict = rc == SQLITE_OK ? check_cursors(slicing, program, error)
-				      : store_failed(store, rc, error);
-	free(program);
-	return verdict;
 }
 
 /*
@@ -488,12 +424,13 @@ static int check_no_aggregate(struct store *store, enum role role, const struct 
 	if (rc == 0) {
 		int stepped = sqlite3_step(stmt);
 		rc = stepped == SQLITE_ROW
-			? refuse(error,
+			? slicing_refuse(error,
 				  "its SELECT aggregates, and so looks at all rows at once: put what it gives into a table first")
 			: stepped != SQLITE_DONE ? store_failed(store, stepped, error)
 						 : 0;
 	} else if (rc == STORE_SQL) {
-		rc = refuse(error, "its SELECT does not stand by itself (put WITH before INSERT)");
+		rc = slicing_refuse(
+			error, "its SELECT does not stand by itself (put WITH before INSERT)");
 	}
 	sqlite3_finalize(stmt);
 	sqlite3_free(text);
@@ -515,7 +452,11 @@ static int make(struct store *store, enum role role, struct bytes sql, const cha
 	sqlite3_finalize(stmt);
 	rc = slicing_read(sql, &parts, error);
 	if (rc == 0 && parts.params_behind) {
-		rc = refuse(error, "number or name the values behind ON CONFLICT (?1, :name)");
+		rc = slicing_refuse(
+			error, "number or name the values behind ON CONFLICT (?1, :name)");
+	} else if (rc == 0 && parts.as_with) {
+		rc = slicing_refuse(
+			error, "WITH gives something else the name of \"%s\"", parts.table);
 	}
 	if (rc != 0) {
 		return rc;
@@ -525,7 +466,7 @@ static int make(struct store *store, enum role role, struct bytes sql, const cha
 	rc = find_key(store, by, slicing, error);
 	rc = rc == 0 ? make_texts(store, sql, &parts, slicing, error) : rc;
 	rc = rc == 0 ? check_slice(store, role, slicing, error) : rc;
-	rc = rc == 0 ? check_program(store, slicing, error) : rc;
+	rc = rc == 0 ? slicing_check_program(store, slicing, error) : rc;
 	return rc == 0 ? check_no_aggregate(store, role, slicing, sql, &parts, error) : rc;
 }
 

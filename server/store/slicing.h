@@ -19,18 +19,27 @@ struct slicing {
 	char key[SLICING_NAME_BYTES];   /* the column that orders them */
 	char index[SLICING_NAME_BYTES]; /* that does so; "" for an INTEGER PRIMARY KEY */
 	char collation[SLICING_NAME_BYTES];
+	bool descending; /* the index is walked from its beginning, which holds the highest key */
 	unsigned params; /* of the statement; the range takes the two behind them */
 
 	char *slice; /* the statement over one range, its ends included; sqlite3_free() */
 	char *from;  /* the keys in order, up to ?1: at most ?2 of them */
 	char *after; /* the same behind the key ?3 */
-	char *ends;  /* the lowest and the highest key */
+	char *ends;  /* the first and the last key */
 };
 
 /* 0; or a condition: STORE_BAD_REQUEST says what stands in the way, and what would help. */
 int slicing_make(struct store *store, enum role role, struct bytes sql, const char *by,
 	struct slicing *ret_slicing, struct store_error *error);
 void slicing_finish(struct slicing *slicing);
+
+/* STORE_BAD_REQUEST with "cannot be sliced: " before the reason. */
+__attribute__((format(printf, 2, 3))) int slicing_refuse(
+	struct store_error *error, const char *format, ...);
+
+/* slicing_program.c: 0 if no part of the slice reads what another changes; or a condition. */
+int slicing_check_program(
+	struct store *store, const struct slicing *slicing, struct store_error *error);
 
 /* slicing_text.c: where a statement's table and condition stand. */
 struct slicing_text {
@@ -44,6 +53,7 @@ struct slicing_text {
 	size_t where_end;   /* behind the condition, or where one would belong */
 	size_t end;         /* behind the last word */
 	bool params_behind; /* values without a number stand behind the condition */
+	bool as_with;       /* WITH gives something else the table's name */
 };
 
 /* 0, or STORE_BAD_REQUEST. */

@@ -241,6 +241,22 @@ static int read_conflict(struct reading *reading)
 	return 0;
 }
 
+/* Whether WITH, which stands before the verb, names something like the table. */
+static bool named_by_with(struct bytes sql, const struct slicing_text *result)
+{
+	struct sql_text text = {.sql = {sql.data, result->verb_at}};
+	char name[SLICING_NAME_BYTES];
+	for (struct token token = sql_next(&text); token.kind != TOKEN_END;
+		token = sql_next(&text)) {
+		if (token.depth == 0 && token_is_name(&token) &&
+			(!token_name(text.sql, &token, name, sizeof(name)) ||
+				sqlite3_stricmp(name, result->table) == 0)) {
+			return true;
+		}
+	}
+	return false;
+}
+
 static int read_statement(struct reading *reading)
 {
 	int rc = read_verb(reading);
@@ -261,7 +277,9 @@ static int read_statement(struct reading *reading)
 		next(reading); /* FROM */
 	}
 	rc = result->kind == SLICING_INSERT ? read_select(reading) : read_table(reading, false);
-	return rc != 0 ? rc : read_condition(reading);
+	rc = rc == 0 ? read_condition(reading) : rc;
+	result->as_with = rc == 0 && named_by_with(reading->text.sql, result);
+	return rc;
 }
 
 int slicing_read(struct bytes sql, struct slicing_text *ret_text, struct store_error *error)

@@ -33,11 +33,25 @@ static const char tables[] =
 	" INSERT INTO log(what) VALUES (OLD.v); END;"
 	"CREATE VIEW v AS SELECT id, a FROM t;"
 	"CREATE VIRTUAL TABLE f USING fts5(x);"
+	"CREATE VIRTUAL TABLE e USING fts5(b, content='t', content_rowid='id');"
+	"CREATE TABLE kept(id INTEGER PRIMARY KEY, v);"
+	"CREATE TRIGGER kept_f AFTER DELETE ON kept BEGIN"
+	" DELETE FROM f WHERE rowid = OLD.id; END;"
+	"CREATE TABLE cleared(id INTEGER PRIMARY KEY, v);"
+	"CREATE TRIGGER cleared_t AFTER UPDATE ON cleared BEGIN DELETE FROM dst; END;"
+	"CREATE TABLE made(g AS (v || 'x'), id INTEGER PRIMARY KEY, k TEXT NOT NULL UNIQUE, v NOT NULL);"
+	"CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT, v);"
+	"CREATE TABLE falling(k INTEGER NOT NULL, v);"
+	"CREATE UNIQUE INDEX falling_k ON falling(k DESC);"
 	"WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 1000)"
 	" INSERT INTO t SELECT i * 7 - 3000, i % 13, 'b' || i, 'u' || i, i FROM c;"
 	"INSERT INTO w SELECT u, a FROM t; INSERT INTO other SELECT id, b FROM t;"
 	"INSERT INTO told SELECT id, a FROM t; INSERT INTO parent SELECT id, a FROM t;"
-	"INSERT INTO tree SELECT id, NULL FROM t";
+	"INSERT INTO tree SELECT id, NULL FROM t;"
+	"INSERT INTO kept SELECT id, a FROM t; INSERT INTO f(rowid, x) SELECT id, b FROM t;"
+	"INSERT INTO cleared SELECT id, a FROM t; INSERT INTO dst VALUES (1, 2);"
+	"INSERT INTO made(id, k, v) SELECT id, u, a FROM t;"
+	"INSERT INTO falling SELECT id, a FROM t";
 
 static const uint8_t hash[16] = {1};
 
@@ -111,6 +125,20 @@ static void refused_says_why(void **state)
 		{"DELETE FROM tree", NULL, "reads \"tree\""},
 		{"UPDATE watched SET v = 1", NULL, "trigger"},
 		{"UPDATE t SET a = changes()", NULL, "changes()"},
+		{"UPDATE t SET a = total_changes()", NULL, "total_changes()"},
+		{"INSERT INTO dst SELECT a, last_insert_rowid() FROM t", NULL,
+			"last_insert_rowid()"},
+		{"WITH t AS (SELECT NULL AS id, a, b FROM main.t) INSERT INTO dst SELECT a, b FROM t",
+			NULL, "WITH gives"},
+		{"WITH x AS (SELECT 1), \"T\"(id) AS (SELECT id + 0.5 FROM main.t)"
+		 " INSERT INTO dst SELECT id, 1 FROM T",
+			NULL, "WITH gives"},
+		{"DELETE FROM kept WHERE (SELECT count(*) FROM f) > 3", NULL,
+			"virtual table that it also changes"},
+		{"DELETE FROM kept WHERE (SELECT count(*) FROM f_content) > 3", NULL, "f_content"},
+		{"UPDATE t SET b = 'x' WHERE (SELECT count(*) FROM e WHERE e MATCH 'b1') > 0", NULL,
+			"virtual table over other tables"},
+		{"UPDATE cleared SET v = (SELECT count(*) FROM dst)", NULL, "reads \"dst\""},
 		{"INSERT INTO dst VALUES (1, 2)", NULL, "INSERT … SELECT"},
 		{"INSERT INTO dst DEFAULT VALUES", NULL, "INSERT … SELECT"},
 		{"INSERT INTO dst SELECT count(*), 1 FROM t", NULL, "aggregates"},
@@ -188,6 +216,13 @@ static void slices_equal_the_whole(void **state)
 			NULL},
 		{"INSERT INTO child SELECT id, id FROM parent", NULL},
 		{"REPLACE INTO uni SELECT a, b FROM t", NULL},
+		{"INSERT INTO auto(v) SELECT b FROM t", NULL},
+		{"DELETE FROM kept WHERE id IN (SELECT value FROM json_each('[4, 11, -2993]'))",
+			NULL},
+		{"DELETE FROM t WHERE id IN (SELECT rowid FROM f WHERE f MATCH 'b1 OR b7')", NULL},
+		{"UPDATE made SET v = v + 1", "k"},
+		{"WITH dst AS (SELECT 1) INSERT INTO dst SELECT a, b FROM t", NULL},
+		{"UPDATE falling SET v = k", "k"},
 	};
 	struct bed *bed = *state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
