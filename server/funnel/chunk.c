@@ -88,6 +88,25 @@ static void slice_ended(struct request *request)
 	pthread_mutex_unlock(&run->board->lock);
 }
 
+static void slice_killed(struct request *request)
+{
+	chunk_run_wish(request->task.ctx, WISH_END);
+}
+
+/* As many bytes of a text as fit, whole characters. */
+static void copy_label(char *to, size_t size, const char *name)
+{
+	size_t len = strlen(name);
+	if (len >= size) {
+		len = size - 1;
+		while (len > 0 && ((unsigned char)name[len] & 0xc0) == 0x80) {
+			len--;
+		}
+	}
+	memcpy(to, name, len);
+	to[len] = 0;
+}
+
 /* Puts the task of a chunk into the queue. With the board's lock held. False: not now. */
 static bool push(struct chunk_desk *desk, struct chunk_entry *entry)
 {
@@ -95,7 +114,9 @@ static bool push(struct chunk_desk *desk, struct chunk_entry *entry)
 	const struct config *config = desk->options.config;
 	struct queue_limits limits = {config_number(config, SETTING_QUEUE_MAX),
 		config_number(config, SETTING_QUEUE_BYTES_MAX)};
-	struct request *request = request_new(REQUEST_TASK, sizeof(struct chunk_run), &room);
+	size_t sql_len = strlen(entry->sql);
+	struct request *request =
+		request_new(REQUEST_TASK, sizeof(struct chunk_run) + sql_len, &room);
 	if (request == NULL) {
 		return false;
 	}
@@ -107,7 +128,16 @@ static bool push(struct chunk_desk *desk, struct chunk_entry *entry)
 	request->credentials = credentials_of_uid(entry->view.facts.uid, ROLE_WRITE);
 	request->received_us = clock_now_us();
 	request->deadline_us = UINT64_MAX;
-	request->task = (struct task){.what = "chunk", .run = chunk_task_slice, .ctx = run};
+	memcpy(run + 1, entry->sql, sql_len);
+	request->task = (struct task){.what = "chunk",
+		.run = chunk_task_slice,
+		.interrupt = slice_killed,
+		.ctx = run,
+		.text = {run + 1, sql_len}};
+	if (request->credentials != NULL) {
+		copy_label(request->credentials->label, sizeof(request->credentials->label),
+			entry->name);
+	}
 	if (request->credentials == NULL ||
 		queue_push(desk->options.queue, request, &limits) != 0) {
 		request_free(request);
@@ -129,7 +159,8 @@ static uint64_t queue_due(struct chunk_desk *desk)
 	list_for_each(node, &desk->board.entries) {
 		struct chunk_entry *entry = container_of(node, struct chunk_entry, node);
 		uint64_t due_us = entry->view.facts.due_us;
-		if (!chunk_view_is_running(&entry->view) || entry->queued || desk->closed) {
+		if (!chunk_view_is_running(&entry->view) || entry->queued || entry->orders > 0 ||
+			desk->closed) {
 			continue;
 		}
 		if (due_us <= now_us) {
@@ -250,6 +281,40 @@ void chunk_desk_forget(struct chunk_desk *desk, uint64_t peer_id)
 		if (request->peer_id == peer_id) {
 			request_free(request);
 		}
+	}
+}
+
+static void order_ended(struct request *request)
+{
+	const struct chunk_ask *ask = ask_of(request);
+	struct chunk_desk *desk = container_of(ask->board, struct chunk_desk, board);
+	pthread_mutex_lock(&desk->board.lock);
+	struct chunk_entry *entry = board_find(&desk->board, ask->id);
+	if (entry != NULL && entry->orders > 0) {
+		entry->orders--;
+	}
+	pthread_mutex_unlock(&desk->board.lock);
+	loop_timer_start(desk->timer, 1); /* it may go on, if the order came to nothing */
+}
+
+void chunk_desk_hurry(struct chunk_desk *desk, struct request *order, const struct request *running)
+{
+	struct chunk_ask *ask = ask_of(order);
+	if (ask->op != CHUNK_OP_PAUSE && ask->op != CHUNK_OP_CANCEL) {
+		return;
+	}
+	pthread_mutex_lock(&desk->board.lock);
+	struct chunk_entry *entry = board_find_name(
+		&desk->board, order->identity.uid, ask->any, ask->name.data, ask->name.len);
+	if (entry != NULL) {
+		ask->id = entry->view.facts.id;
+		entry->orders++;
+		order->task.ended = order_ended;
+	}
+	pthread_mutex_unlock(&desk->board.lock);
+	if (entry != NULL && running != NULL && running->task.run == chunk_task_slice &&
+		((const struct chunk_run *)running->task.ctx)->id == ask->id) {
+		chunk_run_wish(running->task.ctx, WISH_STEP_ASIDE);
 	}
 }
 

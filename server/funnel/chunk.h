@@ -45,6 +45,13 @@ void chunk_desk_forget(struct chunk_desk *desk, uint64_t peer_id);
 
 struct chunk_board *chunk_desk_board(struct chunk_desk *desk);
 
+/*
+ * An order for a chunk waits in the queue: if it stops the chunk, no slice begins before it, and one that
+ * runs is undone. `running` is what the writer has, or NULL.
+ */
+void chunk_desk_hurry(
+	struct chunk_desk *desk, struct request *order, const struct request *running);
+
 /* Whether a `chunk_ctl` is a `wait`: such a request is held, not queued. */
 bool chunk_desk_holds(const struct request *request);
 

@@ -29,7 +29,8 @@ struct chunk_entry {
 	uint64_t rows_then; /* for the rate */
 	uint64_t then_us;
 	bool seen;
-	bool queued; /* the loop's: a task of it is in the queue */
+	bool queued;     /* the loop's: a task of it is in the queue */
+	unsigned orders; /* that wait to stop it: no slice begins before them */
 };
 
 struct chunk_board {

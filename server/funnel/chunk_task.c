@@ -13,6 +13,8 @@
 
 #include <stdlib.h>
 
+enum { NO_ROOM_AGAIN_US = 1000000 };
+
 /* ---- answers ---- */
 
 void chunk_pack(struct buffer *out, const struct chunk_view *view)
@@ -123,6 +125,12 @@ enum task_end chunk_task_order(struct request *request, struct store *store, uin
 		request->outcome = OUTCOME_FAILED;
 		return TASK_DONE;
 	}
+	if (!ask->control && request->task.refusal != NULL) {
+		failure_set(&request->failure, FAILURE_DISK_LOW, "%s", request->task.refusal);
+		request->failure.retry_after_ms = NO_ROOM_AGAIN_US / 1000;
+		request->outcome = OUTCOME_FAILED;
+		return TASK_DONE;
+	}
 	int rc = in_transaction(request, store, &error);
 	if (rc == STORE_UNKNOWN) {
 		failure_set(&request->failure, FAILURE_INTERNAL, "%s",
@@ -166,6 +174,58 @@ static void log_end(struct chunk_board *board, uint64_t id)
 	pthread_mutex_unlock(&board->lock);
 }
 
+void chunk_run_wish(struct chunk_run *run, enum chunk_wish wish)
+{
+	pthread_mutex_lock(&run->board->lock);
+	run->wish = wish > run->wish ? wish : run->wish;
+	if (run->store != NULL) {
+		store_interrupt(run->store, true);
+	}
+	pthread_mutex_unlock(&run->board->lock);
+}
+
+/* From now on, or with NULL no longer, the loop may interrupt it. What it has wished until now. */
+static enum chunk_wish interruptible(struct chunk_run *run, struct store *store)
+{
+	struct store *before = run->store;
+	pthread_mutex_lock(&run->board->lock);
+	const struct chunk_entry *entry = board_find(run->board, run->id);
+	enum chunk_wish wish = run->wish;
+	if (wish == WISH_GO_ON && entry != NULL && entry->orders > 0) {
+		wish = WISH_STEP_ASIDE;
+	}
+	run->store = store;
+	if (store == NULL && before != NULL) {
+		store_interrupt(before, false);
+	}
+	run->wish = WISH_GO_ON;
+	pthread_mutex_unlock(&run->board->lock);
+	return wish;
+}
+
+/* One slice, unless there is a reason for none. */
+static enum chunk_slice run_slice(struct request *request, struct store *store, uint64_t budget_us,
+	uint64_t timeout_us, struct store_error *error)
+{
+	struct chunk_run *run = request->task.ctx;
+	enum chunk_slice slice = SLICE_LATER;
+	enum chunk_wish wish = interruptible(run, store);
+	if (request->task.refusal != NULL) {
+		store_chunk_put_off(store, run->id, NO_ROOM_AGAIN_US, request->task.refusal);
+	} else if (wish == WISH_GO_ON) {
+		slice = store_chunk_slice(store, run->id, budget_us, timeout_us, error);
+	}
+	enum chunk_wish late = interruptible(run, NULL);
+	if ((wish == WISH_END || late == WISH_END) && slice != SLICE_UNKNOWN) {
+		store_error_clear(error);
+		slice = store_chunk_end(
+			store, run->id, "ended by an administrator; `resume` lets it go on", error);
+	} else if (late == WISH_STEP_ASIDE && slice == SLICE_MORE) {
+		slice = SLICE_LATER; /* out of the queue: its class may be owed the next turn */
+	}
+	return slice;
+}
+
 enum task_end chunk_task_slice(struct request *request, struct store *store, uint64_t budget_us)
 {
 	struct chunk_run *run = request->task.ctx;
@@ -180,7 +240,7 @@ enum task_end chunk_task_slice(struct request *request, struct store *store, uin
 	if (store_chunks_stale(store)) {
 		(void)store_chunks_load(store);
 	}
-	enum chunk_slice slice = store_chunk_slice(store, run->id, budget_us, timeout_us, &error);
+	enum chunk_slice slice = run_slice(request, store, budget_us, timeout_us, &error);
 	if (slice == SLICE_UNKNOWN) {
 		failure_set(&request->failure, FAILURE_INTERNAL, "%s",
 			error.message != NULL ? error.message : "COMMIT");

@@ -25,14 +25,26 @@ struct chunk_ask {
 	uint64_t told_us;
 };
 
-/* The task of a slice. */
+/* What the loop wants of a slice that waits or runs. */
+enum chunk_wish {
+	WISH_GO_ON,
+	WISH_STEP_ASIDE, /* what runs is undone: an order for the chunk waits */
+	WISH_END,        /* … and the chunk fails */
+};
+
+/* The task of a slice; under the lock of the board. */
 struct chunk_run {
 	struct chunk_board *board;
 	uint64_t id;
+	enum chunk_wish wish;
+	struct store *store; /* while a slice runs */
 };
 
 enum task_end chunk_task_order(struct request *request, struct store *store, uint64_t budget_us);
 enum task_end chunk_task_slice(struct request *request, struct store *store, uint64_t budget_us);
+
+/* In the loop: the slice ends soon, as it is wished; also the one of that request that waits. */
+void chunk_run_wish(struct chunk_run *run, enum chunk_wish wish);
 
 /* The keys that answers and notices about a chunk have in common, as one map. */
 void chunk_pack(struct buffer *out, const struct chunk_view *view);

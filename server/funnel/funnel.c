@@ -757,7 +757,8 @@ static int run(struct funnel *funnel)
 			log_str("reason", store_lineage_note(options->store)));
 	}
 	funnel_move(funnel, FUNNEL_RUNNING);
-	chunk_desk_turn(funnel->chunks); /* what a stop has interrupted goes on */
+	chunk_desk_turn(funnel->chunks); /* what a stop has interrupted goes on … */
+	queue_kick(funnel->queue);       /* … at once */
 	options->notify(options->ctx, "ready");
 	if (options->alive_us > 0) {
 		loop_timer_start(funnel->alive, options->alive_us);

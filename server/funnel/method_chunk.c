@@ -183,7 +183,12 @@ bool chunk_ctl_begin(struct call *call)
 {
 	struct request *request = decode_control(call);
 	if (request == NULL || !chunk_desk_holds(request)) {
-		return call_enqueue_decoded(call, request);
+		bool queued = call_enqueue_decoded(call, request);
+		if (queued) {
+			struct queue *queue = call->funnel->queue;
+			chunk_desk_hurry(call->funnel->chunks, request, queue_running(queue, NULL));
+		}
+		return queued;
 	}
 	call_admit(call, request);
 	if (!chunk_desk_hold(call->funnel->chunks, request, &call->failure)) {

@@ -9,6 +9,7 @@
 #include "server/base/clock.h"
 #include "server/base/log.h"
 #include "server/funnel/call.h"
+#include "server/funnel/chunk_task.h"
 #include "server/funnel/holder.h"
 #include "server/funnel/lease.h"
 #include "server/funnel/reply.h"
@@ -205,10 +206,13 @@ bool kill_begin(struct call *call)
 			"ended by an administrator before it began")) {
 		return answer_kill(call, "cancelled", wanted.number);
 	}
+	if (wanted.request != NULL && wanted.request->task.run == chunk_task_slice) {
+		wanted.request->task.interrupt(wanted.request);
+		return answer_kill(call, "interrupted", wanted.number);
+	}
 	if (wanted.request != NULL && queue_withdraw(queue, wanted.request)) {
 		funnel_refuse(call->funnel, wanted.request, FAILURE_CANCELLED,
 			"ended by an administrator before it began");
-		loop_wake(call->funnel->loop); /* a chunk goes on with its next slice */
 		return answer_kill(call, "cancelled", wanted.number);
 	}
 	const struct request *running = queue_running(queue, NULL);

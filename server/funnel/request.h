@@ -97,8 +97,9 @@ struct task {
 	/* In the loop's thread, before it is freed, also if it never ran. May be NULL. */
 	void (*ended)(struct request *request);
 	void *ctx;
-	struct bytes text; /* its SQL, if it has one: what it is known by to who waits for it */
-	bool urgent;       /* before everybody, also while the writer is held (queue_hold) */
+	struct bytes text;   /* its SQL, if it has one: what it is known by to who waits for it */
+	const char *refusal; /* the writer's: why nothing should be written now, or NULL */
+	bool urgent;         /* before everybody, also while the writer is held (queue_hold) */
 };
 
 /* When a write is answered. */

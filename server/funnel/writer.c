@@ -409,6 +409,7 @@ static void run_task(struct writer *writer, struct request *task)
 	if (task->taken_us == 0) {
 		task->taken_us = began_us;
 	}
+	task->task.refusal = lookout_refusal(writer->lookout);
 	queue_run(writer->options.queue, task, began_us);
 	enum task_end end = task->task.run(task, store, slice_us);
 	queue_run(writer->options.queue, NULL, 0);

@@ -14,6 +14,7 @@
 #include "server/base/clock.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,8 +52,8 @@ static uint64_t estimate(const struct chunk *chunk)
 		return 0;
 	}
 	double first = (double)sqlite3_value_int64(chunk->first);
-	double whole = (double)sqlite3_value_int64(chunk->last) - first + 1;
-	double done = (double)sqlite3_value_int64(chunk->done) - first + 1;
+	double whole = fabs((double)sqlite3_value_int64(chunk->last) - first) + 1;
+	double done = fabs((double)sqlite3_value_int64(chunk->done) - first) + 1;
 	double rows = done > 0 ? (double)chunk->facts.rows * whole / done : 0;
 	return rows < 9e18 ? (uint64_t)(rows + 0.5) : 0;
 }
@@ -325,6 +326,12 @@ static enum chunk_slice give_up(struct slice *slice)
 	return result;
 }
 
+static void put_off(struct chunk *chunk, uint64_t us, const char *why)
+{
+	sqlite3_snprintf(sizeof(chunk->error), chunk->error, "waits: %s", why);
+	chunk->facts.due_us = clock_now_us() + us;
+}
+
 static enum chunk_slice slice_failed(struct slice *slice, int condition)
 {
 	struct chunk *chunk = slice->chunk;
@@ -332,6 +339,9 @@ static enum chunk_slice slice_failed(struct slice *slice, int condition)
 	case STORE_UNKNOWN:
 		return SLICE_UNKNOWN;
 	case STORE_TIMEOUT:
+		if (atomic_load_explicit(&slice->store->interrupted, memory_order_relaxed)) {
+			return SLICE_MORE; /* whoever did so says what follows */
+		}
 		if (chunk->slice_rows > 1) {
 			chunk->slice_rows = chunk->slice_rows / 8 + 1;
 			return SLICE_MORE;
@@ -339,9 +349,8 @@ static enum chunk_slice slice_failed(struct slice *slice, int condition)
 		return give_up(slice);
 	case STORE_RESOURCE:
 	case STORE_BUSY:
-		sqlite3_snprintf(sizeof(chunk->error), chunk->error, "waits: %s",
+		put_off(chunk, AGAIN_US,
 			slice->error->message != NULL ? slice->error->message : "");
-		chunk->facts.due_us = clock_now_us() + AGAIN_US;
 		return SLICE_MORE;
 	default:
 		return give_up(slice);
@@ -388,4 +397,25 @@ enum chunk_slice store_chunk_slice(struct store *store, uint64_t id, uint64_t sl
 		result = SLICE_OVER;
 	}
 	return result == SLICE_MORE && chunk->facts.due_us > clock_now_us() ? SLICE_LATER : result;
+}
+
+void store_chunk_put_off(struct store *store, uint64_t id, uint64_t us, const char *why)
+{
+	struct chunk *chunk = chunk_find(store, id);
+	if (chunk != NULL && is_running(chunk)) {
+		put_off(chunk, us, why);
+	}
+}
+
+enum chunk_slice store_chunk_end(
+	struct store *store, uint64_t id, const char *why, struct store_error *error)
+{
+	struct chunk *chunk = chunk_find(store, id);
+	struct slice slice = {.store = store, .chunk = chunk, .error = error};
+	if (chunk == NULL || !is_running(chunk)) {
+		return SLICE_OVER;
+	}
+	(void)store_error_set(error, STORE_SQL, 0, "%s", why);
+	enum chunk_slice result = give_up(&slice);
+	return result == SLICE_UNKNOWN ? result : is_running(chunk) ? SLICE_LATER : SLICE_OVER;
 }

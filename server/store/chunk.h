@@ -85,10 +85,18 @@ enum chunk_slice {
 
 /*
  * One slice of the chunk with that id, in a transaction of its own. It aims at the shorter of its own
- * time and slice_us_max.
+ * time and slice_us_max. One that store_interrupt() ends is undone, and as if it had not begun.
  */
 enum chunk_slice store_chunk_slice(struct store *store, uint64_t id, uint64_t slice_us_max,
 	uint64_t exec_timeout_us, struct store_error *error);
+
+/* No slice of it before that much time has passed, for that reason. Outside of a transaction. */
+void store_chunk_put_off(struct store *store, uint64_t id, uint64_t us, const char *why);
+
+/* It fails, if it runs: `resume` lets it go on. SLICE_OVER, SLICE_LATER (it could not be written) or
+ * SLICE_UNKNOWN. */
+enum chunk_slice store_chunk_end(
+	struct store *store, uint64_t id, const char *why, struct store_error *error);
 
 void store_chunks_each(const struct store *store,
 	void (*fn)(void *ctx, const struct chunk_facts *facts), void *ctx);

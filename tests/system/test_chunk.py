@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from daemon import wait_for
 from wire import Closed, Refused
 
 ROWS = ("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?)"
@@ -171,6 +172,61 @@ def test_a_schema_that_changes_below_it_is_looked_at_again(daemon):
                    " UPDATE t SET s = 'seen' WHERE id = NEW.id + 3; END")
         end = wait(wire, "s")
         assert end["state"] == "failed" and "cannot be sliced" in end["error"]
+
+
+ENDLESS = ("UPDATE t SET n = (WITH RECURSIVE c(i) AS (SELECT t.n UNION ALL SELECT i + 1 FROM c)"
+           " SELECT max(i) FROM c)")
+
+
+def waits(wire):
+    table = wire.call("show", what="waits")
+    return [dict(zip(table["columns"], row)) for row in table["rows"]]
+
+
+def running_slice(wire):
+    """A slice of one row that has no end: whoever looks meets it sooner or later."""
+    def found():
+        rows = [row for row in waits(wire) if row["state"] == "running" and row["what"] == "chunk"]
+        return rows[0] if rows and rows[0]["age_ms"] > 100 else None
+    return wait_for(found, "a slice that runs")
+
+
+def test_a_slice_without_end_is_named_and_ends_when_it_is_told_to(daemon):
+    served = daemon(exec_timeout="1h", waited_long="10ms")
+    fill(served, 3)
+    with served.wire() as wire, served.wire(label="waits") as other:
+        wire.call("chunk", sql=ENDLESS, name="endless")
+        row = running_slice(wire)
+        assert row["sql"] == ENDLESS[:len(row["sql"]) - 1] + "…" or row["sql"] == ENDLESS
+        assert row["digest"].startswith("#") and row["label"] == "endless"
+        waiting = other.request("write", batch=[["INSERT INTO t VALUES (1, 1, 'x')"]])
+        wait_for(lambda: any(row["label"] == "waits" and row["age_ms"] > 20 for row in waits(wire)),
+                 "one that waits")
+        assert wire.call("chunk_ctl", chunk="endless", op="pause")["state"] == "paused"
+        error, result = other.reply(waiting)
+        assert error is None and result["waited_for"]["what"] == "chunk"
+        assert result["waited_for"]["sql"].startswith(ENDLESS[:40])
+        assert result["waited_for"]["label"] == "endless"
+        wire.call("chunk_ctl", chunk="endless", op="resume")
+        assert wire.call("kill", id_=running_slice(wire)["id"])["state"] == "interrupted"
+        end = wait(wire, "endless")
+        assert end["state"] == "failed" and "administrator" in end["error"]
+        wire.call("chunk_ctl", chunk="endless", op="resume")
+        running_slice(wire)
+        assert wire.call("chunk_ctl", chunk="endless", op="cancel")["state"] == "cancelled"
+        assert wait(wire, "endless")["changes"] == 0
+    assert served.read("SELECT sum(n) FROM t") == [(1 + 1 + 2 + 3,)]
+
+
+def test_another_user_sees_its_digest_only(daemon):
+    served = daemon(roles_write="*", roles_admin="0", exec_timeout="1h")
+    fill(served, 1)
+    with served.wire() as root, served.wire_as(20051) as one:
+        root.call("chunk", sql=ENDLESS, name="mine")
+        row = running_slice(one)
+        assert row["sql"] is None and row["digest"] == running_slice(root)["digest"]
+        assert one.ask("kill", id_=row["id"])[0]["code"] == "denied"
+        root.call("chunk_ctl", chunk="mine", op="cancel")
 
 
 def test_refusals_say_what_would_help(daemon):

@@ -214,6 +214,33 @@ def test_a_start_without_any_room(litefunnel, tmp_path, kind, end):
         assert served.read("SELECT a FROM t") == [(1,), (2,)]
 
 
+def test_a_chunk_waits_for_room(litefunnel, tmp_path):
+    """Its slices ask, too; a new one is not begun; whoever gives up may."""
+    with disk_of(litefunnel, tmp_path, 32) as served:
+        served.start()
+        filler = Filler(served.place)
+        with served.wire() as wire:
+            wire.write("CREATE TABLE t(id INTEGER PRIMARY KEY, n)",
+                       "INSERT INTO t WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c"
+                       " WHERE i < 3000) SELECT i, i FROM c")
+            wire.call("chunk", sql="UPDATE t SET n = n + 1", name="c", rate=500)
+
+            def filled(ask, **params):  # also what a cut of the WAL has given back
+                filler.fill(gradually=False)
+                return wire.ask(ask, **params)
+
+            state = wait_for(lambda: (s := filled("chunk_ctl", chunk="c", op="wait", wait_ms=0)[1])
+                             and "are needed" in s.get("error", "") and s, "a chunk that waits")
+            assert state["state"] == "running" and state["error"].startswith("waits: ")
+            error = wait_for(lambda: filled("chunk", sql="UPDATE t SET n = n", name="late", rate=1)[0],
+                             "a refusal")
+            assert error["code"] == "disk_low" and error["applied"] == "no" and error["retry"]
+            filler.empty()
+            end = wire.call("chunk_ctl", chunk="c", op="wait", timeout=120)
+            assert end["state"] == "done" and "error" not in end and end["rows"] == 3000
+        assert served.read("SELECT sum(n) FROM t") == [(3000 * 3001 // 2 + 3000,)]
+
+
 def test_no_floor_and_no_reserve(litefunnel, tmp_path):
     with disk_of(litefunnel, tmp_path, 32, disk_floor=0, reserve_bytes=0) as served:
         served.start()
