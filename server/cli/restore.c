@@ -320,8 +320,10 @@ static void write_note(const struct restoring *restoring, char *ret_note, size_t
 		snprintf(epoch + 2 * i, 3, "%02x", point->epoch[i]);
 	}
 	snprintf(ret_note, bytes,
-		"txid: %016" PRIx64 "\ncommit: %" PRIu64 "\nepoch: %s\nreplica: %s\n", point->txid,
-		point->commit, epoch, restoring->recover.url);
+		"txid: %016" PRIx64 "\nnewest: %016" PRIx64 "\ncommit: %" PRIu64
+		"\nepoch: %s\nreplica: %s\n",
+		point->txid, restoring->recover.result.newest_txid, point->commit, epoch,
+		restoring->recover.url);
 }
 
 static int check_result(struct restoring *restoring)

@@ -37,12 +37,30 @@ static enum chain_action decide_unknown(
 	return CHAIN_REFUSE;
 }
 
+/*
+ * The parent's chain. Whoever has gone on in it since the restore may have called that shipped: it is
+ * not for this database to make it undone.
+ */
+static enum chain_action decide_parent(
+	const struct chain_local *local, const struct chain_head *head, char *ret_reason)
+{
+	if (head->txid <= local->parent_txid) {
+		return say(ret_reason, CHAIN_BEGIN, "the database was restored from it");
+	}
+	snprintf(ret_reason, CHAIN_REASON_BYTES,
+		"another daemon has gone on since the database was restored from it: up to segment "
+		"%" PRIu64 ", commit %" PRIu64 ", after %" PRIu64
+		": stop that one and restore again, or use a prefix of its own",
+		head->txid, head->record.commit_last, local->parent_txid);
+	return CHAIN_REFUSE;
+}
+
 /* A replica of another lineage. */
 static enum chain_action decide_foreign(
 	const struct chain_local *local, const struct chain_head *head, char *ret_reason)
 {
 	if (local->has_parent && same(head->record.epoch, local->parent)) {
-		return say(ret_reason, CHAIN_BEGIN, "the database was restored from it");
+		return decide_parent(local, head, ret_reason);
 	}
 	if (local->has_position && same(head->record.epoch, local->position.epoch) &&
 		head->txid <= local->position.txid) {

@@ -120,6 +120,16 @@ static int list_files(struct restore *restore)
 	return rc;
 }
 
+static uint64_t newest(struct plan *plan)
+{
+	uint64_t txid = 0;
+	for (size_t i = 0; i < plan_files(plan); i++) {
+		const struct replica_file *file = &plan_file(plan, i)->file;
+		txid = file->max_txid > txid ? file->max_txid : txid;
+	}
+	return txid;
+}
+
 static int open_and_list(struct restore *restore)
 {
 	int rc = restore->replica != NULL
@@ -132,6 +142,7 @@ static int open_and_list(struct restore *restore)
 	uint64_t txid = 0;
 	rc = plan_aim(restore->plan, &restore->options->target, &txid, restore->error);
 	restore->result->wanted_txid = rc == 0 ? txid : 0;
+	restore->result->newest_txid = newest(restore->plan);
 	return rc;
 }
 

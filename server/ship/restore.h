@@ -59,6 +59,7 @@ struct restore_options {
 struct restore_result {
 	struct restore_point point;        /* where the file is */
 	uint64_t wanted_txid;              /* what the target meant */
+	uint64_t newest_txid;              /* the highest number that the replica held then */
 	bool short_of_it;                  /* the point is before that */
 	char damage[RESTORE_DAMAGE_BYTES]; /* the first thing that was wrong; "" */
 	unsigned damaged;                  /* files that were found damaged, or that do not fit */

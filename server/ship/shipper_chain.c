@@ -14,6 +14,7 @@
 #include "server/ship/image.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,28 +24,41 @@ enum { LOOK_MS = 5000 /* how long replicas have to say what they hold */ };
 
 /* ---- what replicas may have ---- */
 
-/* A database that was restored says of which epoch's chain (DB-ship/restored, left by the start). */
-static bool read_parent(const struct shipper *shipper, uint8_t ret_epoch[RECORD_ID_BYTES])
+static bool read_id(const char *hex, uint8_t ret_id[RECORD_ID_BYTES])
 {
-	static const char key[] = "epoch: ";
+	bool whole = true;
+	for (size_t i = 0; whole && i < RECORD_ID_BYTES; i++) {
+		unsigned byte = 0;
+		whole = sscanf(hex + 2 * i, "%2x", &byte) == 1;
+		ret_id[i] = (uint8_t)byte;
+	}
+	return whole;
+}
+
+/*
+ * A database that was restored says of which epoch's chain, and how far that went then
+ * (DB-ship/restored, left by the start).
+ */
+static void read_parent(const struct shipper *shipper, struct chain_local *local)
+{
+	static const char epoch[] = "epoch: ";
 	char path[4200];
 	char line[1024];
-	bool found = false;
+	bool has_epoch = false;
+	bool has_newest = false;
 	snprintf(path, sizeof(path), "%s/restored", shipper->options->spool);
 	FILE *file = fopen(path, "re");
-	while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL) {
-		const char *hex = line + strlen(key);
-		found = strncmp(line, key, strlen(key)) == 0;
-		for (size_t i = 0; found && i < RECORD_ID_BYTES; i++) {
-			unsigned byte = 0;
-			found = sscanf(hex + 2 * i, "%2x", &byte) == 1;
-			ret_epoch[i] = (uint8_t)byte;
+	while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+		if (strncmp(line, epoch, strlen(epoch)) == 0) {
+			has_epoch = read_id(line + strlen(epoch), local->parent);
+		} else if (sscanf(line, "newest: %" SCNx64, &local->parent_txid) == 1) {
+			has_newest = true;
 		}
 	}
 	if (file != NULL) {
 		fclose(file);
 	}
-	return found;
+	local->has_parent = has_epoch && has_newest;
 }
 
 static struct chain_local local_facts(const struct shipper *shipper)
@@ -63,7 +77,7 @@ static struct chain_local local_facts(const struct shipper *shipper)
 		local.first_txid = files[0].min_txid;
 	}
 	memcpy(local.epoch, shipper->notice.epoch, sizeof(local.epoch));
-	local.has_parent = read_parent(shipper, local.parent);
+	read_parent(shipper, &local);
 	return local;
 }
 

@@ -59,6 +59,8 @@ static const struct {
 		CHAIN_REFUSE, "another database"},
 	{"restored from it", 0, 0, false, true, false, 50, 7, PARENT, 70, false, CHAIN_BEGIN,
 		"restored from it"},
+	{"restored from it, somebody went on", 0, 0, false, true, false, 90, 8, PARENT, 71, false,
+		CHAIN_REFUSE, "gone on since"},
 	{"restored from another", 0, 0, false, true, false, 50, 7, OTHER, 70, false, CHAIN_REFUSE,
 		"another database"},
 	{"new epoch, its own replica", 7, 5, true, false, false, 70, 7, PARENT, 70, true,
@@ -81,6 +83,7 @@ static void test_every_case(void **state)
 			.first_txid = cases[i].spool_first,
 			.commit_no = cases[i].commit,
 			.has_parent = cases[i].restored,
+			.parent_txid = 7,
 			.continue_litestream = cases[i].continues,
 		};
 		struct chain_head head = {
