@@ -267,8 +267,32 @@ static int compare_files(const void *a, const void *b)
 	return (one->max_txid > two->max_txid) - (one->max_txid < two->max_txid);
 }
 
-/* All files of a level; one that vanishes meanwhile is left out. */
-static int collect(int dir, int level, uint64_t from, struct listing *listing)
+/*
+ * A file that appears while a directory is read may be passed over, and a later one be seen. Numbers
+ * are given in order: what leads to the highest that was seen is there for the next reading.
+ */
+static int find_highest(int dir, uint64_t *ret_txid)
+{
+	DIR *stream = dir_stream(dir);
+	if (stream == NULL) {
+		return -errno;
+	}
+	struct dirent *entry;
+	*ret_txid = 0;
+	while ((errno = 0, entry = readdir(stream)) != NULL) {
+		uint64_t min_txid = 0;
+		uint64_t max_txid = 0;
+		if (ltx_name_parse(entry->d_name, &min_txid, &max_txid) && max_txid > *ret_txid) {
+			*ret_txid = max_txid;
+		}
+	}
+	int rc = errno != 0 && errno != ENOENT ? -errno : 0;
+	closedir(stream);
+	return rc;
+}
+
+/* All files of a level that end at or before `last`; one that vanishes meanwhile is left out. */
+static int collect(int dir, int level, uint64_t from, uint64_t last, struct listing *listing)
 {
 	DIR *stream = dir_stream(dir);
 	if (stream == NULL) {
@@ -280,7 +304,7 @@ static int collect(int dir, int level, uint64_t from, struct listing *listing)
 		struct replica_file file = {.level = level};
 		struct stat st;
 		if (ltx_name_parse(entry->d_name, &file.min_txid, &file.max_txid) &&
-			file.min_txid >= from &&
+			file.min_txid >= from && file.max_txid <= last &&
 			fstatat(dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
 			S_ISREG(st.st_mode)) {
 			file.size = (uint64_t)st.st_size;
@@ -303,7 +327,9 @@ static int dir_list(struct replica *replica, int level, uint64_t from,
 	if (dir == -ENOENT) {
 		return 0;
 	}
-	int rc = dir < 0 ? dir : collect(dir, level, from, &listing);
+	uint64_t last = 0;
+	int rc = dir < 0 ? dir : find_highest(dir, &last);
+	rc = rc == 0 ? collect(dir, level, from, last, &listing) : rc;
 	if (rc < 0) {
 		free(listing.files);
 		return replica_dir_fail(replica, ret_error, -rc, "cannot list", "a level");

@@ -106,7 +106,10 @@ static bool etag_wrong(const struct put *put, const char *etag, bool encrypted)
 	return !encrypted && strlen(etag) == 2 * MD5_BYTES && strcmp(etag, md5) != 0;
 }
 
-/* Reads the object back: its bytes are the only proof that is left. */
+/*
+ * Reads the object back: its bytes are the only proof that is left. What cannot be read proves nothing,
+ * whatever is wrong with the answer.
+ */
 static int compare_bytes(const struct put *put)
 {
 	uint8_t sha256[RECORD_SHA256_BYTES];
@@ -115,6 +118,7 @@ static int compare_bytes(const struct put *put)
 	rc = rc == 0 ? replica_s3_read(put->bucket, put->key, put->size, 0, UINT64_MAX, hash_bytes,
 			       &hashes, put->error)
 		     : rc;
+	rc = rc == REPLICA_CORRUPT ? REPLICA_AGAIN : rc;
 	if (rc == 0) {
 		EVP_DigestFinal_ex(hashes.sha256, sha256, NULL);
 		if (memcmp(sha256, put->sha256, sizeof sha256) != 0) {

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+import threading
 
 import pytest
 
@@ -96,3 +97,22 @@ def test_the_worst_of_several_decides(litefunnel, walk, tmp_path):
     walk.path(0, 6, 6).write_bytes(b"x" * 300)
     code, said, _ = replica(litefunnel, "verify", tmp_path / "app.db", env=env)
     assert code == 1 and [one["verdict"] for one in said] == ["bad", "unknown"]
+
+
+def test_a_listing_beside_a_writer_has_no_holes(replica, tmp_path):
+    """A directory that grows while it is read may show a file and not the one before it."""
+    level = tmp_path / "replica" / "ltx" / "0"
+    level.mkdir(parents=True)
+
+    def ship():
+        for n in range(1, 8001):
+            (level / f"{n:016x}-{n:016x}.ltx").touch()
+
+    handle = replica(f"file://{tmp_path}/replica")
+    shipper = threading.Thread(target=ship)
+    shipper.start()
+    while shipper.is_alive():
+        files, result = handle.list(0)
+        assert result == "OK"
+        assert [file[1] for file in files] == list(range(1, len(files) + 1))
+    shipper.join()

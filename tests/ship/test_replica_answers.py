@@ -120,6 +120,15 @@ def test_an_object_that_changes_meanwhile(replica, tmp_path):
     assert (tmp_path / "out").read_bytes() == b"x" * 500 + b"y" * 500
 
 
+def test_an_upload_that_cannot_be_read_back_is_tried_again(replica, segment):
+    """Its ETag was garbled on the way, and then that of an answer in pieces: nobody knows, nobody is to blame."""
+    stored = (200, {"ETag": f'"{"0" * 32}"'}, b"")
+    first = (206, {"Content-Range": "bytes 0-999/1000", "ETag": '"a"', "Content-Length": 1000}, b"x" * 500)
+    other = (206, {"Content-Range": "bytes 500-999/1000", "ETag": '"b"'}, b"x" * 500)
+    with scripted(stored, first, other) as (endpoint, _):
+        assert open_at(replica, endpoint).put(0, 1, 1, segment)[0] == "AGAIN"
+
+
 def list_of(numbers, token=None):
     keys = "".join(f"<Contents><Key>p/0000/{n:016x}-{n:016x}.ltx</Key><Size>1</Size></Contents>"
                    for n in numbers)
