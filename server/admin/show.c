@@ -275,6 +275,12 @@ static void show_stats(struct funnel *funnel, struct table *table)
 		fact_uint(table, "ship_segment", report.segments);
 		fact_uint(table, "ship_spool_bytes", report.spool_bytes);
 		fact_text(table, "ship_trouble", report.trouble);
+		int64_t paused_ms = board_paused_ms(facts.board);
+		int64_t now_ms = (int64_t)(clock_wall_us() / 1000);
+		fact_uint(table, "ship_paused", paused_ms != 0);
+		fact_uint(table, "ship_paused_s",
+			paused_ms != 0 && now_ms > paused_ms ? (uint64_t)(now_ms - paused_ms) / 1000
+							     : 0);
 		fact_uint(table, "gate_waits", facts.gate.waits);
 		fact_uint(table, "gate_waited_us", facts.gate.waited_us);
 		fact_uint(table, "gate_waited_us_max", facts.gate.waited_max_us);

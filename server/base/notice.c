@@ -41,7 +41,7 @@ struct shared {
 	_Atomic uint64_t wanted_spooled;
 	_Atomic uint64_t wanted_shipped;
 	_Atomic bool stopping;
-	_Atomic bool paused;
+	_Atomic int64_t paused_ms;
 	_Atomic bool gate_closed;
 	_Atomic bool gate_entered;
 	_Atomic bool shipper_idle;
@@ -200,15 +200,20 @@ bool board_stopping(const struct board *board)
 	return atomic_load(&board->shared->stopping);
 }
 
-void board_pause(struct board *board, bool paused)
+void board_pause(struct board *board, int64_t since_ms)
 {
-	atomic_store(&board->shared->paused, paused);
+	atomic_store(&board->shared->paused_ms, since_ms);
 	board_wake_shipper(board);
+}
+
+int64_t board_paused_ms(const struct board *board)
+{
+	return atomic_load(&board->shared->paused_ms);
 }
 
 bool board_paused(const struct board *board)
 {
-	return atomic_load(&board->shared->paused);
+	return board_paused_ms(board) != 0;
 }
 
 /* ---- the gate: each side says what it wants, then looks at the other ---- */

@@ -123,8 +123,12 @@ uint64_t board_wanted_shipped(const struct board *board);
 void board_stop(struct board *board);
 bool board_stopping(const struct board *board);
 
-/* The funnel's: no shipping until it says otherwise (capture goes on). */
-void board_pause(struct board *board, bool paused);
+/*
+ * The funnel's: nothing is asked of a replica until it says otherwise; capture goes on, into the
+ * spool. Since when, of the wall clock; 0: it is not paused.
+ */
+void board_pause(struct board *board, int64_t since_ms);
+int64_t board_paused_ms(const struct board *board);
 bool board_paused(const struct board *board);
 
 /*

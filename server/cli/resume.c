@@ -9,11 +9,12 @@
 #include <stdio.h>
 
 static const char help[] =
-	"usage: litefunnel resume DB [--json] [options]\n"
+	"usage: litefunnel resume DB [--shipping] [--json] [options]\n"
 	"\n"
 	"Ends a pause: what has waited runs, in its order. Without a pause it does nothing.\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
+	"  --shipping      the pause of the shipper\n"
 	"  --json          an object {\"paused_ms\"}\n"
 	"  --deadline T    give up after 500ms, 30s, 5m [30s]\n"
 	"  --socket PATH   the daemon's socket [LITEFUNNEL_SOCKET, or DB-funnel]\n"
@@ -21,10 +22,21 @@ static const char help[] =
 	"\n"
 	"Exit codes: 0 done, 1 failed, 2 usage, 3 unknown outcome, 4 daemon not reachable.\n";
 
+enum { OPTION_SHIPPING = 1 };
+
 static const struct option table[] = {
+	{"shipping", no_argument, NULL, OPTION_SHIPPING},
 	VERB_OPTIONS,
 	{NULL, 0, NULL, 0},
 };
+
+static int take_option(struct verb *verb, int option)
+{
+	(void)option;
+	verb->key = "shipping";
+	verb->value = 1;
+	return CLI_DONE;
+}
 
 static int print(const struct verb *verb, const lf_reply *reply)
 {
@@ -41,6 +53,10 @@ static int print(const struct verb *verb, const lf_reply *reply)
 
 int cli_resume(int argc, char **argv)
 {
-	struct verb verb = {.name = "resume", .help = help, .table = table, .print = print};
+	struct verb verb = {.name = "resume",
+		.help = help,
+		.table = table,
+		.option = take_option,
+		.print = print};
 	return verb_run(&verb, argc, argv);
 }

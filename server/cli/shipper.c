@@ -24,8 +24,8 @@
 
 /* What the shipper must know of the daemon's settings. */
 static const enum setting_id handed_over[] = {SETTING_SYNC, SETTING_REPLICA, SETTING_SHIP_LINGER,
-	SETTING_SPOOL_MAX, SETTING_SNAPSHOT_EVERY, SETTING_RETENTION, SETTING_CONTINUE_LITESTREAM,
-	SETTING_LOG_LEVEL, SETTING_LOG_FORMAT};
+	SETTING_SPOOL_MAX, SETTING_DISK_FLOOR, SETTING_SNAPSHOT_EVERY, SETTING_RETENTION,
+	SETTING_CONTINUE_LITESTREAM, SETTING_LOG_LEVEL, SETTING_LOG_FORMAT};
 
 enum { HANDED_OVER = sizeof(handed_over) / sizeof(handed_over[0]), FIXED = 4 };
 
@@ -114,6 +114,7 @@ int cli_shipper(int argc, char **argv)
 		.continue_litestream = config_number(&config, SETTING_CONTINUE_LITESTREAM) != 0,
 		.linger_ms = config_number(&config, SETTING_SHIP_LINGER),
 		.spool_bytes_max = config_number(&config, SETTING_SPOOL_MAX),
+		.disk_floor = config_number(&config, SETTING_DISK_FLOOR),
 		.snapshot_every_ms = config_number(&config, SETTING_SNAPSHOT_EVERY),
 		.retention_ms = config_number(&config, SETTING_RETENTION),
 	};

@@ -126,6 +126,12 @@ static void judge_daemon(struct status *status)
 		}
 		judge(status, "paused", "for %" PRId64 " s by %.*s, %s", number(status, "paused_s"),
 			(int)by.len, by.data, until);
+	} else if (number(status, "ship_paused") != 0) {
+		judge(status, "degraded",
+			"shipping is paused, for %" PRId64
+			" s: what is committed is in the spool only, until `litefunnel resume "
+			"--shipping`",
+			number(status, "ship_paused_s"));
 	} else if (status->replicas != NULL &&
 		!status_replicas_well(status->replicas, status->reason, sizeof(status->reason))) {
 		status->word = "degraded";

@@ -84,11 +84,47 @@ static enum task_end run_pause(struct request *request, struct store *store, uin
 	return TASK_DONE;
 }
 
+/* False: the request has been answered with a failure. */
+static bool has_shipping(struct call *call)
+{
+	if (call->funnel->shipping == NULL) {
+		failure_set(&call->failure, FAILURE_BAD_REQUEST, "no replica is configured");
+	}
+	return call->funnel->shipping != NULL;
+}
+
+static bool pause_shipping(struct call *call, const struct field *field)
+{
+	uint64_t for_ms = 0;
+	if (!object_uint64(field->value, &for_ms) || for_ms > PAUSE_MS_MAX) {
+		failure_set(&call->failure, FAILURE_BAD_REQUEST,
+			"shipping is a number of milliseconds up to that of a week, or 0");
+		return false;
+	}
+	if (!has_shipping(call)) {
+		return false;
+	}
+	struct buffer *out = &call->peer->out;
+	msgpack_packer packer;
+	shipping_pause(call->funnel->shipping, for_ms, call->peer->credentials->text);
+	size_t mark = message_begin_result(out, call->message->id);
+	buffer_packer(out, &packer);
+	msgpack_pack_map(&packer, 2);
+	pack_key_str(&packer, "state", "paused");
+	pack_key_uint(&packer, "commit", shipping_commit(call->funnel->shipping, true));
+	frame_end(out, mark);
+	return true;
+}
+
 bool pause_begin(struct call *call)
 {
 	static const struct task task = {.what = "pause", .run = run_pause};
 	const struct field *field = message_field(call->message, "for_ms");
+	const struct field *shipping = message_field(call->message, "shipping");
 	uint64_t for_ms = 0;
+	if (shipping != NULL) {
+		return pause_shipping(call, shipping);
+	}
 	if (field != NULL &&
 		(!object_uint64(field->value, &for_ms) || for_ms == 0 || for_ms > PAUSE_MS_MAX)) {
 		failure_set(&call->failure, FAILURE_BAD_REQUEST,
@@ -106,11 +142,17 @@ bool resume_begin(struct call *call)
 {
 	struct buffer *out = &call->peer->out;
 	msgpack_packer packer;
-	uint64_t paused_us = funnel_resume(call->funnel, call->peer->credentials->text);
+	const char *by = call->peer->credentials->text;
+	bool shipping = message_field(call->message, "shipping") != NULL;
+	if (shipping && !has_shipping(call)) {
+		return false;
+	}
+	uint64_t paused_ms = shipping ? shipping_resume(call->funnel->shipping, by)
+				      : funnel_resume(call->funnel, by) / 1000;
 	size_t mark = message_begin_result(out, call->message->id);
 	buffer_packer(out, &packer);
 	msgpack_pack_map(&packer, 1);
-	pack_key_uint(&packer, "paused_ms", paused_us / 1000);
+	pack_key_uint(&packer, "paused_ms", paused_ms);
 	frame_end(out, mark);
 	return true;
 }

@@ -32,6 +32,7 @@ struct shipping {
 	struct loop_watch *end;  /* of the child */
 	struct loop_watch *news; /* on the board */
 	struct loop_timer *restart;
+	struct loop_timer *pause_end;
 	struct list held;
 };
 
@@ -84,6 +85,48 @@ static int watch_child(struct shipping *shipping)
 	return shipping->end != NULL ? loop_watch_set(shipping->end, LOOP_READ) : -ENOMEM;
 }
 
+/* ---- pause ---- */
+
+static int64_t wall_ms(void)
+{
+	return (int64_t)(clock_wall_us() / 1000);
+}
+
+void shipping_pause(struct shipping *shipping, uint64_t for_ms, const char *by)
+{
+	struct board *board = shipping->options.board;
+	loop_timer_stop(shipping->pause_end);
+	if (for_ms > 0) {
+		loop_timer_start(shipping->pause_end, for_ms * 1000);
+	}
+	if (!board_paused(board)) {
+		board_pause(board, wall_ms());
+	}
+	log_warn("shipping is paused: what is committed now is in the spool only",
+		log_str("by", by), log_uint("for_ms", for_ms));
+}
+
+uint64_t shipping_resume(struct shipping *shipping, const char *by)
+{
+	struct board *board = shipping->options.board;
+	int64_t since_ms = board_paused_ms(board);
+	if (since_ms == 0) {
+		return 0;
+	}
+	loop_timer_stop(shipping->pause_end);
+	board_pause(board, 0);
+	int64_t ms = wall_ms() - since_ms;
+	log_info("shipping is resumed", log_str("by", by), log_int("paused_ms", ms));
+	return ms > 0 ? (uint64_t)ms : 1;
+}
+
+static void pause_is_over(void *ctx)
+{
+	(void)shipping_resume(ctx, "its own time");
+}
+
+/* ---- life ---- */
+
 static void news_arrived(void *ctx, unsigned ready)
 {
 	struct shipping *shipping = ctx;
@@ -106,9 +149,10 @@ int shipping_new(const struct shipping_options *options, struct shipping **ret_s
 	shipping->restart_us = RESTART_US;
 	list_init(&shipping->held);
 	shipping->restart = loop_timer_new(options->loop, start_again, shipping);
+	shipping->pause_end = loop_timer_new(options->loop, pause_is_over, shipping);
 	shipping->news = loop_watch_new(
 		options->loop, board_fds(options->board).loop, news_arrived, shipping);
-	int rc = shipping->restart != NULL && shipping->news != NULL
+	int rc = shipping->restart != NULL && shipping->pause_end != NULL && shipping->news != NULL
 		? loop_watch_set(shipping->news, LOOP_READ)
 		: -ENOMEM;
 	rc = rc == 0 ? watch_child(shipping) : rc;
@@ -128,6 +172,7 @@ void shipping_free(struct shipping *shipping)
 	loop_watch_free(shipping->end);
 	loop_watch_free(shipping->news);
 	loop_timer_free(shipping->restart);
+	loop_timer_free(shipping->pause_end);
 	if (shipping->fd >= 0) {
 		close(shipping->fd);
 	}

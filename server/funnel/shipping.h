@@ -33,6 +33,13 @@ void shipping_free(struct shipping *shipping); /* leaves the process; accepts NU
 /* The process, for whoever waits for its end after the loop's. */
 pid_t shipping_release(struct shipping *shipping, int *ret_fd);
 
+/*
+ * Holds shipping, for so long (0: until it is resumed): what is committed stays in the spool. A second
+ * pause changes the time of the first. Resume says for how many milliseconds it was held.
+ */
+void shipping_pause(struct shipping *shipping, uint64_t for_ms, const char *by);
+uint64_t shipping_resume(struct shipping *shipping, const char *by);
+
 /* Commits up to this one are on all replicas that `ack` waits for; `all`: on every replica. */
 uint64_t shipping_commit(const struct shipping *shipping, bool all);
 

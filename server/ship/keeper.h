@@ -15,7 +15,7 @@ struct keeper;
 
 /* What the replica has from us now. */
 struct keeper_facts {
-	bool ours; /* false: nothing is to be done */
+	bool ours; /* false: nothing is to be done, or nothing may be asked of it now */
 	uint64_t confirmed;
 	int64_t snapshot_ms; /* of its newest snapshot; 0: it has none */
 };

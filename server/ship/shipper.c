@@ -147,16 +147,35 @@ static void failed(struct shipper *shipper, int rc)
 	}
 }
 
-static bool everything_shipped(struct shipper *shipper)
+/* A small database gets its first image even in a stop; a large one says in the middle that it cannot. */
+static bool chain_may_begin(struct shipper *shipper)
 {
-	uint64_t newest = capture_last_cut(shipper->capture)->txid;
-	if (shipper->chained &&
-		capture_last_cut(shipper->capture)->commit_no < shipper->notice.commit_no) {
+	bool may = false;
+	for (size_t i = 0; i < shipper->uploaders_count; i++) {
+		enum uploader_state state = uploader_state(shipper->uploaders[i]);
+		may |= state == UPLOADER_LOOKING && !uploader_fails(shipper->uploaders[i]);
+		may |= state == UPLOADER_WAITING;
+	}
+	return may && !shipper->image_put_off && !board_paused(shipper->board);
+}
+
+/*
+ * A stop waits for segments that are on their way, and for nothing that needs an image: none is begun
+ * any more, and the next start makes it.
+ */
+static bool nothing_to_wait_for(struct shipper *shipper)
+{
+	const struct position *last = capture_last_cut(shipper->capture);
+	if (!shipper->chained) {
+		return !chain_may_begin(shipper);
+	}
+	if (last->commit_no < shipper->notice.commit_no) {
 		return false;
 	}
-	for (size_t i = 0; i < shipper->uploaders_count; i++) {
-		if (uploader_state(shipper->uploaders[i]) != UPLOADER_REFUSED &&
-			(!shipper->chained || uploader_confirmed(shipper->uploaders[i]) < newest)) {
+	for (size_t i = 0; !board_paused(shipper->board) && i < shipper->uploaders_count; i++) {
+		enum uploader_state state = uploader_state(shipper->uploaders[i]);
+		if (state != UPLOADER_REFUSED && state != UPLOADER_LACKING &&
+			uploader_confirmed(shipper->uploaders[i]) < last->txid) {
 			return false;
 		}
 	}
@@ -197,6 +216,7 @@ static void step(struct shipper *shipper)
 	if (clock_now_us() - shipper->trimmed_us > IDLE_MS * 1000ull) {
 		shipper->trimmed_us = clock_now_us();
 		shipper_trim(shipper, shipper->options->spool_bytes_max);
+		shipper_trim_images(shipper);
 		shipper_tell(shipper);
 	}
 }
@@ -208,7 +228,7 @@ static int loop(struct shipper *shipper)
 		bool stopping =
 			board_stopping(shipper->board); /* then the notice is the last one */
 		step(shipper);
-		if (stopping && everything_shipped(shipper)) {
+		if (stopping && nothing_to_wait_for(shipper)) {
 			shipper->report.stopped = true;
 			shipper_tell(shipper);
 			return 0;

@@ -22,6 +22,7 @@ struct shipper_options {
 	bool continue_litestream;
 	uint64_t linger_ms;
 	uint64_t spool_bytes_max;
+	uint64_t disk_floor; /* free bytes below which the spool gives up what it holds */
 	uint64_t snapshot_every_ms;
 	uint64_t retention_ms;
 };

@@ -165,6 +165,8 @@ static int begin_chain(struct shipper *shipper, uint64_t behind)
 	rc = rc == 0 ? first_image(shipper, &record, &timestamp_ms) : rc;
 	rc = rc == 0 ? capture_begun(shipper->capture, &record, timestamp_ms) : rc;
 	shipper->chained = rc == 0;
+	shipper->uncut_us = 0; /* of the chain before */
+	shipper->report.uncut_since_ms = 0;
 	shipper_tell(shipper);
 	board_gate_open(shipper->board);
 	if (rc == 0) {
@@ -227,7 +229,13 @@ int shipper_see_to_chain(struct shipper *shipper)
 		(shipper_any_in(shipper, UPLOADER_LOOKING) && !late)) {
 		return 0;
 	}
+	if (!shipper_image_may_begin(shipper)) {
+		return 0;
+	}
 	int rc = begin_chain(shipper, highest_txid(shipper, txid));
+	if (rc != -EAGAIN) {
+		shipper_image_result(shipper, rc);
+	}
 	if (rc == 0) {
 		admit_waiting(shipper);
 	}

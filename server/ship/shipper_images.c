@@ -9,7 +9,29 @@
 
 #include "server/base/clock.h"
 
+#include <errno.h>
 #include <string.h>
+
+enum { AGAIN_MS = 10 * 1000, AGAIN_DOUBLINGS = 9 /* an hour and a half */ };
+
+void shipper_image_result(struct shipper *shipper, int rc)
+{
+	shipper->image_put_off |= rc == -ECANCELED;
+	if (rc == 0 || rc == -ECANCELED) {
+		shipper->image_failures = 0;
+		return;
+	}
+	unsigned doublings = shipper->image_failures < AGAIN_DOUBLINGS ? shipper->image_failures
+								       : AGAIN_DOUBLINGS;
+	shipper->image_failures += rc == -ENOSPC; /* what else fails may pass soon */
+	shipper->image_again_us = clock_now_us() + (AGAIN_MS * 1000ull << doublings);
+}
+
+bool shipper_image_may_begin(const struct shipper *shipper)
+{
+	return !board_paused(shipper->board) && !shipper->image_put_off &&
+		clock_now_us() >= shipper->image_again_us;
+}
 
 static void start_snapshot(
 	struct shipper *shipper, size_t index, enum snapshot_kind kind, uint64_t min_txid)
@@ -44,10 +66,10 @@ int shipper_see_to_images(struct shipper *shipper)
 		return 0;
 	}
 	if (result != 0) {
-		shipper->image_again_us = clock_now_us() + SHIPPER_IMAGE_AGAIN_MS * 1000ull;
+		shipper_image_result(shipper, result);
 	}
 	if (!shipper->chained || snapshot_building(shipper->snapshot) ||
-		board_stopping(shipper->board) || clock_now_us() < shipper->image_again_us) {
+		board_stopping(shipper->board) || !shipper_image_may_begin(shipper)) {
 		return 0;
 	}
 	for (size_t i = 0; i < shipper->uploaders_count; i++) {

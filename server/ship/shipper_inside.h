@@ -12,7 +12,7 @@
 #include "server/ship/snapshot.h"
 #include "server/ship/uploader.h"
 
-enum { SHIPPER_IMAGE_AGAIN_MS = 10 * 1000, SHIPPER_LATER_MAX = 100 };
+enum { SHIPPER_LATER_MAX = 100 };
 
 struct shipper {
 	const struct shipper_options *options;
@@ -32,6 +32,8 @@ struct shipper {
 	uint64_t uncut_us; /* since when there are commits that are in no segment; 0: none */
 	uint64_t trimmed_us;
 	uint64_t image_again_us; /* one that failed is not tried again before */
+	unsigned image_failures;
+	bool image_put_off; /* it would have taken longer than a stop may wait */
 	unsigned failures;
 	uint64_t failed_us;
 };
@@ -70,6 +72,10 @@ uint64_t shipper_linger_us(struct shipper *shipper);
 /* One at a time, and only where nothing is pending: an image shows the end of a segment. */
 int shipper_see_to_images(struct shipper *shipper);
 
+/* What became of one. Each that fails fills the disk for nothing, so the next one waits ever longer. */
+void shipper_image_result(struct shipper *shipper, int rc);
+bool shipper_image_may_begin(const struct shipper *shipper);
+
 /* ---- room ---- */
 
 void shipper_trim(struct shipper *shipper, uint64_t bytes_max);
@@ -77,3 +83,6 @@ void shipper_trim(struct shipper *shipper, uint64_t bytes_max);
 /* At a start: what a shipper left that died in the middle. */
 void shipper_drop_uncounted(struct shipper *shipper);
 void shipper_drop_images(struct shipper *shipper);
+
+/* Images that all have, or that lead to segments which are gone. */
+void shipper_trim_images(struct shipper *shipper);

@@ -36,6 +36,14 @@ enum uploader_state uploader_state(struct uploader *uploader)
 	return state;
 }
 
+bool uploader_fails(struct uploader *uploader)
+{
+	pthread_mutex_lock(&uploader->lock);
+	bool fails = uploader->report.state == REPLICA_FAILING;
+	pthread_mutex_unlock(&uploader->lock);
+	return fails;
+}
+
 struct chain_head uploader_head(struct uploader *uploader)
 {
 	pthread_mutex_lock(&uploader->lock);
@@ -270,6 +278,12 @@ static void *uploader_main(void *ctx)
 	struct replica_error error = {.text = ""};
 	int rc = REPLICA_AGAIN;
 	while (rc != 0 && !uploader_stopping(uploader)) {
+		if (board_paused(uploader->options.board)) {
+			pthread_mutex_lock(&uploader->lock);
+			uploader_sleep_ms(uploader, BACKOFF_MS);
+			pthread_mutex_unlock(&uploader->lock);
+			continue;
+		}
 		error = (struct replica_error){.text = ""};
 		rc = uploader_look(uploader, &error);
 		if (rc == REPLICA_EXISTS || rc == REPLICA_UNFENCED) {
@@ -293,7 +307,8 @@ static struct keeper_facts facts_for_keeper(void *ctx)
 	struct uploader *uploader = ctx;
 	pthread_mutex_lock(&uploader->lock);
 	struct keeper_facts facts = {
-		.ours = uploader->state == UPLOADER_SHIPPING && uploader->confirmed > 0,
+		.ours = uploader->state == UPLOADER_SHIPPING && uploader->confirmed > 0 &&
+			!board_paused(uploader->options.board),
 		.confirmed = uploader->confirmed,
 		.snapshot_ms = uploader->snapshot_ms,
 	};
@@ -381,6 +396,9 @@ void uploader_free(struct uploader *uploader)
 		pthread_mutex_lock(&uploader->lock);
 		uploader->stopping = true;
 		pthread_cond_broadcast(&uploader->wake);
+		if (uploader->snapshot_replica != NULL) {
+			replica_interrupt(uploader->snapshot_replica);
+		}
 		pthread_mutex_unlock(&uploader->lock);
 		replica_interrupt(uploader->replica);
 		keeper_free(uploader->keeper);

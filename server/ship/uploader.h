@@ -47,6 +47,7 @@ int uploader_start(const struct uploader_options *options, struct uploader **ret
 void uploader_free(struct uploader *uploader);
 
 enum uploader_state uploader_state(struct uploader *uploader);
+bool uploader_fails(struct uploader *uploader); /* the last request did */
 struct chain_head uploader_head(struct uploader *uploader);
 uint64_t uploader_confirmed(
 	struct uploader *uploader); /* number of the newest segment that it has */

@@ -32,6 +32,7 @@ struct uploader {
 	int64_t snapshot_ms;
 	uint64_t confirmed;
 	uint64_t newest;
+	struct replica *snapshot_replica; /* while a snapshot goes up */
 	uint64_t snapshot; /* txid of the image that is to go up as a snapshot; 0: none */
 	struct replica_report report;
 

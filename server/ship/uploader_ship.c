@@ -63,8 +63,8 @@ int uploader_ship_file(struct uploader *uploader, int level, enum spool_kind kin
 		ret_record, error);
 }
 
-static void shipped(struct uploader *uploader, enum spool_kind kind, const struct spool_file *file,
-	const struct record *record)
+static void shipped(
+	struct uploader *uploader, const struct spool_file *file, const struct record *record)
 {
 	pthread_mutex_lock(&uploader->lock);
 	uploader->confirmed = file->max_txid;
@@ -81,9 +81,6 @@ static void shipped(struct uploader *uploader, enum spool_kind kind, const struc
 		uploader->newest > uploader->confirmed ? record->committed_ms : 0;
 	uploader_publish(uploader);
 	pthread_mutex_unlock(&uploader->lock);
-	if (kind == SPOOL_IMAGES) {
-		(void)spool_remove(uploader->options.spool, kind, file->min_txid, file->max_txid);
-	}
 	uploader->options.changed(uploader->options.ctx);
 }
 
@@ -153,7 +150,7 @@ void uploader_ship_next(struct uploader *uploader, uint64_t confirmed)
 		? uploader_ship_file(uploader, 0, kind, &file, uploader->replica, &record, &error)
 		: rc;
 	if (rc == 0) {
-		shipped(uploader, kind, &file, &record);
+		shipped(uploader, &file, &record);
 	} else if (rc == REPLICA_EXISTS) {
 		fenced(uploader, &file);
 	} else if (rc == -ENOENT) {

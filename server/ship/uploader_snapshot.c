@@ -13,6 +13,17 @@
 
 enum { SNAPSHOT_TRIES = 10 };
 
+/* For whoever ends the uploader in the middle of gigabytes. */
+static void use_replica(struct uploader *uploader, struct replica *replica)
+{
+	pthread_mutex_lock(&uploader->lock);
+	uploader->snapshot_replica = replica;
+	if (replica != NULL && uploader->stopping) {
+		replica_interrupt(replica);
+	}
+	pthread_mutex_unlock(&uploader->lock);
+}
+
 static int ship_snapshot(struct uploader *uploader, uint64_t txid)
 {
 	struct replica *replica = NULL;
@@ -20,14 +31,16 @@ static int ship_snapshot(struct uploader *uploader, uint64_t txid)
 	struct record record;
 	const struct spool_file file = {.min_txid = 1, .max_txid = txid};
 	int rc = replica_open(uploader->url, &replica, &error);
+	use_replica(uploader, replica);
 	rc = rc == 0 ? uploader_ship_file(uploader, REPLICA_SNAPSHOT_LEVEL, SPOOL_IMAGES, &file,
 			       replica, &record, &error)
 		     : rc;
+	use_replica(uploader, NULL);
 	replica_free(replica);
 	if (rc == 0) {
 		log_info("snapshot shipped", log_str("replica", uploader->report.url),
 			log_uint("segment", txid));
-	} else if (rc != -ENOENT) {
+	} else if (rc != -ENOENT && !uploader_stopping(uploader)) {
 		log_warn("a snapshot could not be shipped",
 			log_str("replica", uploader->report.url), log_str("error", error.text));
 	}

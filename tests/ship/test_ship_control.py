@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""Shipping held by an administrator, stopped in the middle, short of room: what is in the spool stays there,
+and nobody waits for what cannot come."""
+import json
+import pathlib
+import subprocess
+
+import pytest
+
+from daemon import wait_for
+from test_shipping import content, equal_after_restore, replicas, ship, shipper_pid, start_with_table, sync, url
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "replica").mkdir()
+    return tmp_path
+
+
+def ask(litefunnel, *words):
+    done = subprocess.run([litefunnel, *words], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def stats(one):
+    with one.wire() as wire:
+        return dict(wire.call("show", what="stats")["rows"])
+
+
+def write(one, rows=1):
+    with one.wire() as wire:
+        for _ in range(rows):
+            wire.write(["INSERT INTO t(b) VALUES (randomblob(500))"])
+
+
+def files(place, name="replica"):
+    return sorted(p.relative_to(place) for p in (place / name).rglob("*") if p.is_file())
+
+
+def test_paused_shipping_leaves_it_in_the_spool(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place))
+    sync(litefunnel, one)
+    code, said = ask(litefunnel, "pause", "--shipping", one.db, "--json")
+    assert code == 0 and json.loads(said)["state"] == "paused", said
+    before = files(place)
+    segment = stats(one)["ship_segment"]
+    write(one, 5)
+    wait_for(lambda: stats(one)["ship_segment"] > segment, "a segment is cut all the same")
+    code, said = ask(litefunnel, "sync", one.db, "--deadline", "300ms")
+    assert code != 0
+    assert files(place) == before
+    code, said = ask(litefunnel, "status", one.db)
+    assert said.startswith("degraded: shipping is paused"), said
+    assert stats(one)["ship_paused"] == 1
+    code, said = ask(litefunnel, "resume", "--shipping", one.db, "--json")
+    assert code == 0 and json.loads(said)["paused_ms"] > 0, said
+    equal_after_restore(litefunnel, one, place)
+    assert stats(one)["ship_paused"] == 0 and ask(litefunnel, "status", one.db)[1].startswith("ok")
+    assert json.loads(ask(litefunnel, "resume", "--shipping", one.db, "--json")[1]) == {"paused_ms": 0}
+
+
+def test_a_pause_of_shipping_ends_by_itself_and_survives_the_shipper(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place))
+    sync(litefunnel, one)
+    assert ask(litefunnel, "pause", one.db, "--for", "1h", "--shipping")[0] == 0
+    before = files(place)
+    pid = shipper_pid(one)
+    subprocess.run(["kill", "-9", str(pid)], check=True)
+    wait_for(lambda: shipper_pid(one) not in (None, pid), "another shipper")
+    write(one)
+    wait_for(lambda: stats(one)["ship_spooled_commit"] > 0 or stats(one)["ship_segment"] > 0, "its report")
+    assert files(place) == before and stats(one)["ship_paused"] == 1
+    assert ask(litefunnel, "pause", one.db, "--for", "10ms", "--shipping")[0] == 0
+    equal_after_restore(litefunnel, one, place)
+
+
+def test_a_pause_of_shipping_needs_a_replica(litefunnel, daemon):
+    one = daemon()
+    for verb in ("pause", "resume"):
+        code, said = ask(litefunnel, verb, "--shipping", one.db)
+        assert code == 1 and "no replica" in said, said
+
+
+def test_a_stop_does_not_wait_for_a_pause(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place, ship_timeout="10m"))
+    sync(litefunnel, one)
+    assert ask(litefunnel, "pause", "--shipping", one.db)[0] == 0
+    before = files(place)
+    write(one, 3)
+    one.stop()
+    assert files(place) == before
+    one.start()
+    equal_after_restore(litefunnel, one, place)
+
+
+def test_a_stop_does_not_wait_for_what_cannot_begin(litefunnel, daemon, place):
+    """No chain was ever begun, and the replica does not answer."""
+    away = "s3://bucket/prefix?endpoint=http://127.0.0.1:1&region=x&force-path-style=true"
+    one = start_with_table(ship(daemon, place, away, ship_timeout="10m",
+                                env={"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}))
+    wait_for(lambda: replicas(one)[0]["state"] == "failing", "the replica fails")
+    write(one)
+    one.stop()
+
+
+def test_a_late_replica_gets_the_first_image_too(litefunnel, daemon, place):
+    """The fastest of several does not take it away from the others."""
+    (place / "late" / "replica").mkdir(parents=True)
+    (place / "late" / "replica" / "ltx").write_text("a file where a directory should be", encoding="ascii")
+    one = start_with_table(ship(daemon, place, url(place), url(place, "late/replica")))
+    write(one, 3)
+    wait_for(lambda: replicas(one)[0]["commit"] >= 5, "the first replica has all")
+    (place / "late" / "replica" / "ltx").unlink()
+    sync(litefunnel, one)
+    names = [sorted(p.name for p in pathlib.Path(place, name, "ltx", "0").glob("*.ltx"))
+             for name in ("replica", "late/replica")]
+    assert names[0] == names[1]
+    equal_after_restore(litefunnel, one, place, source=url(place, "late/replica"))
+    spool = pathlib.Path(f"{one.db}-ship/images")
+    wait_for(lambda: not list(spool.glob("*.ltx")), "the image has served its time")
+    assert content(one.db)
