@@ -6,6 +6,7 @@
 #include "server/funnel/chunk.h"
 #include "server/funnel/feed.h"
 #include "server/funnel/funnel.h"
+#include "server/funnel/gather.h"
 #include "server/funnel/shipping.h"
 #include "server/funnel/watch.h"
 
@@ -27,6 +28,7 @@ struct funnel {
 	struct list closed;  /* peers that wait to be freed */
 	struct list touched; /* peers that have new answers to send */
 	struct list by_id[PEER_INDEX];
+	struct gather gather;
 	size_t peers_count;
 	uint64_t next_peer_id;
 	struct peer_hooks hooks;

@@ -81,6 +81,7 @@ static void peer_closed(void *ctx, struct peer *peer)
 	struct funnel *funnel = ctx;
 	log_debug("disconnected", log_uint("peer", peer->id), log_uint("requests", peer->requests));
 	watches_drop(&funnel->watches, peer);
+	gather_forget(&peer->gather);
 	leases_of_closed_peer(peer);
 	list_remove(&peer->by_id);
 	list_remove(&peer->node);
@@ -190,6 +191,9 @@ static void deliver(struct funnel *funnel, struct request *request)
 		} else if (peer->state < PEER_CLOSING && request->reply.len > 0) {
 			buffer_append(&peer->out, request->reply.data, request->reply.len);
 			touch(funnel, peer);
+			if (peer->in_flight_count == 0) {
+				gather_answered(&funnel->gather, &peer->gather, clock_now_us());
+			}
 		}
 	}
 	request_free(request);
@@ -371,13 +375,20 @@ static int open_chunk_desk(struct funnel *funnel)
 }
 
 /* Everything that was ready has been read: what waits now is run here, or the writer's. */
-static void turn_over(void *ctx)
+static bool turn_over(void *ctx)
 {
 	struct funnel *funnel = ctx;
-	if (writer_stand_in(funnel->writer)) {
+	if (queue_is_short(funnel->queue) &&
+		gather_waits(
+			&funnel->gather, clock_now_us(), writer_patience_us(funnel->writer))) {
+		return true;
+	}
+	bool stood_in = writer_stand_in(funnel->writer);
+	if (stood_in) {
 		answers_arrived(funnel);
 	}
 	queue_kick(funnel->queue);
+	return stood_in; /* who was answered may be worth waiting for */
 }
 
 static void wake(void *ctx)
@@ -735,6 +746,7 @@ static struct funnel *funnel_new(const struct funnel_options *options)
 	list_init(&funnel->closed);
 	list_init(&funnel->touched);
 	list_init(&funnel->watches.all);
+	gather_init(&funnel->gather);
 	for (size_t i = 0; i < PEER_INDEX; i++) {
 		list_init(&funnel->by_id[i]);
 	}

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -45,7 +46,8 @@ struct loop {
 	int wake_fd;
 	bool stopped;
 	struct callback wake;
-	struct callback turn;
+	loop_turn_fn *turn;
+	void *turn_ctx;
 	struct callback signals[SIGNALS_MAX];
 	unsigned signals_count;
 };
@@ -109,13 +111,15 @@ static void mask_signals(const struct loop *loop, int how)
 
 static int dispatch(struct loop *loop)
 {
+	bool again = false;
 	while (!loop->stopped) {
-		int rc = event_base_loop(loop->base, EVLOOP_ONCE);
+		int rc = event_base_loop(loop->base, again ? EVLOOP_NONBLOCK : EVLOOP_ONCE);
 		if (rc != 0) {
 			return rc < 0 ? -EIO : 0;
 		}
-		if (!loop->stopped && loop->turn.fn != NULL) {
-			loop->turn.fn(loop->turn.ctx);
+		again = !loop->stopped && loop->turn != NULL && loop->turn(loop->turn_ctx);
+		if (again) {
+			sched_yield();
 		}
 	}
 	return 0;
@@ -129,9 +133,10 @@ int loop_run(struct loop *loop)
 	return rc;
 }
 
-void loop_on_turn(struct loop *loop, loop_fn *fn, void *ctx)
+void loop_on_turn(struct loop *loop, loop_turn_fn *fn, void *ctx)
 {
-	loop->turn = (struct callback){.fn = fn, .ctx = ctx};
+	loop->turn = fn;
+	loop->turn_ctx = ctx;
 }
 
 void loop_stop(struct loop *loop)

@@ -19,6 +19,7 @@ enum { LOOP_READ = 1, LOOP_WRITE = 2 };
 
 typedef void loop_watch_fn(void *ctx, unsigned ready);
 typedef void loop_fn(void *ctx);
+typedef bool loop_turn_fn(void *ctx);
 
 int loop_new(struct loop **ret_loop);
 void loop_free(struct loop *loop);
@@ -26,8 +27,11 @@ void loop_free(struct loop *loop);
 /* Until loop_stop(). 0, or -EIO. */
 int loop_run(struct loop *loop);
 
-/* What loop_run() calls when everything that was ready together has been handled. */
-void loop_on_turn(struct loop *loop, loop_fn *fn, void *ctx);
+/*
+ * What loop_run() calls when everything that was ready together has been handled. True: it is to be
+ * called again at once, although nothing may be ready then; others get the processor first.
+ */
+void loop_on_turn(struct loop *loop, loop_turn_fn *fn, void *ctx);
 void loop_stop(struct loop *loop);
 
 /*

@@ -361,6 +361,7 @@ bool call_enqueue(struct call *call, struct request *request)
 	struct queue_limits limits = {config_number(config, SETTING_QUEUE_MAX),
 		config_number(config, SETTING_QUEUE_BYTES_MAX)};
 	call_admit(call, request);
+	gather_arrived(&peer->gather);
 	int rc = queue_push(call->funnel->queue, request, &limits);
 	if (rc == 0) {
 		funnel_watch_times(call->funnel);

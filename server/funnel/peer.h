@@ -16,6 +16,7 @@
 #include "server/base/list.h"
 #include "server/funnel/class.h"
 #include "server/funnel/credentials.h"
+#include "server/funnel/gather.h"
 #include "server/funnel/loop.h"
 #include "server/funnel/request.h"
 
@@ -60,6 +61,7 @@ struct peer {
 
 	struct list in_flight[PEER_BUCKETS]; /* requests without an answer, by id */
 	size_t in_flight_count;
+	struct gather_mark gather;
 	struct list leases; /* those that it has begun, oldest first */
 
 	uint64_t connected_us;

@@ -345,6 +345,14 @@ void queue_kick(struct queue *queue)
 	unlock_and_wake(queue, has_work(queue));
 }
 
+bool queue_is_short(struct queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	bool is_short = queue->writer_waits && queue->count < queue->gather;
+	pthread_mutex_unlock(&queue->lock);
+	return is_short;
+}
+
 void queue_nudge(struct queue *queue)
 {
 	pthread_mutex_lock(&queue->lock);

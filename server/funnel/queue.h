@@ -49,6 +49,9 @@ void queue_kick(struct queue *queue);
 /* The loop: wakes the writer for what it does when nothing waits. */
 void queue_nudge(struct queue *queue);
 
+/* The loop: true if the writer is asleep and less waits than the loop leaves it asleep for. */
+bool queue_is_short(struct queue *queue);
+
 /*
  * The loop: true if the writer is asleep and only batches wait, at most so many and together so
  * large. Then the writer sleeps on, the calls that are the writer's are the loop's, and what the

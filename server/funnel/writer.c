@@ -28,12 +28,16 @@ enum {
 	LOOK_US = 800000,
 	STANDING_RETRY_MS = 1000,
 	/* The loop stands in for that much, and after it has taken too long, not for a while. */
-	STAND_IN_COUNT = 16,
+	STAND_IN_COUNT = 32,
 	STAND_IN_BYTES = 64 * 1024,
 	STAND_IN_EXEC_US = 5000,
 	STAND_IN_COMMIT_US = 5000,
 	STAND_IN_AGAIN_US = 200 * 1000,
 	NUDGE_AGAIN_US = 10 * 1000,
+	COMMITS_WORTH = 5,
+	GROUP_US_MIN = 500,
+	PATIENCE_US_MIN = 30, /* a shorter commit is not worth a wait */
+	PATIENCE_US_MAX = 250,
 	FELT_US = 1000, /* a turn so long is remembered, to be named to those who waited */
 };
 
@@ -42,7 +46,8 @@ struct writer {
 	pthread_t thread;
 	struct reply_facts facts;
 	_Atomic uint64_t commit_no;
-	pthread_mutex_t lock; /* guards stats and wal_clock */
+	_Atomic uint64_t commit_us; /* that a commit takes lately */
+	pthread_mutex_t lock;       /* guards stats and wal_clock */
 	struct writer_stats stats;
 	struct wal_clock wal_clock;
 	struct lookout *lookout;
@@ -62,12 +67,30 @@ static uint64_t number(const struct writer *writer, enum setting_id id)
 	return config_number(writer->options.config, id);
 }
 
+static uint64_t commit_lately_us(const struct writer *writer)
+{
+	struct writer *writable = (struct writer *)(uintptr_t)writer;
+	return atomic_load_explicit(&writable->commit_us, memory_order_relaxed);
+}
+
+/*
+ * How long a group may execute. Clients that keep so much in flight and no more have nothing to send
+ * while all of it is in one group: what comes behind a commit's cost many times over goes into the next.
+ */
+static uint64_t group_time_us(const struct writer *writer)
+{
+	uint64_t enough_us = COMMITS_WORTH * commit_lately_us(writer);
+	uint64_t max_us = number(writer, SETTING_COMMIT_GROUP_MAX_US);
+	enough_us = enough_us > GROUP_US_MIN ? enough_us : GROUP_US_MIN;
+	return enough_us < max_us ? enough_us : max_us;
+}
+
 static struct group_limits limits_now(const struct writer *writer)
 {
 	return (struct group_limits){
 		.count_max = number(writer, SETTING_COMMIT_GROUP_MAX),
 		.bytes_max = number(writer, SETTING_COMMIT_GROUP_BYTES_MAX),
-		.time_max_us = number(writer, SETTING_COMMIT_GROUP_MAX_US),
+		.time_max_us = group_time_us(writer),
 		.exec_timeout_us = number(writer, SETTING_EXEC_TIMEOUT) * 1000,
 		.result_bytes_max = number(writer, SETTING_RESULT_BYTES_MAX),
 		.rows_max = (uint32_t)number(writer, SETTING_ROWS_MAX),
@@ -274,6 +297,19 @@ static bool may_touch(struct writer *writer)
 	return clear;
 }
 
+static void note_commit(struct writer *writer, uint64_t us)
+{
+	uint64_t lately = commit_lately_us(writer);
+	atomic_store_explicit(
+		&writer->commit_us, lately - lately / 8 + us / 8, memory_order_relaxed);
+}
+
+uint64_t writer_patience_us(const struct writer *writer)
+{
+	uint64_t us = commit_lately_us(writer);
+	return us < PATIENCE_US_MIN ? 0 : us < PATIENCE_US_MAX ? us : PATIENCE_US_MAX;
+}
+
 /* One commit group, answered. As group_run(). */
 static int run_group(
 	struct writer *writer, const struct group_limits *limits, struct group_result *ret_result)
@@ -296,6 +332,7 @@ static int run_group(
 	count(writer, &result, &answered);
 	answer(writer, &answered);
 	if (result.commits > 0) {
+		note_commit(writer, result.commit_us / result.commits);
 		atomic_store_explicit(&writer->unsettled, true, memory_order_relaxed);
 		tell_shipper(writer);
 	}

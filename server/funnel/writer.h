@@ -57,6 +57,9 @@ void writer_free(struct writer *writer); /* after a join; accepts NULL */
  */
 bool writer_stand_in(struct writer *writer);
 
+/* How long it may pay to wait for one more batch before a commit: less than the commit takes. Any thread. */
+uint64_t writer_patience_us(const struct writer *writer);
+
 /* The loop, when the burst may be over: lets the writer do what it has put off. False: nothing. */
 bool writer_settle(struct writer *writer);
 

@@ -377,7 +377,7 @@ void loop_stop(struct loop *loop)
 }
 
 /* When the writer works is the hand's to say: nobody stands in for it. */
-void loop_on_turn(struct loop *loop, loop_fn *fn, void *ctx)
+void loop_on_turn(struct loop *loop, loop_turn_fn *fn, void *ctx)
 {
 	(void)loop;
 	(void)fn;
