@@ -533,7 +533,8 @@ static struct request *no_memory(struct failure *failure)
 	return NULL;
 }
 
-struct request *batch_decode(const struct message *message, struct failure *failure)
+struct request *batch_decode(
+	const struct message *message, struct request_shelf *shelf, struct failure *failure)
 {
 	const struct field *batch = message_field(message, "batch");
 	struct sizes sizes = {0};
@@ -565,7 +566,7 @@ struct request *batch_decode(const struct message *message, struct failure *fail
 		sizes.values * sizeof(struct value) + sizes.names * sizeof(struct bytes) +
 		batch->raw.len + DEDUPE_KEY_BYTES_MAX;
 	void *room = NULL;
-	struct request *request = request_new(REQUEST_WRITE, extra, &room);
+	struct request *request = request_from(shelf, REQUEST_WRITE, extra, &room);
 	if (request == NULL) {
 		return no_memory(failure);
 	}

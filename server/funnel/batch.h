@@ -15,8 +15,12 @@ enum {
 	GUARD_TABLES_MAX = 1000,
 };
 
-/* The params of `write`. NULL with the failure set: bad_request, or internal without memory. */
-struct request *batch_decode(const struct message *message, struct failure *failure);
+/*
+ * The params of `write`, in memory of the shelf (see request_from()). NULL with the failure set:
+ * bad_request, or internal without memory.
+ */
+struct request *batch_decode(
+	const struct message *message, struct request_shelf *shelf, struct failure *failure);
 
 /* The params of `describe`. */
 struct request *describe_decode(const struct message *message, struct failure *failure);

@@ -29,6 +29,7 @@ struct funnel {
 	struct list touched; /* peers that have new answers to send */
 	struct list by_id[PEER_INDEX];
 	struct gather gather;
+	struct request_shelf shelf;
 	size_t peers_count;
 	uint64_t next_peer_id;
 	struct peer_hooks hooks;

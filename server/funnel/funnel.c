@@ -379,8 +379,7 @@ static bool turn_over(void *ctx)
 {
 	struct funnel *funnel = ctx;
 	if (queue_is_short(funnel->queue) &&
-		gather_waits(
-			&funnel->gather, clock_now_us(), writer_patience_us(funnel->writer))) {
+		gather_waits(&funnel->gather, clock_now_us(), writer_patience_us(funnel->writer))) {
 		return true;
 	}
 	bool stood_in = writer_stand_in(funnel->writer);
@@ -721,6 +720,7 @@ static void tear_down(struct funnel *funnel)
 	loop_timer_free(funnel->alive);
 	loop_timer_free(funnel->limit);
 	loop_free(funnel->loop);
+	request_shelf_finish(&funnel->shelf); /* the queue freed the last requests */
 	msgpack_zone_destroy(&funnel->zone);
 }
 
@@ -747,6 +747,7 @@ static struct funnel *funnel_new(const struct funnel_options *options)
 	list_init(&funnel->touched);
 	list_init(&funnel->watches.all);
 	gather_init(&funnel->gather);
+	request_shelf_init(&funnel->shelf);
 	for (size_t i = 0; i < PEER_INDEX; i++) {
 		list_init(&funnel->by_id[i]);
 	}

@@ -35,6 +35,7 @@ struct group {
 	size_t count;
 	size_t bytes;
 	uint64_t began_us;
+	uint64_t now_us; /* read where time has passed: behind BEGIN and each member */
 	struct buffer spare;
 	struct group_result result;
 	char *reason;
@@ -230,7 +231,7 @@ static enum run batch_succeeded(
 /* When a batch must be done: the daemon's limit, or what its client has said. */
 static uint64_t exec_deadline(const struct group *group, const struct request *request)
 {
-	uint64_t limit_us = clock_now_us() + group->limits->exec_timeout_us;
+	uint64_t limit_us = group->now_us + group->limits->exec_timeout_us;
 	return request->own_deadline && request->deadline_us < limit_us ? request->deadline_us
 									: limit_us;
 }
@@ -314,7 +315,7 @@ static bool refused(struct group *group, struct request *request)
 
 static enum run run_member(struct group *group, struct request *request)
 {
-	uint64_t began_us = clock_now_us();
+	uint64_t began_us = group->now_us;
 	enum run run = RUN_DONE;
 	if (request->taken_us == 0) {
 		request->taken_us = began_us;
@@ -345,7 +346,8 @@ static enum run run_member(struct group *group, struct request *request)
 	if (run == RUN_DONE && !store_in_transaction(group->store)) {
 		run = RUN_LOST; /* one of our own statements has met a full disk, or too little memory */
 	}
-	request->exec_us = clock_now_us() - began_us;
+	group->now_us = clock_now_us();
+	request->exec_us = group->now_us - began_us;
 	request->cost_us += request->exec_us;
 	group->result.exec_us += request->exec_us;
 	return run;
@@ -440,7 +442,7 @@ static bool take_more(struct group *group, struct list *fresh)
 {
 	if (group->count >= group->limits->count_max || group->bytes >= group->limits->bytes_max ||
 		(group->count > 0 &&
-			clock_now_us() - group->began_us >= group->limits->time_max_us)) {
+			group->now_us - group->began_us >= group->limits->time_max_us)) {
 		return false;
 	}
 	return queue_take(group->queue, group->limits->count_max - group->count,
@@ -449,7 +451,7 @@ static bool take_more(struct group *group, struct list *fresh)
 
 static bool out_of_time(const struct group *group)
 {
-	return clock_now_us() - group->began_us >= group->limits->time_max_us;
+	return group->now_us - group->began_us >= group->limits->time_max_us;
 }
 
 /*
@@ -500,7 +502,9 @@ static enum run run_again(struct group *group, struct list *members)
 static enum attempt begin(struct group *group, struct list *members)
 {
 	struct store_error error = {.row = -1};
-	switch (store_begin(group->store, &error)) {
+	int rc = store_begin(group->store, &error);
+	group->now_us = clock_now_us();
+	switch (rc) {
 	case 0:
 		return ATTEMPT_DONE;
 	case STORE_BUSY:

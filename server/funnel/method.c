@@ -396,7 +396,8 @@ static bool do_write(struct call *call)
 		return false;
 	}
 	return !lease_forbids(call) &&
-		call_enqueue_decoded(call, batch_decode(call->message, &call->failure));
+		call_enqueue_decoded(
+			call, batch_decode(call->message, &call->funnel->shelf, &call->failure));
 }
 
 static bool do_describe(struct call *call)

@@ -162,11 +162,29 @@ struct request {
 	struct holder *waited_for; /* owned; NULL: it has not waited long, or nobody knows */
 
 	struct buffer reply; /* the frame that answers it */
+
+	struct request_shelf *shelf; /* where its memory goes when it is freed; or NULL */
 };
 
 /* Tasks that belong to no connection, or outlive theirs, take peer ids from here on. */
 #define TASK_PEER (UINT64_C(1) << 63)
 
-/* Room behind the struct for `extra` bytes, aligned for anything. NULL: no memory. */
+/*
+ * The memory of requests that are over, with that of their answers, for the next ones: what one thread
+ * has filled and the other frees is the allocator's worst case. The loop's; bounded.
+ */
+struct request_shelf {
+	struct list blocks;
+	size_t count;
+};
+void request_shelf_init(struct request_shelf *shelf);
+void request_shelf_finish(struct request_shelf *shelf);
+
+/*
+ * Room behind the struct for `extra` bytes, aligned for anything. NULL: no memory. A small one comes
+ * from the shelf, unless that is NULL.
+ */
 struct request *request_new(enum request_kind kind, size_t extra, void **ret_extra);
+struct request *request_from(
+	struct request_shelf *shelf, enum request_kind kind, size_t extra, void **ret_extra);
 void request_free(struct request *request); /* accepts NULL; the loop's */

@@ -170,7 +170,7 @@ static struct request *decode(const struct history *history, const struct batch 
 	if (!frame.failed && msgpack_zone_init(&zone, 1024)) {
 		int rc = message_parse(frame.data + FRAME_HEADER_BYTES,
 			frame.len - FRAME_HEADER_BYTES, &zone, &message);
-		request = rc == 0 ? batch_decode(&message, &failure) : NULL;
+		request = rc == 0 ? batch_decode(&message, NULL, &failure) : NULL;
 		if (request == NULL && rc >= 0 && failure.code != FAILURE_INTERNAL) {
 			found(FOUND_ANSWER, "batch %u is refused: %s", batch->id,
 				rc > 0 ? message.reason : failure.message);

@@ -45,6 +45,45 @@ static void test_no_memory(void **state)
 	fail_alloc_at(0);
 }
 
+/* What comes from the shelf looks like new, whatever lay there; large ones never lie there. */
+static void test_the_shelf(void **state)
+{
+	struct request_shelf shelf;
+	void *room = NULL;
+	(void)state;
+	request_shelf_init(&shelf);
+	for (unsigned round = 0; round < 3; round++) {
+		struct request *requests[3];
+		for (unsigned i = 0; i < 3; i++) {
+			size_t extra = i < 2 ? 200 : 5000;
+			requests[i] = request_from(&shelf, REQUEST_WRITE, extra, &room);
+			assert_non_null(requests[i]);
+			memset(room, 0xa5, extra);
+			assert_int_equal(requests[i]->payload.len, 0);
+			assert_int_equal(requests[i]->reply.len, 0);
+			assert_int_equal(requests[i]->outcome, OUTCOME_OPEN);
+			assert_null(requests[i]->waited_for);
+			assert_int_equal(requests[i]->cost_us, 0);
+			requests[i]->outcome = OUTCOME_OK;
+			requests[i]->cost_us = 7;
+			requests[i]->payload.failed = true;
+			requests[i]->payload.max = 1;
+			requests[i]->waited_for = calloc(1, 10);
+			buffer_append(&requests[i]->reply, "reply", 5);
+		}
+		for (unsigned i = 0; i < 3; i++) {
+			request_free(requests[i]);
+		}
+		assert_true(shelf.count <= 2);
+	}
+	fail_alloc_at(1);
+	struct request *kept = request_from(&shelf, REQUEST_WRITE, 200, &room);
+	fail_alloc_at(0);
+	request_free(kept); /* with a shelf in use it needed no memory; a sanitizer has none */
+	request_shelf_finish(&shelf);
+	assert_int_equal(shelf.count, 0);
+}
+
 /* Everything that it came to own goes with it: the sanitizer's leak check is the judge. */
 static void test_freeing_frees_what_it_owns(void **state)
 {
@@ -94,6 +133,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_new_request_is_empty),
 		cmocka_unit_test(test_no_memory),
+		cmocka_unit_test(test_the_shelf),
 		cmocka_unit_test(test_freeing_frees_what_it_owns),
 		cmocka_unit_test(test_classes),
 	};

@@ -128,7 +128,7 @@ static struct request *decode_bytes(
 		fail_msg("%s", message.reason);
 	}
 	failure_init(failure);
-	struct request *request = strcmp(method, "write") == 0 ? batch_decode(&message, failure)
+	struct request *request = strcmp(method, "write") == 0 ? batch_decode(&message, NULL, failure)
 							       : describe_decode(&message, failure);
 	memset(buf.data, 0xa5, buf.len);
 	msgpack_zone_destroy(&zone);
@@ -545,13 +545,13 @@ static void test_no_memory(void **state)
 	struct failure failure;
 	failure_init(&failure);
 	fail_alloc_at(1);
-	assert_null(batch_decode(&message, &failure));
+	assert_null(batch_decode(&message, NULL, &failure));
 	fail_alloc_at(0);
 	assert_int_equal(failure.code, FAILURE_INTERNAL);
 	assert_true(failure.retry);
 	assert_int_equal(failure.applied, APPLIED_NO);
 	failure_clear(&failure);
-	struct request *request = batch_decode(&message, &failure);
+	struct request *request = batch_decode(&message, NULL, &failure);
 	assert_non_null(request);
 	request_free(request);
 	msgpack_zone_destroy(&zone);
