@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { ZONE_SMALL = 960, ZONE_LARGE = 8192 };
+
 struct lf_reply *answer_new(void)
 {
 	struct lf_reply *reply = calloc(1, sizeof(*reply));
@@ -238,9 +240,11 @@ static int decode_reply(struct lf_reply *reply, const struct message *message)
 static int parse_into(
 	struct lf_reply *reply, const uint8_t *payload, size_t len, struct message *ret_message)
 {
-	/* Objects take about 24 bytes for each byte of tiny values; big zones grow by themselves.
+	/*
+	 * Objects take about 24 bytes for each byte of tiny values; big zones grow by themselves. A
+	 * small one stays below what malloc keeps at hand.
 	 */
-	size_t chunk = len < 256 ? 1024 : 8192;
+	size_t chunk = len < 256 ? ZONE_SMALL : ZONE_LARGE;
 
 	reply->payload = malloc(len + 1); /* one spare byte for terminated() */
 	if (reply->payload == NULL || !msgpack_zone_init(&reply->zone, chunk)) {
@@ -259,10 +263,11 @@ static int parse_into(
 	return r;
 }
 
-int answer_parse(const uint8_t *payload, size_t len, struct message *ret_message,
-	struct lf_reply **ret_reply)
+int answer_parse(const uint8_t *payload, size_t len, struct lf_reply **spare,
+	struct message *ret_message, struct lf_reply **ret_reply)
 {
-	struct lf_reply *reply = answer_new();
+	struct lf_reply *reply = *spare != NULL ? *spare : answer_new();
+	*spare = NULL;
 	if (reply == NULL) {
 		return -ENOMEM;
 	}

@@ -71,7 +71,9 @@ void engine_finish(struct engine *engine)
 	frame_reader_finish(&engine->reader);
 	buffer_finish(&engine->out);
 	lf_reply_free(engine->hello);
+	lf_reply_free(engine->spare);
 	engine->hello = NULL;
+	engine->spare = NULL;
 }
 
 /* ---- outcomes -------------------------------------------------------------------------------- */
@@ -94,7 +96,8 @@ static void settle(struct engine *engine, struct pending *pending, struct lf_rep
 		engine->unnumbered--;
 	}
 	if (reply != NULL) {
-		lf_reply_free(pending->reply);
+		lf_reply_free(engine->spare);
+		engine->spare = pending->reply; /* for the next answer: it was not needed */
 		pending->reply = reply;
 	}
 	pending->reply->ticket = pending->ticket;

@@ -83,6 +83,7 @@ struct engine {
 
 	/* What the last good hello said. */
 	struct lf_reply *hello;
+	struct lf_reply *spare; /* one that no request needed, or NULL */
 	uint64_t limit_frame;
 	uint64_t limit_nodes;
 	uint64_t limit_in_flight;

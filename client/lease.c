@@ -116,6 +116,9 @@ void engine_lease_sweep(struct engine *engine)
 {
 	struct pending *pending;
 	struct pending *next;
+	if (engine->lease.newest == 0) {
+		return; /* there has never been one */
+	}
 	for (pending = TAILQ_FIRST(&engine->open); pending != NULL; pending = next) {
 		next = TAILQ_NEXT(pending, link);
 		if (pending->lease_over && pending->state != PENDING_WRITTEN) {

@@ -391,7 +391,7 @@ static int handle_frame(struct engine *engine, uint64_t now_ms, const uint8_t *p
 	struct message message;
 	struct lf_reply *reply = NULL;
 
-	int r = answer_parse(payload, len, &message, &reply);
+	int r = answer_parse(payload, len, &engine->spare, &message, &reply);
 	if (r == MESSAGE_BROKEN) {
 		char why[ENGINE_WHY_MAX];
 		(void)snprintf(

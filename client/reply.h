@@ -64,12 +64,12 @@ struct lf_reply {
 struct lf_reply *answer_new(void);
 
 /*
- * Copies a frame's payload and takes it apart: *ret_message says what it is, and points into the
+ * Copies a frame's payload and takes it apart, in *spare, which is NULL then, or in a new reply: *ret_message says what it is, and points into the
  * reply. The fields of the reply are filled in if it is MESSAGE_REPLY. Free it with
  * lf_reply_free() in any case of success. 0, -ENOMEM, or MESSAGE_BROKEN / MESSAGE_BAD_REQUEST.
  */
-int answer_parse(const uint8_t *payload, size_t len, struct message *ret_message,
-	struct lf_reply **ret_reply);
+int answer_parse(const uint8_t *payload, size_t len, struct lf_reply **spare,
+	struct message *ret_message, struct lf_reply **ret_reply);
 
 /* Ends each string of the array in a NUL, in the payload: once all of it is unpacked. */
 void answer_terminate(const msgpack_object_array *array);

@@ -140,11 +140,6 @@ void pack_str(msgpack_packer *packer, const char *str, size_t len)
 	msgpack_pack_str_body(packer, str, len);
 }
 
-void pack_cstr(msgpack_packer *packer, const char *str)
-{
-	pack_str(packer, str, strlen(str));
-}
-
 void pack_bin(msgpack_packer *packer, const void *data, size_t len)
 {
 	msgpack_pack_bin(packer, len);
@@ -155,12 +150,6 @@ void pack_key_str(msgpack_packer *packer, const char *key, const char *text)
 {
 	pack_cstr(packer, key);
 	pack_cstr(packer, text);
-}
-
-void pack_key_uint(msgpack_packer *packer, const char *key, uint64_t number)
-{
-	pack_cstr(packer, key);
-	msgpack_pack_uint64(packer, number);
 }
 
 void pack_key_bool(msgpack_packer *packer, const char *key, bool value)

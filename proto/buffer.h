@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 struct buffer {
 	uint8_t *data;
@@ -38,6 +39,20 @@ void buffer_append(struct buffer *buf, const void *data, size_t len);
  */
 uint8_t *buffer_reserve(struct buffer *buf, size_t len);
 
+/* Appends a short string; inline, so that a literal is a few stores. */
+static inline void buffer_append_short(
+	struct buffer *buf, uint8_t header, const char *str, size_t len)
+{
+	uint8_t *at = !buf->failed && buf->max == 0 && buf->cap - buf->len > len
+		? buf->data + buf->len
+		: buffer_reserve(buf, len + 1);
+	if (at != NULL) {
+		at[0] = header;
+		memcpy(at + 1, str, len);
+		buf->len += len + 1;
+	}
+}
+
 /* Removes [from, to). */
 void buffer_cut(struct buffer *buf, size_t from, size_t to);
 
@@ -61,10 +76,22 @@ void pack_array_end(struct buffer *buf, size_t at, uint32_t count);
 
 /* Strings and binaries in one call each. */
 void pack_str(msgpack_packer *packer, const char *str, size_t len);
-void pack_cstr(msgpack_packer *packer, const char *str);
+static inline void pack_cstr(msgpack_packer *packer, const char *str)
+{
+	size_t len = strlen(str);
+	if (len < 32) {
+		buffer_append_short(packer->data, (uint8_t)(0xa0u | len), str, len);
+	} else {
+		pack_str(packer, str, len);
+	}
+}
 void pack_bin(msgpack_packer *packer, const void *data, size_t len);
 
 /* A pair of a map. */
 void pack_key_str(msgpack_packer *packer, const char *key, const char *text);
-void pack_key_uint(msgpack_packer *packer, const char *key, uint64_t number);
+static inline void pack_key_uint(msgpack_packer *packer, const char *key, uint64_t number)
+{
+	pack_cstr(packer, key);
+	msgpack_pack_uint64(packer, number);
+}
 void pack_key_bool(msgpack_packer *packer, const char *key, bool value);

@@ -219,20 +219,15 @@ int message_parse(
 	return 0;
 }
 
-const struct field *message_field(const struct message *message, const char *key)
+const struct field *message_find(const struct message *message, const char *key, size_t key_len)
 {
 	for (size_t i = 0; i < message->fields_count; i++) {
-		if (span_equal(message->fields[i].key, key)) {
+		struct span name = message->fields[i].key;
+		if (name.len == key_len && memcmp(name.data, key, key_len) == 0) {
 			return &message->fields[i];
 		}
 	}
 	return NULL;
-}
-
-bool span_equal(struct span span, const char *str)
-{
-	size_t len = strlen(str);
-	return span.len == len && memcmp(span.data, str, len) == 0;
 }
 
 bool object_int64(const msgpack_object *object, int64_t *ret_value)
@@ -284,14 +279,15 @@ bool object_bin(const msgpack_object *object, struct span *ret_value)
 	return true;
 }
 
-const msgpack_object *object_get(const msgpack_object *map, const char *key)
+const msgpack_object *object_find(const msgpack_object *map, const char *key, size_t key_len)
 {
 	if (map->type != MSGPACK_OBJECT_MAP) {
 		return NULL;
 	}
 	for (uint32_t i = 0; i < map->via.map.size; i++) {
-		struct span name;
-		if (object_str(&map->via.map.ptr[i].key, &name) && span_equal(name, key)) {
+		const msgpack_object *name = &map->via.map.ptr[i].key;
+		if (name->type == MSGPACK_OBJECT_STR && name->via.str.size == key_len &&
+			memcmp(name->via.str.ptr, key, key_len) == 0) {
 			return &map->via.map.ptr[i].val;
 		}
 	}

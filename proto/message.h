@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum {
 	PROTO_VERSION = 1,
@@ -66,9 +67,18 @@ int message_parse(
 	const uint8_t *payload, size_t len, msgpack_zone *zone, struct message *ret_message);
 
 /* The field with that key, or NULL. */
-const struct field *message_field(const struct message *message, const char *key);
+const struct field *message_find(const struct message *message, const char *key, size_t key_len);
+static inline const struct field *message_field(const struct message *message, const char *key)
+{
+	return message_find(message, key, strlen(key));
+}
 
-bool span_equal(struct span span, const char *str);
+/* Inline, so that the length of a literal is no work. */
+static inline bool span_equal(struct span span, const char *str)
+{
+	size_t len = strlen(str);
+	return span.len == len && memcmp(span.data, str, len) == 0;
+}
 
 /*
  * Readers of single values. They return false if the object has another type or does not fit;
@@ -80,7 +90,11 @@ bool object_bool(const msgpack_object *object, bool *ret_value);
 bool object_str(const msgpack_object *object, struct span *ret_value);
 bool object_bin(const msgpack_object *object, struct span *ret_value);
 /* The value of a key of a map, or NULL. */
-const msgpack_object *object_get(const msgpack_object *map, const char *key);
+const msgpack_object *object_find(const msgpack_object *map, const char *key, size_t key_len);
+static inline const msgpack_object *object_get(const msgpack_object *map, const char *key)
+{
+	return object_find(map, key, strlen(key));
+}
 
 /*
  * Writing. Each begin opens a frame and returns its mark for frame_end(); what the caller packs in

@@ -897,7 +897,7 @@ static void every_allocation_may_fail(void **state)
 	peer_enters = memory_enters;
 	run_short_of_memory(0);
 	unsigned count = memory_asked;
-	assert_true(count > 30);
+	assert_true(count > 20);
 	for (unsigned i = 1; i <= count; i++) {
 		run_short_of_memory(i);
 	}
