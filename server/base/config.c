@@ -59,7 +59,7 @@ const struct setting settings[SETTING_COUNT] = {
 	[SETTING_EXTENSIONS] = TEXT("extensions", "", false,
 		"shared libraries that the daemon loads into SQLite, separated by commas"),
 	[SETTING_CACHE_BYTES] = BYTES(
-		"cache_bytes", "64MiB", 64 * KIB, 64 * GIB, false, "page cache of the writer"),
+		"cache_bytes", "16MiB", 64 * KIB, 64 * GIB, false, "page cache of the writer"),
 	[SETTING_HEAP_BYTES_MAX] = BYTES("heap_bytes_max", "512MiB", 16 * MIB, 64 * GIB, false,
 		"memory of SQLite, its cache included; a statement that needs more fails (a large "
 		"CREATE INDEX sorts in memory)"),
