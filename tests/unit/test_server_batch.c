@@ -128,8 +128,9 @@ static struct request *decode_bytes(
 		fail_msg("%s", message.reason);
 	}
 	failure_init(failure);
-	struct request *request = strcmp(method, "write") == 0 ? batch_decode(&message, NULL, failure)
-							       : describe_decode(&message, failure);
+	struct request *request = strcmp(method, "write") == 0
+		? batch_decode(&message, NULL, failure)
+		: describe_decode(&message, failure);
 	memset(buf.data, 0xa5, buf.len);
 	msgpack_zone_destroy(&zone);
 	buffer_finish(&buf);
