@@ -300,9 +300,11 @@ static void run_bye(struct group *group, struct request *request)
 /* There is no room for what it would write. */
 static bool refused(struct group *group, struct request *request)
 {
-	bool writes = false;
-	for (size_t i = 0; group->limits->refusal != NULL && i < request->steps_count && !writes;
-		i++) {
+	if (group->limits->refusal == NULL) {
+		return false;
+	}
+	bool writes = request->kind == REQUEST_BYE;
+	for (size_t i = 0; i < request->steps_count && !writes; i++) {
 		writes = !store_step_reads_only(
 			group->store, request->credentials->role, &request->steps[i]);
 	}
@@ -327,7 +329,9 @@ static enum run run_member(struct group *group, struct request *request)
 	begin_again(request);
 	queue_run(group->queue, request, began_us);
 	if (request->kind == REQUEST_BYE) {
-		run_bye(group, request);
+		if (!refused(group, request)) {
+			run_bye(group, request); /* else its session is forgotten in time */
+		}
 	} else if ((request->kind == REQUEST_WRITE || request->kind == REQUEST_COMMIT) &&
 		group_answer_from_memory(group->store, request)) {
 		/* Known already, however late it comes again. */

@@ -270,6 +270,12 @@ static enum after step(struct run *run, struct request *request)
 	struct packing packing;
 	uint64_t cursor = 0;
 	bool more = false;
+	if (run->task->task.refusal != NULL &&
+		!store_step_reads_only(
+			run->store, request->credentials->role, &request->steps[0])) {
+		fail(request, FAILURE_DISK_LOW, run->task->task.refusal);
+		return AFTER_OPEN;
+	}
 	struct step one = request->steps[0];
 	uint32_t rows_max = (uint32_t)number(run, SETTING_ROWS_MAX);
 	one.rows_max = one.rows_max < rows_max ? one.rows_max : rows_max;

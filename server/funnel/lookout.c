@@ -29,6 +29,7 @@ enum { SQLITE_CODE_FULL = 13, SQLITE_CODE_IOERR = 10 };
 #define LOG_AGAIN_US (60ull * 1000 * 1000)
 #define BUSY_US      (100ull * 1000)      /* a lock that is held longer is looked for */
 #define BUSY_LOOK_US (1000ull * 1000)     /* … and again */
+#define CUT_US       (1000ull * 1000)     /* between two attempts to cut a WAL while room is low */
 #define GROUND_US    (200ull * 1000)      /* between two looks at the files */
 #define RECHECK_US   (5ull * 1000 * 1000) /* between two checks of what did not pass one */
 
@@ -42,6 +43,7 @@ struct lookout {
 	uint64_t busy_since_us;
 	uint64_t busy_next_us;
 	uint64_t next_ground_us;
+	uint64_t next_cut_us;
 	uint64_t next_recheck_us;
 	uint64_t foreign_seen;
 	uint64_t epochs;
@@ -218,10 +220,13 @@ static void look_at_disk(struct lookout *lookout)
 		lookout->low_total++;
 		log_warn("little room on the disk: writes are refused", log_str("dir", disk->dir),
 			log_uint("free", disk->free), log_uint("needed", disk->needed));
-		cut_wal(lookout);
 	} else if (change == DISK_WELL) {
 		log_info("room on the disk again: writes go on", log_str("dir", disk->dir),
 			log_uint("free", disk->free), log_uint("reserve", disk->reserve));
+	}
+	if (disk->low && (change == DISK_LOW || now_us >= lookout->next_cut_us)) {
+		cut_wal(lookout); /* again and again, for a reader may have stood in it */
+		lookout->next_cut_us = now_us + CUT_US;
 	}
 	show_disk(lookout);
 }

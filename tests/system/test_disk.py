@@ -241,6 +241,53 @@ def test_a_chunk_waits_for_room(litefunnel, tmp_path):
         assert served.read("SELECT sum(n) FROM t") == [(3000 * 3001 // 2 + 3000,)]
 
 
+def low(served, filler, wire):
+    """The disk is filled, and the daemon knows it."""
+    filler.fill(gradually=False)
+    wait_for(lambda: "disk:" in (wire.ask("write", batch=[["INSERT INTO t VALUES (0)"]])[0] or {"message": ""})["message"],
+             "the floor")
+
+
+def test_leases_and_bye_ask_the_floor_too(litefunnel, tmp_path):
+    """A lease may read; a session that says bye is kept until there is room to forget it."""
+    with disk_of(litefunnel, tmp_path, 32) as served:
+        served.start()
+        filler, session = Filler(served.place), os.urandom(16)
+        with served.wire() as wire, served.wire(session=session) as other:
+            wire.write("CREATE TABLE t(a)", "CREATE TABLE u(a)", "INSERT INTO u VALUES (1)")
+            other.write("INSERT INTO t VALUES (1)", seq=1)
+            low(served, filler, wire)
+            wire.call("begin", lease=1)
+            assert wire.call("step", lease=1, sql="SELECT count(*) FROM u")["rows"] == [[1]]
+            error, _ = wire.ask("step", lease=1, sql="UPDATE u SET a = 0")
+            assert (error["code"], error["applied"], error["open"]) == ("disk_low", "no", True), error
+            assert wire.call("commit", lease=1)["open"] is False
+            said = other.ask("bye")[0]
+            assert said["code"] == "disk_low" and said["retry"]
+            filler.empty()
+            wait_for(lambda: other.ask("bye")[0] is None, "room")
+
+
+def test_a_wal_that_a_reader_keeps_is_cut_when_it_goes(litefunnel, tmp_path):
+    """Room is low, and stays so: what could not be given back at once is given back later."""
+    with disk_of(litefunnel, tmp_path, 32, checkpoint_frames=100) as served:
+        served.start()
+        filler = Filler(served.place)
+        with served.wire() as wire, contextlib.closing(served.reader()) as reader:
+            wire.write("CREATE TABLE t(a)", "CREATE TABLE u(a, content)")
+            # The database has its pages already: to copy them there takes no more room.
+            wire.write(["INSERT INTO u VALUES (?, randomblob(3000))", [[i] for i in range(1000)], {"many": True}])
+            wire.call("checkpoint")
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM t").fetchall()
+            wire.write("UPDATE u SET content = randomblob(3000)")
+            low(served, filler, wire)
+            assert os.path.getsize(f"{served.db}-wal") > 3_000_000
+            reader.execute("COMMIT")
+            wait_for(lambda: os.path.getsize(f"{served.db}-wal") < 100_000, "the WAL is cut")
+        filler.empty()
+
+
 def test_no_floor_and_no_reserve(litefunnel, tmp_path):
     with disk_of(litefunnel, tmp_path, 32, disk_floor=0, reserve_bytes=0) as served:
         served.start()
