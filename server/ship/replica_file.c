@@ -54,7 +54,8 @@ int replica_dir_fail(const struct replica *replica, struct replica_error *error,
 	default:
 		result = REPLICA_AGAIN;
 	}
-	return replica_fail(replica, error, result, "%s %s: %s", what, name, strerror(number));
+	return replica_fail(replica, error, result, "%s %s: %s", what, name,
+		number == ENODEV ? "its directory is gone (cure: mount it)" : strerror(number));
 }
 
 static int interrupted(const struct replica *replica, struct replica_error *error)
@@ -134,6 +135,9 @@ int replica_dir_level(struct replica_dir *place, int level, bool make)
 		return -ENAMETOOLONG;
 	}
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT && place->seen[level]) {
+		return -ENODEV;
+	}
 	if (fd < 0 && errno == ENOENT && make) {
 		int rc = make_dirs(path);
 		if (rc < 0) {
@@ -144,6 +148,7 @@ int replica_dir_level(struct replica_dir *place, int level, bool make)
 	if (fd < 0) {
 		return -errno;
 	}
+	place->seen[level] = true;
 	if (make && !place->swept[level]) {
 		place->swept[level] = true;
 		sweep(fd);

@@ -13,12 +13,15 @@
 struct replica_dir {
 	struct replica replica;
 	char root[PATH_MAX];
-	bool swept[REPLICA_LEVEL_MAX + 1]; /* of what crashes left behind */
+	bool swept[REPLICA_LEVEL_MAX + 1];        /* of what crashes left behind */
+	_Atomic bool seen[REPLICA_LEVEL_MAX + 1]; /* by this handle */
 };
 
 /*
  * The open directory of a level, or negative errno. A directory that is missing is made if `make`;
- * what was left behind by a crash over a day ago is removed when the first file is put.
+ * what was left behind by a crash over a day ago is removed when the first file is put. One that was
+ * there and is not any more is -ENODEV: nobody of ours removes it, so its disk was unmounted, and what
+ * would be written under its name would be on another one.
  */
 int replica_dir_level(struct replica_dir *place, int level, bool make);
 

@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -238,6 +239,28 @@ bool spool_has_writer(struct spool *spool, const uint8_t writer[RECORD_ID_BYTES]
 		}
 	}
 	return false;
+}
+
+static void used_name(const char *url, char ret_name[SPOOL_USED_BYTES])
+{
+	snprintf(ret_name, SPOOL_USED_BYTES, "used-%016" PRIx64,
+		(uint64_t)XXH3_64bits(url, strlen(url)));
+}
+
+int spool_mark_used(struct spool *spool, const char *url)
+{
+	char name[SPOOL_USED_BYTES];
+	if (spool_was_used(spool, url, name)) {
+		return 0;
+	}
+	int rc = put_small(spool->fd, name, url, strlen(url));
+	return rc == 0 && fsync(spool->fd) != 0 ? -errno : rc;
+}
+
+bool spool_was_used(struct spool *spool, const char *url, char ret_name[SPOOL_USED_BYTES])
+{
+	used_name(url, ret_name);
+	return faccessat(spool->fd, ret_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 /* ---- files on their way out ---- */

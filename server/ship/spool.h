@@ -7,6 +7,7 @@
  *	lock                   held by flock for the shipper's life, never removed
  *	position               where the chain stands: how much of the database is in it
  *	writers                who has written to this spool, one after the other
+ *	used-HASH              the replica of that URL has had something
  *	parts                  WAL frames that are not yet in a segment (parts.h)
  *	segments/NAME.ltx      segments in the order of their numbers, and NAME.record beside each
  *	images/NAME.ltx        files of all pages, for a replica that lacks segments, and snapshots
@@ -27,6 +28,8 @@
 #include <stdint.h>
 
 struct spool;
+
+enum { SPOOL_USED_BYTES = 32 };
 
 enum spool_condition {
 	SPOOL_MISSING = 1,
@@ -70,6 +73,13 @@ int spool_position_write(struct spool *spool, const struct position *position);
  */
 int spool_add_writer(struct spool *spool, const uint8_t writer[RECORD_ID_BYTES]);
 bool spool_has_writer(struct spool *spool, const uint8_t writer[RECORD_ID_BYTES]);
+
+/*
+ * That a replica has had something from this spool: a file used-HASH, durable. One that is empty later
+ * was emptied, or is not there. ret_name is the file's.
+ */
+int spool_mark_used(struct spool *spool, const char *url);
+bool spool_was_used(struct spool *spool, const char *url, char ret_name[SPOOL_USED_BYTES]);
 
 /* ---- files ---- */
 

@@ -18,6 +18,7 @@ enum { UPLOADER_BACKOFF_MAX_MS = 20000 };
 struct uploader {
 	struct uploader_options options;
 	char *url; /* without ack=1 */
+	bool used; /* the spool knows that the replica has had something; the thread's own */
 	struct replica *replica;
 	pthread_t thread;
 	pthread_t snapshot_thread;

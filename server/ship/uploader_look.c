@@ -4,7 +4,10 @@
 
 #include "server/ship/uploader_inside.h"
 
+#include "server/base/log.h"
+
 #include <stdio.h>
+#include <string.h>
 
 struct highest {
 	uint64_t min_txid;
@@ -27,13 +30,36 @@ static int note_file(void *ctx, const struct replica_file *file)
 	return 0;
 }
 
+/*
+ * An empty replica that was none: a bucket was emptied, and gets all pages again. A directory may be
+ * that of a disk which is not mounted; then a new chain would fill up another disk, and nobody would
+ * miss the old one before it is needed.
+ */
+static int check_emptied(struct uploader *uploader, struct replica_error *error)
+{
+	char name[SPOOL_USED_BYTES];
+	const char *url = replica_url(uploader->replica);
+	if (!spool_was_used(uploader->options.spool, url, name)) {
+		return 0;
+	}
+	if (strncmp(url, "file://", strlen("file://")) != 0) {
+		log_warn("the replica was emptied; it gets all pages again",
+			log_str("replica", url));
+		return 0;
+	}
+	snprintf(error->text, sizeof(error->text),
+		"%s is empty, but held segments of this database: is its disk mounted? (cure: mount "
+		"it; or, to fill it anew, remove %s/%s)",
+		url, spool_dir(uploader->options.spool), name);
+	return REPLICA_AGAIN;
+}
+
 int uploader_look(struct uploader *uploader, struct replica_error *error)
 {
 	struct highest highest = {0};
 	struct chain_head head = {0};
 	bool has_generations = false;
-	int rc = replica_probe(uploader->replica, error);
-	rc = rc == 0 ? replica_has_generations(uploader->replica, &has_generations, error) : rc;
+	int rc = replica_has_generations(uploader->replica, &has_generations, error);
 	if (rc == 0 && has_generations) {
 		snprintf(error->text, sizeof(error->text),
 			"it holds `generations/` of Litestream 0.3, which stock restore would "
@@ -43,6 +69,8 @@ int uploader_look(struct uploader *uploader, struct replica_error *error)
 	for (int level = 0; rc == 0 && level <= REPLICA_LEVEL_MAX; level++) {
 		rc = replica_list(uploader->replica, level, 0, note_file, &highest, error);
 	}
+	rc = rc == 0 && highest.max_txid == 0 ? check_emptied(uploader, error) : rc;
+	rc = rc == 0 ? replica_probe(uploader->replica, error) : rc;
 	if (rc == 0 && highest.max_txid > 0) {
 		head.txid = highest.max_txid;
 		rc = replica_look(uploader->replica, highest.level, highest.min_txid,

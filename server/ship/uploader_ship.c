@@ -81,6 +81,10 @@ static void shipped(
 		uploader->newest > uploader->confirmed ? record->committed_ms : 0;
 	uploader_publish(uploader);
 	pthread_mutex_unlock(&uploader->lock);
+	if (!uploader->used) { /* from now on an empty replica is no new one; else the next file says so */
+		uploader->used = spool_mark_used(uploader->options.spool,
+					 replica_url(uploader->replica)) == 0;
+	}
 	uploader->options.changed(uploader->options.ctx);
 }
 

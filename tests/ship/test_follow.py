@@ -28,7 +28,8 @@ class Follower:
         self.out = pathlib.Path(out)
         self.process = subprocess.Popen(
             [*prefix, program, "restore", source, "-o", out, "--follow", "--json", "--interval", INTERVAL,
-             *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+             *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "ASAN_OPTIONS": f"detect_leaks={int(not prefix)}"})  # none under strace
 
     def events(self):
         for line in self.process.stdout:
@@ -103,19 +104,32 @@ def equals(out, replica, txid):
     return pathlib.Path(out).read_bytes() == ltx.image(replica.states[txid], replica.page_size)
 
 
+def deliver(replica, root, level, min_txid, max_txid):
+    """As a shipper does: the record first, then the file as a whole."""
+    path = replica.path(level, min_txid, max_txid)
+    target = root / "ltx" / str(level)
+    target.mkdir(parents=True, exist_ok=True)
+    for one in (ltx.sidecar(path), path):
+        if one.exists():
+            shutil.copy2(one, target / f".{one.name}")
+            os.rename(target / f".{one.name}", target / one.name)
+
+
 # ---- segments
 
 @pytest.mark.parametrize("page_size,records", ((512, True), (4096, False), (65536, True)))
 def test_each_segment_arrives_as_a_whole(tmp_path, follow, page_size, records):
     history = chains.History(tmp_path, page_size)
-    replica = ltx.Replica(tmp_path / "replica", page_size, records=records)
+    replica = ltx.Replica(tmp_path / "made", page_size, records=records)
     walk = history.walk()
     replica.ship(next(walk), history.commit)
-    one = follow(replica.url, tmp_path / "out.db")
+    deliver(replica, tmp_path / "replica", 0, 1, 1)
+    one = follow(f"file://{tmp_path}/replica", tmp_path / "out.db")
     one.at(1)
     with contextlib.closing(reader(one.out)) as db:
         for pages in walk:
             replica.ship(pages, history.commit)
+            deliver(replica, tmp_path / "replica", 0, replica.txid, replica.txid)
             said = one.at(replica.txid)
             assert said["event"] == "applied" and said["lag_commits"] == 0 and said["files"] == 1
             assert db.execute("SELECT commit_no FROM _lf_state").fetchall() == [(history.commit,)]
@@ -227,8 +241,9 @@ def test_merged_files_lead_on(tmp_path, follow, walk):
 def test_a_new_epoch_takes_it_back(tmp_path, follow, walk):
     one = follow(walk.url, tmp_path / "out.db")
     one.at(7)
-    walk.epoch = os.urandom(16)
+    root, walk.root, walk.epoch = walk.root, tmp_path / "made", os.urandom(16)
     walk.ship(walk.states[3], 3, full=True)
+    deliver(walk, root, 0, 8, 8)
     said = one.at(8)
     assert said["event"] == "new epoch" and said["commit"] == 3
     one.end()

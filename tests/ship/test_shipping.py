@@ -338,8 +338,9 @@ def test_a_replica_ahead_of_the_database_is_not_written_to(litefunnel, daemon, p
     assert restore(litefunnel, url(place), place / "out.db")["commit"] == last
 
 
-def test_an_emptied_replica_is_filled_again(litefunnel, daemon, place):
-    one = start_with_table(ship(daemon, place))
+def test_an_emptied_replica_is_filled_again_when_somebody_says_so(litefunnel, daemon, place):
+    """An empty directory may be that of a disk which is not mounted."""
+    one = start_with_table(ship(daemon, place, ship_timeout="10ms"))
     churn(one, 12, 30)
     sync(litefunnel, one)
     one.stop()
@@ -347,7 +348,29 @@ def test_an_emptied_replica_is_filled_again(litefunnel, daemon, place):
     (place / "replica").mkdir()
     one.start()
     churn(one, 13, 30)
+    error = wait_for(lambda: replicas(one)[0]["error"], "it is named")
+    assert "is its disk mounted" in error and not list((place / "replica").rglob("*.ltx"))
+    pathlib.Path(error.rpartition("remove ")[2].rstrip(")")).unlink()
     equal_after_restore(litefunnel, one, place)
+
+
+def test_a_disk_that_comes_back_is_shipped_to_again(litefunnel, daemon, place):
+    """Nothing is written under its name while it is away, and it goes on where it was."""
+    one = start_with_table(ship(daemon, place))
+    churn(one, 12, 10)
+    sync(litefunnel, one)
+    for restart in (False, True):
+        (place / "replica").rename(place / "away")
+        (place / "replica").mkdir()
+        if restart:
+            one.kill()
+            one.start()
+        churn(one, 13, 10)
+        wait_for(lambda: "mount" in (replicas(one) or [{"error": ""}])[0]["error"], "it is named")
+        assert not list((place / "replica").rglob("*"))
+        (place / "replica").rmdir()
+        (place / "away").rename(place / "replica")
+        equal_after_restore(litefunnel, one, place)
 
 
 def test_a_second_replica_may_come_later(litefunnel, daemon, place):
