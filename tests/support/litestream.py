@@ -22,41 +22,53 @@ import urllib.request
 VERSION = "0.5.17"
 PACKAGE = "litestream-vfs-linux-amd64"
 INTEGRITY = "oCiQoDfHP3rasOnx2yjwOJ8IiLyAxuo61jke/117UA0WwKq3czbsiw2L5u8TZtt4VPET4f2Q+1s6CrQeqbF/JQ=="
+INTEGRITY_OF_OLD = "zmcAR8q2TNiAsWRSWscrN+r4NNQ+FwfatKhcE3G/YticNSkNyIhtCTlvXxIyOG+E+UWa+j441cjbmb7p83JPEw=="
 TOOLS = pathlib.Path(os.environ.get(
     "LITEFUNNEL_TOOLS", pathlib.Path(__file__).resolve().parents[2] / "build" / "tools"))
 
 
-def _tarball():
+def _tarball(package, version):
     with tempfile.TemporaryDirectory() as directory:
         if shutil.which("npm"):
-            subprocess.run(["npm", "pack", "--silent", f"{PACKAGE}@{VERSION}"], cwd=directory,
+            subprocess.run(["npm", "pack", "--silent", f"{package}@{version}"], cwd=directory,
                            check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
             return next(pathlib.Path(directory).glob("*.tgz")).read_bytes()
-    url = f"https://registry.npmjs.org/{PACKAGE}/-/{PACKAGE}-{VERSION}.tgz"
+    url = f"https://registry.npmjs.org/{package}/-/{package.rpartition('/')[2]}-{version}.tgz"
     with urllib.request.urlopen(url, timeout=120) as reply:
         return reply.read()
 
 
-def library():
-    """The path of the library; None, with the reason on stderr, if it cannot be had."""
-    path = TOOLS / f"litestream-vfs-{VERSION}.so"
+def _fetched(name, package, version, integrity, member):
+    """The path of a file of a package; None, with the reason on stderr, if it cannot be had."""
+    path = TOOLS / name
     if path.exists():
         return path
     if platform.machine() != "x86_64":
         print("litestream: not for this machine", file=sys.stderr)
         return None
     try:
-        data = _tarball()
+        data = _tarball(package, version)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"litestream: {error}", file=sys.stderr)
         return None
-    assert base64.b64encode(hashlib.sha512(data).digest()).decode() == INTEGRITY, "not that package"
+    assert base64.b64encode(hashlib.sha512(data).digest()).decode() == integrity, "not that package"
     TOOLS.mkdir(parents=True, exist_ok=True)
-    made = TOOLS / f".{os.getpid()}.so"
+    made = TOOLS / f".{os.getpid()}.made"
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        made.write_bytes(archive.extractfile("package/litestream-vfs.so").read())
+        made.write_bytes(archive.extractfile(f"package/{member}").read())
+    made.chmod(0o755)
     made.rename(path)
     return path
+
+
+def library():
+    """Litestream 0.5.17 as an extension of SQLite, or None."""
+    return _fetched(f"litestream-vfs-{VERSION}.so", PACKAGE, VERSION, INTEGRITY, "litestream-vfs.so")
+
+
+def program_of_old():
+    """The program `litestream` 0.3.13, the newest that npm has, or None."""
+    return _fetched("litestream-0.3.13", "@flydotio/litestream-linux-x64", "1.0.1", INTEGRITY_OF_OLD, "litestream")
 
 
 def restore(url, out, *, at=None, timeout=60, env=None):
