@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The table of settings and the four sources of their values. What a setting does stands where it
- * is used; what it is called, its unit, its limits and its help stand here and nowhere else:
- * --help, the sample file and the manual are made from, or tested against, this table.
+ * The table of settings and their values. What a setting does stands where it is used; what it is
+ * called, its unit, its limits and its help stand here and nowhere else: --help, the sample file and
+ * the manual are made from, or tested against, this table. Files and variables are read in
+ * config_read.c.
  */
 
 #include "server/base/config.h"
 
-#include "server/base/cleanup.h"
-
 #include <ctype.h>
 #include <errno.h>
-#include <ini.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define KIB    (1024ull)
@@ -184,7 +183,7 @@ const char *setting_source_name(enum setting_source source)
 	return source_names[source];
 }
 
-__attribute__((format(printf, 2, 3))) static int fail(char *ret_error, const char *format, ...)
+int config_fail(char ret_error[CONFIG_ERROR_BYTES], const char *format, ...)
 {
 	va_list args;
 	va_start(args, format);
@@ -193,7 +192,7 @@ __attribute__((format(printf, 2, 3))) static int fail(char *ret_error, const cha
 	return -EINVAL;
 }
 
-static const struct setting *find(const char *name)
+const struct setting *setting_find(const char *name)
 {
 	for (size_t i = 0; i < SETTING_COUNT; i++) {
 		if (strcmp(settings[i].name, name) == 0) {
@@ -307,32 +306,32 @@ static int parse(const struct setting *setting, const char *text, uint64_t *ret_
 		*ret_number = 0;
 		return parse_classes(text)
 			? 0
-			: fail(ret_error,
+			: config_fail(ret_error,
 				  "%s = \"%s\": use WHO=interactive, WHO=normal or WHO=bulk, "
 				  "separated by commas",
 				  setting->name, text);
 	case SETTING_TYPE_BOOL:
 		return parse_bool(text, ret_number)
 			? 0
-			: fail(ret_error, "%s = \"%s\": use on or off", setting->name, text);
+			: config_fail(ret_error, "%s = \"%s\": use on or off", setting->name, text);
 	case SETTING_TYPE_CHOICE:
 		return parse_choice(setting->choices, text, ret_number)
 			? 0
-			: fail(ret_error, "%s = \"%s\": use one of %s", setting->name, text,
+			: config_fail(ret_error, "%s = \"%s\": use one of %s", setting->name, text,
 				  setting->choices);
 	default:
 		break;
 	}
 	if (!parse_quantity(units_of(setting->type), text, ret_number)) {
-		return fail(ret_error, "%s = \"%s\": use a number%s", setting->name, text,
+		return config_fail(ret_error, "%s = \"%s\": use a number%s", setting->name, text,
 			setting->type == SETTING_TYPE_BYTES ? " of bytes, such as 8MiB"
 				: setting->type == SETTING_TYPE_MS
 				? " with a unit, such as 500ms, 30s, 5m or 1h"
 				: "");
 	}
 	if (*ret_number < setting->min || *ret_number > setting->max) {
-		return fail(ret_error, "%s = \"%s\": outside %llu to %llu%s", setting->name, text,
-			(unsigned long long)setting->min, (unsigned long long)setting->max,
+		return config_fail(ret_error, "%s = \"%s\": outside %llu to %llu%s", setting->name,
+			text, (unsigned long long)setting->min, (unsigned long long)setting->max,
 			setting->type == SETTING_TYPE_MS ? " ms" : "");
 	}
 	return 0;
@@ -341,9 +340,9 @@ static int parse(const struct setting *setting, const char *text, uint64_t *ret_
 int config_set(struct config *config, const char *name, const char *value,
 	enum setting_source source, char ret_error[CONFIG_ERROR_BYTES])
 {
-	const struct setting *setting = find(name);
+	const struct setting *setting = setting_find(name);
 	if (setting == NULL) {
-		return fail(ret_error,
+		return config_fail(ret_error,
 			"unknown setting \"%s\": `litefunnel serve --help` lists them", name);
 	}
 	struct config_value *slot = &config->values[setting - settings];
@@ -386,146 +385,6 @@ void config_finish(struct config *config)
 	}
 	free(config->file);
 	config->file = NULL;
-}
-
-struct reading {
-	struct config *config;
-	FILE *file;
-	char *error; /* of the first line that is wrong, "" if none is */
-	int lines;
-	int long_line; /* the number of the line that did not fit, 0: none */
-	bool seen[SETTING_COUNT];
-};
-
-/*
- * As fgets(), for inih, which would take the rest of a line that does not fit for the next line, and
- * an indented line for the value of the one before.
- */
-static char *read_line(char *text, int bytes, void *stream)
-{
-	struct reading *reading = stream;
-	if (fgets(text, bytes, reading->file) == NULL) {
-		return NULL;
-	}
-	size_t len = strlen(text);
-	reading->lines++;
-	if ((len == 0 || text[len - 1] != '\n') && !feof(reading->file)) {
-		reading->long_line = reading->lines;
-		return NULL;
-	}
-	size_t indent = strspn(text, " \t");
-	memmove(text, text + indent, len - indent + 1);
-	return text;
-}
-
-static int ini_line(void *ctx, const char *section, const char *name, const char *value)
-{
-	struct reading *reading = ctx;
-	if (reading->error[0] != 0) {
-		return 0; /* inih goes on, but tells the number of the first */
-	}
-	if (section[0] != 0) {
-		fail(reading->error, "section [%s]: a litefunnel config file has no sections",
-			section);
-		return 0;
-	}
-	const struct setting *setting = find(name);
-	if (setting != NULL && reading->seen[setting - settings]) {
-		fail(reading->error, "%s is set twice: which one is meant?", name);
-		return 0;
-	}
-	if (setting != NULL) {
-		reading->seen[setting - settings] = true;
-	}
-	return config_set(reading->config, name, value != NULL ? value : "", SETTING_FROM_FILE,
-		       reading->error) == 0;
-}
-
-int config_read_file(struct config *config, const char *path, char ret_error[CONFIG_ERROR_BYTES])
-{
-	char reason[CONFIG_ERROR_BYTES] = "";
-	struct reading reading = {.config = config, .error = reason};
-	reading.file = fopen(path, "re");
-	if (reading.file == NULL) {
-		return fail(ret_error, "cannot read %s: %s", path, strerror(errno));
-	}
-	errno = 0;
-	int line = ini_parse_stream(read_line, &reading, ini_line, &reading);
-	int unread = ferror(reading.file) ? errno : 0;
-	fclose(reading.file);
-	if (unread != 0) {
-		return fail(ret_error, "cannot read %s: %s", path, strerror(unread));
-	}
-	if (line == 0 && reading.long_line != 0) {
-		return fail(ret_error,
-			"%s:%d: the line is too long, or holds a NUL (for a long value: the variable "
-			"LITEFUNNEL_<NAME>_FILE)",
-			path, reading.long_line);
-	}
-	if (line != 0) {
-		return fail(ret_error, "%s:%d: %.300s", path, line,
-			reason[0] != 0 ? reason : "not a line of the form `name = value`");
-	}
-	free(config->file);
-	config->file = strdup(path);
-	return config->file != NULL ? 0 : -ENOMEM;
-}
-
-/* The first line of the file that LITEFUNNEL_<KEY>_FILE names. */
-static int read_value_file(const char *path, char **ret_value, char *ret_error)
-{
-	CLEANUP_FREE char *line = NULL;
-	size_t cap = 0;
-	FILE *file = fopen(path, "re");
-	if (file == NULL) {
-		return fail(ret_error, "cannot read %s: %s", path, strerror(errno));
-	}
-	ssize_t len = getline(&line, &cap, file);
-	fclose(file);
-	if (len < 0) {
-		return fail(ret_error, "%s is empty", path);
-	}
-	line[strcspn(line, "\r\n")] = 0;
-	*ret_value = line;
-	line = NULL;
-	return 0;
-}
-
-static int read_variable(struct config *config, const struct setting *setting, char *ret_error)
-{
-	char name[64];
-	CLEANUP_FREE char *from_file = NULL;
-	int len = snprintf(name, sizeof(name), "LITEFUNNEL_%s", setting->name);
-	for (char *at = name; *at != 0; at++) {
-		*at = (char)toupper((unsigned char)*at);
-	}
-	const char *value = getenv(name);
-	if (value == NULL) {
-		snprintf(name + len, sizeof(name) - (size_t)len, "_FILE");
-		const char *path = getenv(name);
-		if (path == NULL) {
-			return 0;
-		}
-		int rc = read_value_file(path, &from_file, ret_error);
-		if (rc < 0) {
-			return rc;
-		}
-		value = from_file;
-	}
-	char reason[CONFIG_ERROR_BYTES];
-	int rc = config_set(config, setting->name, value, SETTING_FROM_ENVIRONMENT, reason);
-	return rc == -EINVAL ? fail(ret_error, "%s: %.400s", name, reason) : rc;
-}
-
-int config_read_environment(struct config *config, char ret_error[CONFIG_ERROR_BYTES])
-{
-	for (size_t i = 0; i < SETTING_COUNT; i++) {
-		int rc = read_variable(config, &settings[i], ret_error);
-		if (rc < 0) {
-			return rc;
-		}
-	}
-	return 0;
 }
 
 void config_reload(struct config *config, struct config *fresh,

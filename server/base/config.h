@@ -125,6 +125,13 @@ enum { CONFIG_ERROR_BYTES = 512 };
 
 extern const struct setting settings[SETTING_COUNT];
 
+/* NULL: there is none of that name. */
+const struct setting *setting_find(const char *name);
+
+/* Writes the sentence to ret_error. Always -EINVAL. */
+__attribute__((format(printf, 2, 3))) int config_fail(
+	char ret_error[CONFIG_ERROR_BYTES], const char *format, ...);
+
 /* All defaults. 0 or -ENOMEM. */
 int config_init(struct config *config);
 void config_finish(struct config *config);
@@ -139,7 +146,10 @@ int config_set(struct config *config, const char *name, const char *value,
 /* The file's lines; an unknown key, a section or a line that is no setting is an error. */
 int config_read_file(struct config *config, const char *path, char ret_error[CONFIG_ERROR_BYTES]);
 
-/* LITEFUNNEL_<KEY> and LITEFUNNEL_<KEY>_FILE. Other variables of that prefix are left alone. */
+/*
+ * LITEFUNNEL_<KEY> and LITEFUNNEL_<KEY>_FILE. An unknown variable of that prefix is an error, but for
+ * those of commands and tests, and those that Kubernetes sets for a service of our name.
+ */
 int config_read_environment(struct config *config, char ret_error[CONFIG_ERROR_BYTES]);
 
 /*

@@ -90,10 +90,8 @@ def test_unknown_names_are_errors(daemon, tmp_path):
         assert code == 2 and said, text
         assert word is None or word in said[0] or word in served.log()
         assert re.search(r"f\.conf", served.log()), served.log()
-    served = daemon("e.db", start=False, env={"LITEFUNNEL_QUEUE_MX": "5"})
-    served.launch()  # other programs may have variables of this prefix; it must say so or take it
-    served.process.kill()
-    served.process.wait()
+    code, said = daemon("e.db", start=False, env={"LITEFUNNEL_QUEUE_MX": "5"}).refuses_to_start()
+    assert code == 2 and "LITEFUNNEL_QUEUE_MX" in said[0]
     code, _ = daemon("o.db", start=False, no_such_setting=1).refuses_to_start()
     assert code == 2
     code, _ = daemon("m.db", start=False, config="/no/such/file.conf").refuses_to_start()

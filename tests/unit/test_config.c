@@ -363,12 +363,46 @@ static void test_environment(void **state)
 	assert_non_null(strstr(error, "LITEFUNNEL_ROWS_MAX: rows_max = \"oops\""));
 	config_finish(&config);
 	unsetenv("LITEFUNNEL_ROWS_MAX");
-	setenv("LITEFUNNEL_SOMETHING_ELSE", "1", 1);
-	setenv("LITEFUNNEL_DB", "x", 1);
-	assert_int_equal(read_environment(&config, error), 0);
-	config_finish(&config);
-	unsetenv("LITEFUNNEL_SOMETHING_ELSE");
-	unsetenv("LITEFUNNEL_DB");
+}
+
+static void test_unknown_variables(void **state)
+{
+	static const struct {
+		const char *name;
+		const char *value;
+		bool good;
+	} variables[] = {
+		{"LITEFUNNEL_QUEUE_MX", "5", false},
+		{"LITEFUNNEL_queue_max", "5", false},
+		{"LITEFUNNEL_QUEUE_MX_FILE", "/dev/null", false},
+		{"LITEFUNNEL_SUPPORT", "5", false},
+		{"LITEFUNNEL_", "", false},
+		{"LITEFUNNEL_DB", "x", true},
+		{"LITEFUNNEL_CONFIG", "x", true},
+		{"LITEFUNNELS", "5", true},
+		/* What Kubernetes says of services called litefunnel and litefunnel-web. */
+		{"LITEFUNNEL_SERVICE_HOST", "10.0.0.11", true},
+		{"LITEFUNNEL_SERVICE_PORT", "80", true},
+		{"LITEFUNNEL_SERVICE_PORT_HTTP", "80", true},
+		{"LITEFUNNEL_PORT", "tcp://10.0.0.11:80", true},
+		{"LITEFUNNEL_PORT_80_TCP", "tcp://10.0.0.11:80", true},
+		{"LITEFUNNEL_PORT_80_TCP_ADDR", "10.0.0.11", true},
+		{"LITEFUNNEL_WEB_SERVICE_HOST", "10.0.0.12", true},
+		{"LITEFUNNEL_WEB_PORT_80_TCP_PROTO", "tcp", true},
+	};
+	struct config config;
+	(void)state;
+	for (size_t i = 0; i < sizeof(variables) / sizeof(variables[0]); i++) {
+		char error[CONFIG_ERROR_BYTES] = "";
+		setenv(variables[i].name, variables[i].value, 1);
+		int rc = read_environment(&config, error);
+		if (rc != (variables[i].good ? 0 : -EINVAL)) {
+			fail_msg("%s: %d \"%s\"", variables[i].name, rc, error);
+		}
+		assert_true(variables[i].good || strstr(error, variables[i].name) != NULL);
+		config_finish(&config);
+		unsetenv(variables[i].name);
+	}
 }
 
 static void test_environment_names_files(void **state)
@@ -544,6 +578,7 @@ int main(void)
 		cmocka_unit_test(test_text_values_of_a_file),
 		cmocka_unit_test(test_a_long_line_is_read_whole_or_refused),
 		cmocka_unit_test(test_environment),
+		cmocka_unit_test(test_unknown_variables),
 		cmocka_unit_test(test_environment_names_files),
 		cmocka_unit_test(test_reload_takes_over_what_may_change),
 		cmocka_unit_test(test_the_sample_is_a_config_file),
