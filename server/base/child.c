@@ -102,6 +102,9 @@ int child_start(
 void child_bind_to_parent(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (int i = 0; i < CHILD_FDS_MAX; i++) {
+		(void)fcntl(CHILD_FD_FIRST + i, F_SETFD, FD_CLOEXEC); /* not for children of ours */
+	}
 	struct pollfd fd = {.fd = CHILD_FD_FIRST, .events = POLLIN};
 	if (poll(&fd, 1, 0) > 0) {
 		_exit(0); /* it was gone before we could ask */

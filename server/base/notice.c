@@ -396,11 +396,11 @@ int board_new(struct board **ret_board)
 	if (board == NULL) {
 		return -ENOMEM;
 	}
-	/* The shipper inherits these; everything else in the process is closed by exec. */
-	board->fds.memory = memfd_create("litefunnel-board", 0);
-	board->fds.shipper = eventfd(0, EFD_NONBLOCK);
-	board->fds.loop = eventfd(0, EFD_NONBLOCK);
-	board->fds.gate = eventfd(0, EFD_NONBLOCK);
+	/* The shipper gets copies of these. */
+	board->fds.memory = memfd_create("litefunnel-board", MFD_CLOEXEC);
+	board->fds.shipper = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	board->fds.loop = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	board->fds.gate = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	int rc = board->fds.memory < 0 || board->fds.shipper < 0 || board->fds.loop < 0 ||
 			board->fds.gate < 0 ||
 			ftruncate(board->fds.memory, sizeof(struct shared)) != 0

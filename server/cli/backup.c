@@ -230,7 +230,7 @@ static int make_tmp(struct backup *backup)
 		backup->tmp = NULL;
 		return cli_fail("backup", "no memory");
 	}
-	CLEANUP_FD int fd = mkstemp(backup->tmp);
+	CLEANUP_FD int fd = mkostemp(backup->tmp, O_CLOEXEC);
 	if (fd < 0) {
 		int code = failed_errno(backup->out);
 		free(backup->tmp);

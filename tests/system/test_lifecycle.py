@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Starts, stops and kills, as clients and readers see them; and the daemon that has nothing to do."""
+import contextlib
 import os
+import pathlib
+import re
 import signal
 import sqlite3
 import subprocess
@@ -425,3 +428,19 @@ def test_rss_after_work_and_a_thousand_connections(daemon, litefunnel):
         sizes.append(served.rss())
     if not sanitizer(str(litefunnel)):
         assert sizes[-1] - sizes[1] < 1 << 20, sizes
+
+
+def test_no_descriptor_outlives_exec(daemon, tmp_path):
+    """Neither the daemon's nor the shipper's: who is started by either gets what it is given, and no more."""
+    served = daemon(replica=f"file://{tmp_path}/replica", ship_linger="10ms")
+    served.write("CREATE TABLE t(a)", ack="shipped")  # by now both have opened what they need
+    pid = served.process.pid
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        children = file.read().split()
+    assert children
+    for process in (str(pid), *children):
+        for fd in pathlib.Path(f"/proc/{process}/fdinfo").iterdir():
+            if int(fd.name) > 2:
+                with contextlib.suppress(FileNotFoundError):  # it has been closed meanwhile
+                    flags = int(re.search(r"flags:\s*([0-7]+)", fd.read_text()).group(1), 8)
+                    assert flags & os.O_CLOEXEC, os.readlink(f"/proc/{process}/fd/{fd.name}")
