@@ -8,6 +8,7 @@
 #include "server/cli/options.h"
 #include "server/cli/print.h"
 #include "server/cli/text.h"
+#include "server/funnel/credentials.h"
 
 #include <string.h>
 
@@ -16,10 +17,11 @@ static const char help[] =
 	"       litefunnel check-config --sample\n"
 	"\n"
 	"Says whether a config file is good: every line a known setting with a value that is\n"
-	"allowed. The environment and options, which win over the file, are not looked at.\n"
+	"allowed. The environment and options, which win over the file, are not looked at. Warns of\n"
+	"users and groups that this machine does not know: nobody has their roles.\n"
 	"\n"
 	"  --print         print all settings as the file and the defaults make them\n"
-	"  --json          print an object {\"ok\", \"error\"}, with --print also \"settings\"\n"
+	"  --json          print an object {\"ok\", \"error\", \"warnings\"}, with --print also \"settings\"\n"
 	"  --sample        print a file with every setting, its meaning and its default\n"
 	"  --help          this text\n"
 	"\n"
@@ -95,12 +97,43 @@ static void json_settings(const struct config *config)
 	fputc(']', stdout);
 }
 
+struct warnings {
+	bool json;
+	size_t count;
+};
+
+static void warn_of_unknown(void *ctx, const char *setting, const char *name)
+{
+	struct warnings *warnings = ctx;
+	char text[CONFIG_ERROR_BYTES];
+	snprintf(text, sizeof(text), "%s: this machine knows no %s \"%.200s\"", setting,
+		name[0] == '@' ? "group" : "user", name[0] == '@' ? name + 1 : name);
+	if (warnings->json) {
+		fputs(warnings->count > 0 ? "," : "", stdout);
+		text_json_cstr(stdout, text);
+	} else {
+		cli_fail("check-config", "warning: %s", text);
+	}
+	warnings->count++;
+}
+
+static void print_warnings(const struct config *config, bool json)
+{
+	struct warnings warnings = {.json = json};
+	credentials_find_unknown(config, warn_of_unknown, &warnings);
+}
+
 static void print_result(const struct check *check, const struct config *config, const char *error)
 {
 	bool good = error[0] == '\0';
 	if (check->json) {
 		printf("{\"ok\":%s,\"error\":", good ? "true" : "false");
 		text_json_cstr(stdout, error);
+		fputs(",\"warnings\":[", stdout);
+		if (good) {
+			print_warnings(config, true);
+		}
+		fputc(']', stdout);
 		if (good && check->print) {
 			json_settings(config);
 		}
@@ -133,6 +166,9 @@ int cli_check_config(int argc, char **argv)
 	rc = rc == 0 ? config_read_file(&config, check.file, error) : rc;
 	if (rc < 0 && error[0] == '\0') {
 		return cli_fail("check-config", "%s", strerror(-rc));
+	}
+	if (rc == 0 && !check.json) {
+		print_warnings(&config, false);
 	}
 	print_result(&check, &config, error);
 	return print_flush("check-config") == 0 && rc == 0 ? CLI_DONE : CLI_FAILED;

@@ -17,6 +17,7 @@
 #include "server/cli/children.h"
 #include "server/cli/cli.h"
 #include "server/cli/missing.h"
+#include "server/funnel/credentials.h"
 #include "server/funnel/funnel.h"
 #include "server/funnel/listener.h"
 #include "server/store/store.h"
@@ -109,6 +110,23 @@ static int read_settings(void *ctx, struct config *config, char ret_error[CONFIG
 	rc = rc == 0 ? config_read_environment(config, ret_error) : rc;
 	if (rc == 0 && serving->config_path != NULL) {
 		rc = config_read_file(config, serving->config_path, ret_error);
+	}
+	return rc;
+}
+
+/* A role or a class that nobody has: most likely a slip of the pen, or a user that was removed. */
+static void warn_of_unknown(void *ctx, const char *setting, const char *name)
+{
+	(void)ctx;
+	log_warn("a setting names a user or group that this machine does not know",
+		log_str("setting", setting), log_str("name", name));
+}
+
+static int reload_settings(void *ctx, struct config *config, char ret_error[CONFIG_ERROR_BYTES])
+{
+	int rc = read_settings(ctx, config, ret_error);
+	if (rc == 0) {
+		credentials_find_unknown(config, warn_of_unknown, NULL);
 	}
 	return rc;
 }
@@ -397,7 +415,7 @@ static int serve(struct serving *serving)
 		.listen_fd = serving->listen_fd,
 		.listen_inherited = !serving->bound,
 		.show = show_table,
-		.reload = read_settings,
+		.reload = reload_settings,
 		.notify = notify,
 		.alive_us = notify_alive_interval_us(),
 		.poisoned = poisoned,
@@ -495,6 +513,7 @@ int cli_serve(int argc, char **argv)
 		log_setup(STDERR_FILENO,
 			(enum log_level)config_number(&serving.config, SETTING_LOG_LEVEL),
 			(enum log_format)config_number(&serving.config, SETTING_LOG_FORMAT));
+		credentials_find_unknown(&serving.config, warn_of_unknown, NULL);
 		set_up_process(&serving.config);
 		code = claim_place(&serving, db);
 		code = code == CLI_DONE ? listen_there(&serving) : code;

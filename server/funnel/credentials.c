@@ -192,30 +192,48 @@ static bool parse_id(const char *text, unsigned *ret_id)
 	return errno == 0 && end != text && *end == 0 && id < UINT32_MAX;
 }
 
-static bool matches_user(const struct credentials *credentials, const char *name)
+/* A uid or the name of a user. False: the system knows none of that name. */
+static bool find_user(const char *name, uid_t *ret_uid)
 {
-	unsigned uid = 0;
 	char space[1024];
 	struct passwd entry;
 	struct passwd *found = NULL;
-	if (parse_id(name, &uid)) {
-		return credentials->uid == uid;
+	if (parse_id(name, ret_uid)) {
+		return true;
 	}
-	return getpwnam_r(name, &entry, space, sizeof(space), &found) == 0 && found != NULL &&
-		entry.pw_uid == credentials->uid;
+	if (getpwnam_r(name, &entry, space, sizeof(space), &found) != 0 || found == NULL) {
+		return false;
+	}
+	*ret_uid = entry.pw_uid;
+	return true;
+}
+
+static bool find_group(const char *name, gid_t *ret_gid)
+{
+	char space[16384];
+	struct group entry;
+	struct group *found = NULL;
+	if (parse_id(name, ret_gid)) {
+		return true;
+	}
+	if (getgrnam_r(name, &entry, space, sizeof(space), &found) != 0 || found == NULL) {
+		return false;
+	}
+	*ret_gid = entry.gr_gid;
+	return true;
+}
+
+static bool matches_user(const struct credentials *credentials, const char *name)
+{
+	uid_t uid = 0;
+	return find_user(name, &uid) && credentials->uid == uid;
 }
 
 static bool matches_group(const struct credentials *credentials, const char *name)
 {
-	unsigned gid = 0;
-	char space[16384];
-	struct group entry;
-	struct group *found = NULL;
-	if (!parse_id(name, &gid)) {
-		if (getgrnam_r(name, &entry, space, sizeof(space), &found) != 0 || found == NULL) {
-			return false;
-		}
-		gid = entry.gr_gid;
+	gid_t gid = 0;
+	if (!find_group(name, &gid)) {
+		return false;
 	}
 	bool member = credentials->gid == gid;
 	for (unsigned i = 0; i < credentials->groups_count; i++) {
@@ -266,4 +284,34 @@ enum role credentials_role(const struct credentials *credentials, const struct c
 		}
 	}
 	return ROLE_NONE;
+}
+
+/* "*", "app", "@web"; of the setting classes also "label:web-*" and "role:query". */
+static bool is_somebody(const char *who)
+{
+	unsigned id = 0;
+	if (who[0] == '@') {
+		return find_group(who + 1, &id);
+	}
+	return strcmp(who, "*") == 0 || strchr(who, ':') != NULL || find_user(who, &id);
+}
+
+void credentials_find_unknown(const struct config *config,
+	void (*unknown)(void *ctx, const char *setting, const char *name), void *ctx)
+{
+	static const enum setting_id lists[] = {SETTING_ROLES_ADMIN, SETTING_ROLES_DDL,
+		SETTING_ROLES_WRITE, SETTING_ROLES_QUERY, SETTING_ROLES_STATS, SETTING_CLASSES};
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		CLEANUP_FREE char *copy = strdup(config_text(config, lists[i]));
+		char *rest = copy;
+		for (char *word = NULL; (word = strsep(&rest, ", ")) != NULL;) {
+			char *sign = lists[i] == SETTING_CLASSES ? strrchr(word, '=') : NULL;
+			if (sign != NULL) {
+				*sign = 0;
+			}
+			if (word[0] != 0 && !is_somebody(word)) {
+				unknown(ctx, settings[lists[i]].name, word);
+			}
+		}
+	}
 }

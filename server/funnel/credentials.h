@@ -44,3 +44,7 @@ bool credentials_match(const struct credentials *credentials, const char *who);
 
 /* The highest role that matches. Names that the system does not know match nobody. */
 enum role credentials_role(const struct credentials *credentials, const struct config *config);
+
+/* Calls `unknown` for each user and group in roles_… and classes that the system does not know. */
+void credentials_find_unknown(const struct config *config,
+	void (*unknown)(void *ctx, const char *setting, const char *name), void *ctx);

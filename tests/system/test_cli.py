@@ -887,11 +887,23 @@ def test_roles_are_told(bare, daemon):
 # ---- check-config, version
 
 
+def test_check_config_names_who_is_unknown(bare, tmp_path):
+    path = tmp_path / "app.conf"
+    path.write_text("roles_ddl = root, 12345, @99999, *\nroles_write = nobdy, @wheeel\n"
+                    "classes = batchs=bulk, label:x=normal, role:query=normal, *=interactive\n")
+    said = bare("check-config", str(path))
+    assert said.stdout == f"{path} is good\n"
+    want = ['roles_write: this machine knows no user "nobdy"', 'roles_write: this machine knows no group "wheeel"',
+            'classes: this machine knows no user "batchs"']
+    assert [line.partition("warning: ")[2] for line in said.stderr.splitlines()] == want
+    assert json.loads(bare("check-config", str(path), "--json").stdout) == {"ok": True, "error": "", "warnings": want}
+
+
 def test_check_config(bare, tmp_path):
     path = tmp_path / "app.conf"
     path.write_text("# comment\nsync = normal\n\nrows_max=5\n")
     assert bare("check-config", str(path)).stdout == f"{path} is good\n"
-    assert json.loads(bare("check-config", str(path), "--json").stdout) == {"ok": True, "error": ""}
+    assert json.loads(bare("check-config", str(path), "--json").stdout) == {"ok": True, "error": "", "warnings": []}
     printed = bare("check-config", str(path), "--print").stdout
     assert "sync = normal  ; from the file\n" in printed and "rows_max = 5  ; from the file\n" in printed
     assert "foreign_keys = on\n" in printed

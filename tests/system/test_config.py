@@ -90,12 +90,24 @@ def test_unknown_names_are_errors(daemon, tmp_path):
         assert code == 2 and said, text
         assert word is None or word in said[0] or word in served.log()
         assert re.search(r"f\.conf", served.log()), served.log()
-    code, said = daemon("e.db", start=False, env={"LITEFUNNEL_QUEUE_MX": "5"}).refuses_to_start()
-    assert code == 2 and "LITEFUNNEL_QUEUE_MX" in said[0]
+    served = daemon("e.db", start=False, env={"LITEFUNNEL_QUEUE_MX": "5"})
+    assert served.refuses_to_start()[0] == 2 and "LITEFUNNEL_QUEUE_MX" in served.log()
     code, _ = daemon("o.db", start=False, no_such_setting=1).refuses_to_start()
     assert code == 2
     code, _ = daemon("m.db", start=False, config="/no/such/file.conf").refuses_to_start()
     assert code == 2
+
+
+def test_users_and_groups_that_nobody_is(daemon, tmp_path):
+    """They are named at the start and at each reload, and nobody is served worse for it."""
+    config = tmp_path / "f.conf"
+    config.write_text("roles_write = nobdy, root, @root\n")
+    served = daemon(config=config)
+    assert "setting=roles_write name=nobdy" in served.log() and served.log().count("setting=roles_write") == 1
+    config.write_text("roles_write = root\nclasses = @wheeel=bulk\n")
+    with served.wire() as wire:
+        assert wire.call("reload") == {"changed": ["roles_write", "classes"]}
+    assert "setting=classes name=@wheeel" in served.log()
 
 
 def test_reload_by_signal_and_by_request(daemon, tmp_path):
