@@ -30,7 +30,7 @@ fences=(
 	'curl/*=server/ship/s3_http.c server/ship/heartbeat.c'
 	'openssl/*=server/ship/* server/cli/*'
 	'lz4*=server/ship/ltx*'
-	'ini.h=server/base/config.c'
+	'ini.h=server/base/config_read.c'
 	'systemd/*=server/base/notify.c'
 	'jansson.h=server/base/json* server/cli/*'
 )
