@@ -35,6 +35,7 @@ static const char help[] =
 	"  --seed N       of the script, and where a stride begins (1)\n"
 	"  --trap         SIGTRAP where the failure strikes: for gdb, with --first and --last\n"
 	"  --must-find    success means that something was found\n"
+	"  --only KIND    of this kind: \"lost\", \"twice\", \"half\", \"ghosts\", \"wrong answers\" …\n"
 	"  --dir DIR      for the files (/dev/shm)\n"
 	"\n"
 	"Exit: 0 nothing found, 1 something found, 2 the machine itself failed.\n";
@@ -503,6 +504,11 @@ static void take_option(int option, struct options *options)
 	case 'm':
 		options->must_find = true;
 		break;
+	case 'o':
+		if (!findings_only(optarg)) {
+			usage("--only: no such kind");
+		}
+		break;
 	case 'd':
 		options->dir = optarg;
 		break;
@@ -524,6 +530,7 @@ static void parse_options(int argc, char **argv, struct options *options)
 		{"seed", required_argument, NULL, 's'},
 		{"trap", no_argument, NULL, 'T'},
 		{"must-find", no_argument, NULL, 'm'},
+		{"only", required_argument, NULL, 'o'},
 		{"dir", required_argument, NULL, 'd'},
 		{"help", no_argument, NULL, 'h'},
 		{0},

@@ -16,6 +16,7 @@ static const char *const names[FOUND_KINDS] = {
 	"lost", "twice", "half", "ghosts", "corrupt", "refused", "wrong answers", "died", "leaks"};
 
 static uint64_t counts[FOUND_KINDS];
+static unsigned only = FOUND_KINDS;
 static char context[512];
 
 void findings_context(const char *format, ...)
@@ -26,9 +27,16 @@ void findings_context(const char *format, ...)
 	va_end(args);
 }
 
+bool findings_only(const char *name)
+{
+	for (only = 0; only < FOUND_KINDS && strcmp(names[only], name) != 0; only++) {
+	}
+	return only < FOUND_KINDS;
+}
+
 void found(enum finding finding, const char *format, ...)
 {
-	if (counts[finding]++ >= TOLD_MAX) {
+	if ((only < FOUND_KINDS && finding != only) || counts[finding]++ >= TOLD_MAX) {
 		return;
 	}
 	va_list args;

@@ -19,6 +19,9 @@ enum finding {
 	FOUND_KINDS,
 };
 
+/* From now on findings of other kinds do not count. False: there is no kind of that name. */
+bool findings_only(const char *name);
+
 /* What stands before each message: how to have it again. */
 __attribute__((format(printf, 1, 2))) void findings_context(const char *format, ...);
 

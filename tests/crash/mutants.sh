@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 #
 # Proves that the crash machines can see: each patch in mutants/ plants one bug in a copy of the tree,
-# and the command named in the patch must find it within a minute. A patch that no longer applies, or
-# a mutant that does not compile, is a failure: it proves nothing any more.
+# and the command named in the patch must find it within a minute. If the patch names the promise that
+# it breaks, nothing else that may be noticed counts. A patch that no longer applies, or a mutant that
+# does not compile, is a failure: it proves nothing any more.
 #
 #	mutants.sh [--keep DIR] [NAME…]
 
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
 		shift 2
 		;;
 	-h | --help)
-		sed -n '4,8s/^# \{0,1\}//p' "$0"
+		sed -n '4,9s/^# \{0,1\}//p' "$0"
 		exit 0
 		;;
 	-*)
@@ -87,9 +88,10 @@ keep_files() {
 
 # Prints what became of a mutant; 0 if it was caught.
 try() {
-	local patch=$1 name command begun status evidence
+	local patch=$1 name command breaks begun status evidence
 	name=$(basename "$patch" .patch)
 	command=$(sed -n 's/^# caught-by: //p' "$patch")
+	breaks=$(sed -n 's/^# breaks: //p' "$patch")
 	if ! patch -p1 --batch --forward --no-backup-if-mismatch -d "$tree" <"$patch" >"$work/patch.log" 2>&1; then
 		cat "$work/patch.log" >&2
 		echo "FAILED $name: the patch no longer applies"
@@ -102,10 +104,10 @@ try() {
 	fi
 	begun=$(date +%s)
 	# shellcheck disable=SC2086
-	timeout 60 "$build/tests/crash/"$command --must-find >"$work/run.log" 2>&1
+	timeout 60 "$build/tests/crash/"$command --must-find ${breaks:+--only "$breaks"} >"$work/run.log" 2>&1
 	status=$?
 	evidence=$(grep -m 1 -o 'FOUND.*' "$work/run.log" | cut -c 1-150)
-	if [ $status -eq 0 ] || { [ $status -ge 128 ] && [ $status -ne 143 ]; }; then
+	if [ $status -eq 0 ] || { [ -z "$breaks" ] && [ $status -ge 128 ] && [ $status -ne 143 ]; }; then
 		echo "caught $name in $(($(date +%s) - begun)) s: $evidence"
 		return 0
 	fi

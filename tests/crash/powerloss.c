@@ -62,6 +62,7 @@ static const char help[] =
 	"  --round N, --image N  only that one, as a finding names them\n"
 	"  --fork              each image in a process of its own (always so unless --sync full)\n"
 	"  --must-find         success means that something was found\n"
+	"  --only KIND         of this kind: \"lost\", \"twice\", \"half\", \"ghosts\", \"wrong answers\" …\n"
 	"  --dir DIR           for the files (/dev/shm)\n"
 	"\n"
 	"Exit: 0 nothing found, 1 something found, 2 the machine itself failed.\n";
@@ -616,6 +617,11 @@ static void take_option(int option, struct options *options)
 	case 'm':
 		options->must_find = true;
 		break;
+	case 'o':
+		if (!findings_only(optarg)) {
+			usage("--only: no such kind");
+		}
+		break;
 	case 'd':
 		options->dir = optarg;
 		break;
@@ -641,6 +647,7 @@ static void parse_options(int argc, char **argv, struct options *options)
 		{"long", no_argument, NULL, 'l'},
 		{"fork", no_argument, NULL, 'f'},
 		{"must-find", no_argument, NULL, 'm'},
+		{"only", required_argument, NULL, 'o'},
 		{"dir", required_argument, NULL, 'd'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
