@@ -188,7 +188,8 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 apart=(tests/system/test_leaks.py tests/system/test_examples.py tests/system/test_fair.py
 	tests/ship/test_stock.py tests/ship/test_stock_daemon.py tests/ship/test_from_stock.py
 	tests/ship/test_replica_kinds.py tests/ship/test_replica_faults.py
-	tests/ship/test_compaction.py tests/ship/test_replica_answers.py tests/ship/test_restore_s3.py)
+	tests/ship/test_compaction.py tests/ship/test_replica_answers.py tests/ship/test_restore_s3.py
+	tests/ship/test_unfenced.py)
 
 stage_system() {
 	local dirs
@@ -207,7 +208,7 @@ stage_ship() {
 	run_pytest gcc -n 2 tests/ship/test_stock.py tests/ship/test_stock_daemon.py \
 		tests/ship/test_from_stock.py tests/ship/test_replica_kinds.py \
 		tests/ship/test_replica_faults.py tests/ship/test_replica_answers.py \
-		tests/ship/test_compaction.py tests/ship/test_restore_s3.py
+		tests/ship/test_compaction.py tests/ship/test_restore_s3.py tests/ship/test_unfenced.py
 	code=$?
 	eval "exec ${SERVER[1]}>&-"
 	wait "$server"
@@ -342,6 +343,7 @@ while (($# > 0)); do
 	--fast) wanted+=("${fast[@]}") ;;
 	--soak)
 		pytest_options+=(--soak)
+		packages_test+=("${packages_swift[@]}")
 		stage_seconds_max=18000
 		fuzz_seconds=14400
 		campaign=([kills]=20000 [restarts]=20000 [ooms]=1000 [programs]=100000 [images]=500000)

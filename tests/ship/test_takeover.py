@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Two daemons want one replica, again and again: one goes on, and no write that either of them called
 shipped is lost."""
+import itertools
 import os
 import pathlib
 import random
@@ -19,21 +20,20 @@ WRITERS = 2
 class Owner:
     """A daemon whose clients wait until their rows are shipped. Those rows go into `acked`, which outlives it."""
 
-    def __init__(self, served, acked, number):
-        self.served, self.acked, self.number = served, acked, number
+    def __init__(self, served, acked, number, rows):
+        self.served, self.acked, self.number, self.rows = served, acked, number, rows
         self.leaving = threading.Event()
         self.writers = []
 
     def write(self, writer):
-        n = len(self.acked)
         try:
             with self.served.wire(timeout=120) as wire:
                 while not self.leaving.is_set():
-                    n += 1
-                    error, _ = wire.ask("write", batch=[["INSERT INTO t VALUES (?, ?, ?)", [self.number, writer, n]]],
+                    row = (self.number, writer, next(self.rows))
+                    error, _ = wire.ask("write", batch=[["INSERT INTO t VALUES (?, ?, ?)", list(row)]],
                                         ack="shipped", deadline_ms=300)
                     if error is None:
-                        self.acked.add((self.number, writer, n))
+                        self.acked.add(row)
                     else:
                         assert error["code"] in ("not_shipped", "deadline", "shutting_down"), error
         except (Closed, Refused, OSError):
@@ -64,7 +64,7 @@ class Owner:
     def ships(self):
         """A write of its own, waited for: true once it is shipped."""
         with self.served.wire(timeout=120) as wire:
-            row = (self.number, WRITERS, len(self.acked))
+            row = (self.number, WRITERS, next(self.rows))
             error, _ = wire.ask("write", batch=[["INSERT INTO t VALUES (?, ?, ?)", list(row)]], ack="shipped",
                                 deadline_ms=2000)
             if error is None:
@@ -76,7 +76,7 @@ class Takeovers:
     def __init__(self, daemon, litefunnel, root, draw):
         self.daemon, self.litefunnel, self.draw = daemon, litefunnel, draw
         self.root, self.url = root, f"file://{root}/replica"
-        self.acked, self.number = set(), 0
+        self.acked, self.number, self.rows = set(), 0, itertools.count()
         self.owner = self.another()
         self.owner.served.start()
         self.owner.served.write(["CREATE TABLE t(owner, writer, n)"])
@@ -86,7 +86,7 @@ class Takeovers:
     def another(self):
         self.number += 1
         served = self.daemon(start=False, replica=self.url, ship_linger="10ms", name=f"{self.number}.db")
-        return Owner(served, self.acked, self.number)
+        return Owner(served, self.acked, self.number, self.rows)
 
     def restored(self):
         """Restored from the replica, while the owner goes on writing into it."""

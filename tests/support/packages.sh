@@ -25,6 +25,9 @@ packages_test=(
 	radosgw ceph-mon ceph-osd
 )
 
+# A store without conditional PUTs, for ship/test_unfenced.py --soak.
+packages_swift=(swift-proxy swift-account swift-container swift-object python3-swift python3-keystonemiddleware)
+
 # What tests/bench/table.py measures beside, and draws with.
 packages_postgres=(postgresql-15 postgresql-client-15)
 packages_plots=(gnuplot-nox)
