@@ -262,6 +262,14 @@ void lf_batch_row(lf_batch *batch)
 	buffer_clear(&batch->row);
 }
 
+void lf_batch_sliced(lf_batch *batch)
+{
+	if (takes_values(batch)) {
+		batch->step.many = true; /* also of a single row */
+		batch->step.sliced = true;
+	}
+}
+
 /* ---- options --------------------------------------------------------------------------------- */
 
 static bool step_option(lf_batch *batch, bool valid)

@@ -28,6 +28,7 @@ struct step {
 	bool many;         /* lf_batch_row() was called: params is an array of rows */
 	bool name_pending; /* a name waits for its value */
 	bool truncate;
+	bool sliced; /* lf_batch_sliced() was called */
 	bool rows_max_set;
 	const char *expect; /* "changes", "rows", or NULL */
 	int64_t expect_count;

@@ -64,7 +64,7 @@ static size_t opts_count(const struct step *step)
 {
 	return (step->many ? 1u : 0u) + (step->expect != NULL ? 1u : 0u) +
 		(step->rows_max_set ? 1u : 0u) + (step->truncate ? 1u : 0u) +
-		(step->script ? 1u : 0u);
+		(step->sliced ? 1u : 0u) + (step->script ? 1u : 0u);
 }
 
 static void put_flag(msgpack_packer *packer, const char *name)
@@ -82,6 +82,10 @@ static size_t put_opts(const struct step *step, struct buffer *to)
 	msgpack_pack_map(&packer, count);
 	if (step->many) {
 		put_flag(&packer, "many");
+	}
+	if (step->sliced) {
+		pack_cstr(&packer, "atomic");
+		msgpack_pack_false(&packer);
 	}
 	if (step->expect != NULL) {
 		pack_cstr(&packer, "expect");

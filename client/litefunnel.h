@@ -177,6 +177,16 @@ void lf_bind_name(lf_batch *batch, const char *name);
 void lf_batch_row(lf_batch *batch);
 
 /*
+ * The rows of the step may be applied in slices of a few milliseconds, in order, with everybody's writes
+ * between: for very many rows that need not be all or none. It must be the batch's only step, without
+ * rows that come back and without a guard; the daemon's features name it "atomic". It is still applied
+ * once, whoever is killed: what is sent again goes on where it stood. If a row fails, those before it
+ * stay: the outcome is LF_UNKNOWN, lf_reply_retry() false, and lf_reply_failed_row() tells how many
+ * are applied (LF_FAILED, if none is).
+ */
+void lf_batch_sliced(lf_batch *batch);
+
+/*
  * The step must change, or return, exactly that many rows, or the whole batch fails with "guard".
  */
 void lf_expect_changes(lf_batch *batch, int64_t changes);

@@ -128,15 +128,27 @@ static const char *message_of(const struct slot *slot)
 	return slot->refused != NULL ? slot->refused : "out of memory";
 }
 
+/* Of a batch that may be applied in slices: so many of its rows are. 0: all or none. */
+static int64_t rows_applied(const struct slot *slot)
+{
+	bool told = slot->reply != NULL && lf_reply_outcome(slot->reply) == LF_UNKNOWN &&
+		lf_reply_failed_row(slot->reply) > 0 && !lf_reply_retry(slot->reply);
+	return told ? lf_reply_failed_row(slot->reply) : 0;
+}
+
 static void complain(const struct stream *stream, const struct slot *slot, bool unknown)
 {
 	bool first = stream->tally.failed + stream->tally.unknown == 1;
 	int64_t step = slot->reply != NULL ? lf_reply_failed_step(slot->reply) : -1;
-	char where[32] = "";
+	int64_t rows = rows_applied(slot);
+	char where[64] = "";
 	if (stream->options->json || (!first && !stream->options->keep_going)) {
 		return;
 	}
-	if (step > 0) {
+	if (rows > 0) {
+		snprintf(
+			where, sizeof(where), ", %" PRId64 " rows are applied, not the next", rows);
+	} else if (step > 0) {
 		snprintf(where, sizeof(where), ", step %" PRId64, step + 1);
 	}
 	cli_fail("exec", "line %" PRIu64 "%s: %s%s", slot->line, where,
@@ -164,6 +176,9 @@ static void print_slot(struct stream *stream, const struct slot *slot)
 		tally_add_not_begun(&stream->tally, slot->line);
 	} else if (result == LF_OK) {
 		tally_add_applied(&stream->tally, slot->line);
+	} else if (rows_applied(slot) > 0) {
+		tally_add_partly(&stream->tally, slot->line);
+		complain(stream, slot, false);
 	} else if (result == LF_UNKNOWN) {
 		tally_add_unknown(&stream->tally, slot->line);
 		complain(stream, slot, true);

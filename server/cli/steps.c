@@ -26,6 +26,7 @@ struct step_opts {
 	bool many;
 	bool script;
 	bool truncate;
+	bool atomic;
 	json_int_t rows; /* -1: none */
 	json_int_t expect;
 	const char *expect_what; /* NULL: none */
@@ -179,6 +180,7 @@ static int read_opt(
 	bool *flag = strcmp(name, "many") == 0  ? &opts->many
 		: strcmp(name, "script") == 0   ? &opts->script
 		: strcmp(name, "truncate") == 0 ? &opts->truncate
+		: strcmp(name, "atomic") == 0   ? &opts->atomic
 						: NULL;
 	if (flag != NULL) {
 		*flag = json_is_true(value);
@@ -189,7 +191,8 @@ static int read_opt(
 	}
 	if (strcmp(name, "rows") != 0) {
 		return fail(reading,
-			"no option \"%s\": there are many, expect, rows, truncate, script", name);
+			"no option \"%s\": there are many, atomic, expect, rows, truncate, script",
+			name);
 	}
 	opts->rows = json_is_integer(value) ? json_integer_value(value) : -1;
 	return opts->rows >= 0 && opts->rows < UINT32_MAX
@@ -201,7 +204,7 @@ static int read_opts(const struct reading *reading, json_t *json, struct step_op
 {
 	const char *name = NULL;
 	json_t *value = NULL;
-	*opts = (struct step_opts){.rows = -1};
+	*opts = (struct step_opts){.rows = -1, .atomic = true};
 	if (json == NULL) {
 		return 0;
 	}
@@ -224,6 +227,9 @@ static void put_opts(const struct reading *reading, const struct step_opts *opts
 		lf_expect_changes(reading->batch, opts->expect);
 	} else if (opts->expect_what != NULL) {
 		lf_expect_rows(reading->batch, opts->expect);
+	}
+	if (!opts->atomic) {
+		lf_batch_sliced(reading->batch);
 	}
 	if (opts->rows >= 0) {
 		lf_rows_max(reading->batch, (uint32_t)opts->rows, opts->truncate);

@@ -38,6 +38,12 @@ void tally_add_failed(struct tally *tally, uint64_t line, int code)
 	add(&tally->failed_lines, line);
 }
 
+void tally_add_partly(struct tally *tally, uint64_t line)
+{
+	tally->partly++;
+	tally_add_failed(tally, line, CLI_PARTLY);
+}
+
 void tally_add_unknown(struct tally *tally, uint64_t line)
 {
 	tally->unknown++;
@@ -123,7 +129,9 @@ static int code_of(const struct tally *tally)
 	if (!left) {
 		return CLI_DONE;
 	}
-	return tally->applied > 0 ? CLI_PARTLY : tally->failed > 0 ? tally->first_code : CLI_FAILED;
+	return tally->applied > 0 || tally->partly > 0 ? CLI_PARTLY
+		: tally->failed > 0                    ? tally->first_code
+						       : CLI_FAILED;
 }
 
 int tally_end(const struct tally *tally, const char *db, bool json)
@@ -142,7 +150,8 @@ int tally_end(const struct tally *tally, const char *db, bool json)
 	}
 	fprintf(out, "%" PRIu64 " line%s applied", tally->applied, tally->applied == 1 ? "" : "s");
 	if (code != CLI_DONE) {
-		print_lines(out, "failed", &tally->failed_lines);
+		print_lines(out, tally->partly > 0 ? "failed, some in part" : "failed",
+			&tally->failed_lines);
 		print_lines(out, "unknown", &tally->unknown_lines);
 		print_lines(out, "applied behind the first that was not begun", &tally->beyond);
 		print_way_on(out, tally, db);

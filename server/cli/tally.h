@@ -22,6 +22,7 @@ struct tally_lines {
 struct tally {
 	uint64_t applied;
 	uint64_t failed;
+	uint64_t partly; /* of those that failed: some of their rows are applied */
 	uint64_t unknown;
 	uint64_t lines;     /* of the input, that were looked at */
 	uint64_t not_begun; /* the first such line, 0: none */
@@ -38,6 +39,7 @@ struct tally {
 /* In the order of lines. */
 void tally_add_applied(struct tally *tally, uint64_t line);
 void tally_add_failed(struct tally *tally, uint64_t line, int code);
+void tally_add_partly(struct tally *tally, uint64_t line);
 void tally_add_unknown(struct tally *tally, uint64_t line);
 void tally_add_not_begun(struct tally *tally, uint64_t line);
 

@@ -158,6 +158,12 @@ static bool parse_option(struct span key, const msgpack_object *value, struct st
 	if (span_equal(key, "truncate")) {
 		return object_bool(value, &step->truncate);
 	}
+	if (span_equal(key, "atomic")) {
+		bool atomic = true;
+		bool good = object_bool(value, &atomic);
+		step->sliced = !atomic;
+		return good;
+	}
 	if (span_equal(key, "expect")) {
 		return parse_expect(value, step);
 	}
@@ -205,8 +211,8 @@ static bool parse_options(
 			!parse_option(key, &pair->val, step)) {
 			/* Never ignored: an option that is not understood may be a guard. */
 			return bad(failure, place,
-				"the options of a step are many, expect {changes, rows}, rows, truncate "
-				"and script, each with a value of its type");
+				"the options of a step are many, atomic, expect {changes, rows}, rows, "
+				"truncate and script, each with a value of its type");
 		}
 	}
 	return true;
@@ -246,6 +252,11 @@ static bool check_step(
 			options.expect_changes >= 0 || options.expect_rows >= 0 ||
 			options.rows_max != UINT32_MAX)) {
 		return bad(failure, place, "a cursor goes with no other option");
+	}
+	if (options.sliced &&
+		(!options.many || options.truncate || options.expect_changes >= 0 ||
+			options.expect_rows >= 0 || options.rows_max != UINT32_MAX)) {
+		return bad(failure, place, "atomic:false goes with many:true and no other option");
 	}
 	if (options.many) {
 		return has_params(params)
@@ -533,6 +544,21 @@ static struct request *no_memory(struct failure *failure)
 	return NULL;
 }
 
+/* How far it is stands in the database under what names the request: it must have a name. */
+static bool check_sliced(const struct request *request, struct failure *failure)
+{
+	for (size_t i = 0; i < request->steps_count; i++) {
+		if (request->steps[i].sliced &&
+			(request->steps_count > 1 || request->guard.epoch != NULL ||
+				request->identity.kind == IDENTITY_NONE)) {
+			return bad(failure, i,
+				"atomic:false is for a batch of one step, with seq or key and without "
+				"if_commit");
+		}
+	}
+	return true;
+}
+
 struct request *batch_decode(
 	const struct message *message, struct request_shelf *shelf, struct failure *failure)
 {
@@ -588,6 +614,10 @@ struct request *batch_decode(
 	request->steps_count = sizes.steps;
 	for (size_t i = 0; i < sizes.steps; i++) {
 		fill_step(&filling, &objects[i], i);
+	}
+	if (!check_sliced(request, failure)) {
+		request_free(request);
+		return NULL;
 	}
 	return request;
 }
@@ -726,6 +756,12 @@ struct request *step_decode(const struct message *message, struct failure *failu
 	request->steps_count = 1;
 	request->lease.op = LEASE_OP_STEP;
 	fill_step(&filling, &step, 0);
+	if (request->steps->sliced) {
+		failure_set(failure, FAILURE_BAD_REQUEST,
+			"atomic:false: all of a lease is applied together");
+		request_free(request);
+		return NULL;
+	}
 	return request;
 }
 

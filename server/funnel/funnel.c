@@ -203,6 +203,8 @@ void funnel_refuse(
 	struct funnel *funnel, struct request *request, enum failure_code code, const char *message)
 {
 	failure_set(&request->failure, code, "%s", message);
+	request->failure.applied =
+		request->begun ? APPLIED_UNKNOWN : request->failure.applied; /* in part */
 	request->failure.retry_after_ms = code == FAILURE_SHUTTING_DOWN ? 200 : 0;
 	request->outcome = OUTCOME_FAILED;
 	reply_failed(request);

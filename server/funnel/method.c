@@ -12,6 +12,7 @@
 #include "server/funnel/batch.h"
 #include "server/funnel/call.h"
 #include "server/funnel/lease.h"
+#include "server/funnel/many_task.h"
 #include "server/funnel/reply.h"
 
 #include <errno.h>
@@ -243,7 +244,8 @@ static void pack_settings(msgpack_packer *packer, const struct funnel *funnel)
 static void pack_features(msgpack_packer *packer)
 {
 	static const char *const features[] = {"write", "describe", "cancel", "sessions", "keys",
-		"show", "if_commit", "watch", "chunk", "lease", "pause", "checkpoint", "kill"};
+		"show", "if_commit", "watch", "chunk", "atomic", "lease", "pause", "checkpoint",
+		"kill"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
@@ -395,9 +397,16 @@ static bool do_write(struct call *call)
 		failure_set(&call->failure, FAILURE_BAD_REQUEST, "seq needs a session in hello");
 		return false;
 	}
-	return !lease_forbids(call) &&
-		call_enqueue_decoded(
-			call, batch_decode(call->message, &call->funnel->shelf, &call->failure));
+	if (lease_forbids(call)) {
+		return false;
+	}
+	struct request *request = batch_decode(call->message, &call->funnel->shelf, &call->failure);
+	if (request != NULL && request->steps[0].sliced) {
+		const struct config *config = call->funnel->options->config;
+		request->exec_timeout_us = config_number(config, SETTING_EXEC_TIMEOUT) * 1000;
+		request->task = (struct task){.what = "write", .run = many_task_slice};
+	}
+	return call_enqueue_decoded(call, request);
 }
 
 static bool do_describe(struct call *call)

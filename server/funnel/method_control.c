@@ -258,6 +258,9 @@ bool kill_begin(struct call *call)
 		return answer_kill(call, "cancelled", wanted.number);
 	}
 	const struct request *running = queue_running(queue, NULL);
+	if (wanted.request != NULL && (running == NULL || running->number != wanted.number)) {
+		return answer_kill(call, "running", wanted.number); /* between two slices */
+	}
 	if (running == NULL || running->number != wanted.number) {
 		failure_set(&call->failure, FAILURE_NOT_FOUND,
 			"no request %llu waits or runs: `show waits` lists them",

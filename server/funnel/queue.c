@@ -244,7 +244,8 @@ bool queue_withdraw(struct queue *queue, struct request *request)
 {
 	bool found = false;
 	pthread_mutex_lock(&queue->lock);
-	if (!request->taken && request->kind != REQUEST_SYNC) { /* that one never waits here */
+	if (!request->taken && !request->begun &&
+		request->kind != REQUEST_SYNC) { /* that one never waits here */
 		remove_waiting(queue, request);
 		found = true;
 	}
@@ -365,8 +366,9 @@ void queue_nudge(struct queue *queue)
 static bool only_batches_wait(const struct queue *queue)
 {
 	list_for_each(node, &queue->arrivals) {
-		enum request_kind kind = container_of(node, struct request, arrival)->kind;
-		if (kind != REQUEST_WRITE && kind != REQUEST_BYE) {
+		const struct request *request = container_of(node, struct request, arrival);
+		if ((request->kind != REQUEST_WRITE && request->kind != REQUEST_BYE) ||
+			request->task.what != NULL) {
 			return false;
 		}
 	}

@@ -76,6 +76,7 @@ struct holder;
 enum task_end {
 	TASK_DONE,
 	TASK_MORE,    /* run it again when it is its turn */
+	TASK_BUSY,    /* … soon: another process holds the write lock; failure.message says so */
 	TASK_UNKNOWN, /* as STORE_UNKNOWN: failure.message says why; the writer stops */
 };
 
@@ -146,7 +147,10 @@ struct request {
 	struct lease_part lease; /* REQUEST_LEASE */
 
 	/* The writer's. */
-	bool use_savepoint; /* learned when it ran without one */
+	bool use_savepoint;       /* learned when it ran without one */
+	uint64_t slice_rows;      /* of a step that is applied in slices: what the next one takes */
+	uint64_t exec_timeout_us; /* … of one row */
+	bool begun;               /* … and some rows are applied: it is not withdrawn any more */
 	bool condemned; /* it threw a transaction away: its failure stands, do not run it again */
 	enum outcome outcome;
 	struct failure failure;

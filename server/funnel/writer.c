@@ -450,17 +450,20 @@ static void run_task(struct writer *writer, struct request *task)
 	queue_run(writer->options.queue, task, began_us);
 	enum task_end end = task->task.run(task, store, slice_us);
 	queue_run(writer->options.queue, NULL, 0);
-	if (end == TASK_UNKNOWN) {
+	if (end == TASK_BUSY) {
+		note_busy(writer, began_us, task->failure.message);
+	} else if (end == TASK_UNKNOWN) {
 		writer->options.poisoned(writer->options.ctx, task->failure.message);
 		abort(); /* it must not return */
 	}
-	task->exec_us = clock_now_us() - began_us;
-	task->cost_us += task->exec_us;
+	uint64_t took_us = clock_now_us() - began_us;
+	task->exec_us += took_us;
+	task->cost_us += took_us;
 	note_turn(writer, began_us, &done);
 	tell_whom(writer, task, number(writer, SETTING_WAITED_LONG) * 1000);
 	bool has_committed = store_commit_no(store) != writer_commit_no(writer);
 	atomic_store_explicit(&writer->commit_no, store_commit_no(store), memory_order_release);
-	if (end == TASK_MORE) {
+	if (end == TASK_MORE || end == TASK_BUSY) {
 		queue_give_back(writer->options.queue, &done);
 	} else {
 		answer(writer, &done);
@@ -469,6 +472,9 @@ static void run_task(struct writer *writer, struct request *task)
 		atomic_store_explicit(&writer->unsettled, true, memory_order_relaxed);
 		tell_shipper(writer);
 		checkpoint(writer);
+	}
+	if (end == TASK_BUSY) {
+		(void)queue_pause(writer->options.queue, BUSY_PAUSE_US);
 	}
 }
 

@@ -143,7 +143,8 @@ struct slice {
 	uint64_t changes;
 	uint64_t aim_us; /* how long it is to take */
 	uint64_t began_us;
-	bool last; /* nothing is left behind it */
+	uint64_t committing_us; /* since when */
+	bool last;              /* nothing is left behind it */
 };
 
 /* The keys of the range: as many as the slice takes, behind the last one done. */
@@ -259,6 +260,17 @@ static int run_slice(struct slice *slice, uint64_t exec_timeout_us)
 
 /* ---- what follows ---- */
 
+uint64_t slice_rows_after(uint64_t rows, uint64_t exec_us, uint64_t commit_us, uint64_t aim_us)
+{
+	uint64_t whole_us = aim_us * 7 / 10; /* no two slices are alike */
+	uint64_t least_us = aim_us / 4;
+	uint64_t target_us = whole_us > commit_us + least_us ? whole_us - commit_us : least_us;
+	uint64_t wish = rows * target_us / (exec_us + 1);
+	uint64_t most = rows * 4;
+	uint64_t least = rows / 8 + 1;
+	return wish > most ? most : wish < least ? least : wish;
+}
+
 /* The slice is in the database: memory follows, and learns how large the next one may be. */
 static void slice_done(struct slice *slice)
 {
@@ -282,10 +294,8 @@ static void slice_done(struct slice *slice)
 		chunk_unplan(chunk);
 		return;
 	}
-	uint64_t wish = chunk->slice_rows * (slice->aim_us * 7 / 10) / took_us;
-	uint64_t most = chunk->slice_rows * 4;
-	uint64_t least = chunk->slice_rows / 8 + 1;
-	wish = wish > most ? most : wish < least ? least : wish;
+	uint64_t wish = slice_rows_after(chunk->slice_rows, slice->committing_us - slice->began_us,
+		now_us - slice->committing_us, slice->aim_us);
 	if (facts->rate > 0) {
 		uint64_t part = facts->rate / RATE_PARTS + 1;
 		wish = wish < part ? wish : part;
@@ -365,6 +375,7 @@ static enum chunk_slice run_one(struct slice *slice, uint64_t exec_timeout_us)
 	int rc = store_begin(store, slice->error);
 	if (rc == 0) {
 		rc = run_slice(slice, exec_timeout_us);
+		slice->committing_us = clock_now_us();
 		rc = rc == 0 ? store_commit(store, slice->error) : rc;
 		if (rc != 0 && rc != STORE_UNKNOWN) {
 			store_rollback(store);

@@ -76,6 +76,13 @@ int store_chunks_load(struct store *store);
 /* True once after such a transaction: load, and tell whoever watches. */
 bool store_chunks_stale(const struct store *store);
 
+/*
+ * How many rows the next slice takes, after one of so many took so long to run and to commit. What the
+ * commit takes is taken from the time to run, but for a quarter: a slow disk makes slices long, for
+ * shorter ones would only be more commits.
+ */
+uint64_t slice_rows_after(uint64_t rows, uint64_t exec_us, uint64_t commit_us, uint64_t aim_us);
+
 enum chunk_slice {
 	SLICE_MORE,    /* another one may follow at once */
 	SLICE_LATER,   /* … but not before facts.due_us */

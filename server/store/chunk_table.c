@@ -43,6 +43,16 @@ static const char *const texts[CHUNK_SQL_COUNT] = {
 	[CHUNK_SQL_MARK_MOVE] = "INSERT INTO _lf_chunk(uid, name, hash, sql, params, state, rows,"
 				" started_s) VALUES (-1, ?1, x'', '', x'', 0, ?2, ?3)"
 				" ON CONFLICT (uid, name) DO UPDATE SET rows = ?2, started_s = ?3",
+	/* Requests that are applied in slices: uid -2. total_changes() is in busy_us, the rowid in done_key. */
+	[CHUNK_SQL_MANY_READ] = "SELECT rows, changes, busy_us, done_key, hash FROM _lf_chunk"
+				" WHERE uid = -2 AND name = ?1",
+	[CHUNK_SQL_MANY_MOVE] =
+		"INSERT INTO _lf_chunk(uid, name, hash, sql, params, state, rows, changes, busy_us,"
+		" done_key, started_s) VALUES (-2, ?1, ?2, '', x'', 0, ?3, ?4, ?5, ?6, ?7)"
+		" ON CONFLICT (uid, name) DO UPDATE SET rows = ?3, changes = ?4, busy_us = ?5,"
+		" done_key = ?6, started_s = ?7",
+	[CHUNK_SQL_MANY_FORGET] = "DELETE FROM _lf_chunk WHERE uid = -2 AND"
+				  " (name = ?1 OR started_s < ?2)",
 	[CHUNK_SQL_MARK_FORGET] = "DELETE FROM _lf_chunk WHERE uid = -1 AND"
 				  " (name = ?1 OR started_s < ?2)",
 };

@@ -194,6 +194,7 @@ struct step {
 	bool many;
 	bool truncate;
 	bool script;
+	bool sliced; /* its rows may be applied in more than one transaction (many.h) */
 };
 
 struct columns {

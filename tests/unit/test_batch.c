@@ -58,6 +58,12 @@ static void rows_with_last_call(lf_batch *b)
 	lf_batch_row(b);
 }
 
+static void rows_in_slices(lf_batch *b)
+{
+	rows(b);
+	lf_batch_sliced(b);
+}
+
 static void empty_rows(lf_batch *b)
 {
 	lf_batch_step(b, "A");
@@ -111,6 +117,9 @@ static const struct {
 	{rows_with_last_call,
 		"9193a1419291019102"
 		"81a46d616e79c3"},
+	{rows_in_slices,
+		"9193a1419291019102"
+		"82a46d616e79c3a661746f6d6963c2"},
 	{empty_rows, "9193a14192909081a46d616e79c3"},
 	{script, "9193a3413b42c081a6736372697074c3"},
 	{all_opts,
