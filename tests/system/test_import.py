@@ -53,6 +53,38 @@ def test_what_python_writes_comes_back(litefunnel, daemon, tmp_path, soak):
     assert served.read("SELECT a, b, c FROM t ORDER BY rowid") == [tuple(row) for row in rows]
 
 
+def test_any_way_of_writing_it_is_read_as_python_reads_it(litefunnel, daemon, tmp_path, soak):
+    """Quotes where none are needed, LF and CRLF, empty lines, a byte order mark, no end of the last line."""
+    served = daemon()
+    rng = random.Random(7)
+    alphabet = ["a", "b", "ä", ",", '"', "\n", "\r\n", " ", "'", "\\", "\t", ";"]
+
+    def field():
+        text = "".join(rng.choice(alphabet) for _ in range(rng.randrange(6)))
+        needs = any(c in text for c in ',"\n\r')
+        return '"' + text.replace('"', '""') + '"' if needs or rng.random() < 0.3 else text
+
+    for number in range(200 if soak else 25):
+        name = f"t{number}"
+        served.write(f"CREATE TABLE {name}(a TEXT, b TEXT, c TEXT)")
+        lines = []
+        for _ in range(rng.randrange(1, 60)):
+            lines.append(",".join(field() for _ in range(3)) + rng.choice(["\n", "\r\n"]))
+            if rng.random() < 0.1:
+                lines.append(rng.choice(["\n", "\r\n"]))
+        text = "".join(lines)
+        text = text.rstrip("\r\n") if rng.random() < 0.3 else text
+        path = tmp_path / f"{name}.csv"
+        path.write_bytes((b"\xef\xbb\xbf" if rng.random() < 0.3 else b"") + text.encode())
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            expected = [tuple(row) for row in csv.reader(file, strict=True) if row]
+        done = run(litefunnel, served, name, path)
+        assert done.returncode == 0, (done.stderr, path.read_bytes())
+        # Nothing between two commas is NULL here, and "" is not: Python tells no difference.
+        assert served.read(f"SELECT coalesce(a, ''), coalesce(b, ''), coalesce(c, '') FROM {name}"
+                           " ORDER BY rowid") == expected, path.read_bytes()
+
+
 def test_tsv_and_ndjson(litefunnel, daemon, tmp_path):
     served = daemon()
     served.write("CREATE TABLE t(a INTEGER, b TEXT, c)")
