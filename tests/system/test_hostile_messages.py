@@ -10,6 +10,7 @@ import random
 import resource
 import socket
 import struct
+import subprocess
 import time
 
 import pytest
@@ -445,6 +446,30 @@ def test_out_of_file_descriptors(daemon, slow):
     with served.wire(timeout=20) as late:
         assert late.call("ping")
     assert served.read("SELECT count(*) FROM t") == [(21,)]
+
+
+def test_a_system_out_of_file_descriptors(daemon, slow):
+    """ENFILE instead of EMFILE: not ours to mend, but to live through. Whoever came meanwhile is served afterwards."""
+    served = daemon(hello_timeout="60s")
+    served.write("CREATE TABLE t(a, b)")
+    status = pathlib.Path(f"/proc/{served.pid}/status")
+    with served.wire() as good:
+        tracer = subprocess.Popen(["strace", "-qq", "-e", "trace=accept4", "-e", "inject=accept4:error=ENFILE",
+                                   "-o", "/dev/null", "-p", str(served.pid)])
+        try:
+            wait_for(lambda: f"TracerPid:\t{tracer.pid}\n" in status.read_text(), "strace attaches")
+            clients = [served.wire(greet=False, timeout=60) for _ in range(20)]
+            wait_for(lambda: "cannot accept" in served.log(), "nobody is let in")
+            before, began = served.cpu_s(), time.monotonic()
+            time.sleep(2)
+            assert (served.cpu_s() - before) / (time.monotonic() - began) < 0.05 * slow
+            assert good.write("INSERT INTO t VALUES (1, 1)")
+        finally:
+            tracer.terminate()
+            tracer.wait()
+        for client in clients:
+            assert client.hello()["proto"] == 1
+            client.close()
 
 
 def test_file_descriptors_that_are_passed_are_not_kept(served):
