@@ -94,7 +94,7 @@ start() { # the same, not waited for
 	as_ceph "$@" &
 	started+=($!)
 }
-ceph_says() { timeout 5 ceph -c "$dir/ceph.conf" "$@" 2>/dev/null; }
+ceph_says() { timeout 30 ceph -c "$dir/ceph.conf" "$@" 2>/dev/null; }
 until_true() { # WHAT COMMAND...: waits half a minute
 	local what=$1 i
 	shift
