@@ -18,7 +18,7 @@ static const struct cli_command commands[] = {
 	{"import", cli_import, "a file into a table: CSV, TSV, NDJSON"},
 	{"query", cli_query, "read, directly"},
 	{"status", cli_status, "how it is"},
-	{"show", cli_show, "clients, queue, chunks, config, stats"},
+	{"show", cli_show, "clients, queue, chunks, drills, config, stats"},
 	{"watch", cli_watch, "a line for each commit of some tables"},
 	{"sync", cli_sync, "wait until all that is committed is on every replica"},
 	{"pause", cli_pause, "let new writes wait"},
@@ -44,6 +44,7 @@ enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 /* What serve starts beside itself; not for people. */
 static const struct cli_command children[] = {
 	{"shipper", cli_shipper, NULL},
+	{"drill-child", cli_drill_child, NULL},
 };
 
 enum { CHILDREN = sizeof(children) / sizeof(children[0]) };

@@ -156,6 +156,12 @@ static void show_leases(struct funnel *funnel, struct table *table)
 static const char *const config_columns[] = {
 	"name", "value", "default", "source", "reloads", "help"};
 
+/* The path of such a URL is what keeps others from calling it. */
+static bool is_secret(size_t setting)
+{
+	return setting == SETTING_DRILL_HEARTBEAT || setting == SETTING_DRILL_HEARTBEAT_FAIL;
+}
+
 static void show_config(struct funnel *funnel, struct table *table)
 {
 	const struct config *config = funnel_config(funnel);
@@ -163,7 +169,10 @@ static void show_config(struct funnel *funnel, struct table *table)
 		if (table_wants(table, settings[i].name)) {
 			table_row(table, sizeof(config_columns) / sizeof(config_columns[0]));
 			table_text(table, settings[i].name);
-			table_text(table, config->values[i].text);
+			table_text(table,
+				is_secret(i) && table->who->role < ROLE_ADMIN
+					? "(for admins)"
+					: config->values[i].text);
 			table_text(table, settings[i].fallback);
 			table_text(table, setting_source_name(config->values[i].source));
 			table_number(table, settings[i].reloads);
@@ -200,6 +209,26 @@ static uint64_t wal_bytes(const char *db)
 	struct stat status;
 	snprintf(path, sizeof(path), "%s-wal", db);
 	return stat(path, &status) == 0 ? (uint64_t)status.st_size : 0;
+}
+
+static void drill_facts(struct table *table, const struct drill_facts *drills)
+{
+	const struct drill_record *last = drills->last;
+	const struct drill_record *pass = drills->last_pass;
+	fact_text(table, "drill_state", drills->state);
+	fact_uint(table, "drills_passed_total", drills->count[DRILL_PASS]);
+	fact_uint(table, "drills_failed_total", drills->count[DRILL_FAIL]);
+	fact_uint(table, "drills_inconclusive_total", drills->count[DRILL_INCONCLUSIVE]);
+	fact_uint(table, "drill_held_us_max", drills->held_max_us);
+	fact_uint(
+		table, "drill_last_success_at", pass != NULL ? (uint64_t)pass->ended_ms / 1000 : 0);
+	fact_uint(table, "drill_last_at", last != NULL ? (uint64_t)last->ended_ms / 1000 : 0);
+	if (last != NULL) {
+		fact_text(table, "drill_last_verdict", drill_verdict_name(last->verdict));
+		fact_uint(table, "drill_last_took_ms", (uint64_t)(last->ended_ms - last->began_ms));
+		fact_uint(table, "drill_last_rpo_ms", (uint64_t)last->rpo_ms);
+		fact_uint(table, "drill_last_rto_ms", (uint64_t)last->rto_ms);
+	}
 }
 
 static void show_stats(struct funnel *funnel, struct table *table)
@@ -286,6 +315,7 @@ static void show_stats(struct funnel *funnel, struct table *table)
 		fact_uint(table, "gate_waited_us_max", facts.gate.waited_max_us);
 		fact_uint(table, "gate_skipped", facts.gate.skipped);
 		fact_uint(table, "gate_breaks", facts.gate.breaks);
+		drill_facts(table, &facts.drills);
 	}
 }
 
@@ -347,6 +377,22 @@ static void show_replicas(struct funnel *funnel, struct table *table)
 	}
 }
 
+/* ---- drills ---- */
+
+static void drill_row(void *ctx, const struct drill_record *record)
+{
+	struct table *table = ctx;
+	if (table_wants(table, record->replica)) {
+		table->rows++;
+		drill_pack_row(&table->packer, record);
+	}
+}
+
+static void show_drills(struct funnel *funnel, struct table *table)
+{
+	funnel_each_drill(funnel, drill_row, table);
+}
+
 static const struct {
 	const char *name;
 	const char *const *columns;
@@ -363,6 +409,7 @@ static const struct {
 	{"config", COLUMNS(config_columns), show_config},
 	{"stats", COLUMNS(stats_columns), show_stats},
 	{"replicas", COLUMNS(replicas_columns), show_replicas},
+	{"drills", COLUMNS(drill_columns), show_drills},
 };
 
 bool show_table(struct funnel *funnel, struct span what, struct span like,
@@ -371,7 +418,8 @@ bool show_table(struct funnel *funnel, struct span what, struct span like,
 	char pattern[128];
 	struct table table = {.out = out, .who = who};
 	*ret_names =
-		"clients, queue, waits, readers, classes, chunks, leases, config, stats, replicas";
+		"clients, queue, waits, readers, classes, chunks, leases, config, stats, replicas, "
+		"drills";
 	if (like.data != NULL && like.len < sizeof(pattern)) {
 		memcpy(pattern, like.data, like.len);
 		pattern[like.len] = 0;

@@ -105,7 +105,7 @@ void child_bind_to_parent(void)
 	for (int i = 0; i < CHILD_FDS_MAX; i++) {
 		(void)fcntl(CHILD_FD_FIRST + i, F_SETFD, FD_CLOEXEC); /* not for children of ours */
 	}
-	struct pollfd fd = {.fd = CHILD_FD_FIRST, .events = POLLIN};
+	struct pollfd fd = {.fd = CHILD_FD_FIRST}; /* its end only: there may be words to read */
 	if (poll(&fd, 1, 0) > 0) {
 		_exit(0); /* it was gone before we could ask */
 	}

@@ -166,6 +166,20 @@ const struct setting settings[SETTING_COUNT] = {
 	[SETTING_ACK_SHIPPED] = TEXT("ack_shipped", "", true,
 		"classes (interactive, normal, bulk) whose writes wait until they are shipped, even if "
 		"they do not ask for it"),
+	[SETTING_DRILL_EVERY] = MS("drill_every", "168h", 0, 365 * DAY_MS, true,
+		"how often each replica is restored and compared with the database; 0: never"),
+	[SETTING_DRILL_TIMEOUT] = MS("drill_timeout", "6h", 1000, 30 * DAY_MS, true,
+		"a drill that takes longer is ended, and inconclusive"),
+	[SETTING_DRILL_DIR] = TEXT("drill_dir", "", true,
+		"where drills restore to, with room for 1.2 times the database; default: the spool's "
+		"directory, DB-ship"),
+	[SETTING_DRILL_ASSERTIONS] = TEXT("drill_assertions", "", true,
+		"a file of SELECTs, each ended by a semicolon, that are asked of what a drill has restored: "
+		"each must yield a row, and no row whose first column is 0 or NULL"),
+	[SETTING_DRILL_HEARTBEAT] = TEXT("drill_heartbeat", "", true,
+		"an http or https URL that is asked for after each drill that passed"),
+	[SETTING_DRILL_HEARTBEAT_FAIL] = TEXT("drill_heartbeat_fail", "", true,
+		"the same after each that failed; healthchecks.io: drill_heartbeat with /fail behind it"),
 	[SETTING_SLOW] =
 		MS("slow", "1s", 0, DAY_MS, true, "a batch that took longer is logged; 0: none"),
 	[SETTING_WAITED_LONG] = MS("waited_long", "100ms", 1, DAY_MS, true,

@@ -43,7 +43,8 @@ struct notice {
 /* From the shipper: what is safe from now on. */
 struct ship_report {
 	uint64_t spooled_commit; /* stands in a durable part or segment beside the database */
-	uint64_t segments;       /* number of the newest segment */
+	uint64_t segments;       /* number of the newest segment … */
+	uint64_t cut_commit;     /* … and the commit that it ends at */
 	uint64_t spool_bytes;
 	int64_t uncut_since_ms; /* the oldest commit that is in no segment; 0: none */
 	bool known;             /* anything was reported at all */

@@ -28,6 +28,7 @@ int cli_check_config(int argc, char **argv);
 int cli_chunk(int argc, char **argv);
 int cli_checkpoint(int argc, char **argv);
 int cli_drill(int argc, char **argv);
+int cli_drill_child(int argc, char **argv);
 int cli_exec(int argc, char **argv);
 int cli_halt(int argc, char **argv);
 int cli_import(int argc, char **argv);

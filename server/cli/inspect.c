@@ -192,32 +192,66 @@ int inspect_tables(struct inspect *inspect, void (*fn)(void *ctx, const char *ta
 	return result;
 }
 
-int inspect_assert(struct inspect *inspect, const char *sql, char ret_text[INSPECT_TEXT_BYTES])
+/* Runs one assertion to its end. */
+static int assert_stmt(
+	struct inspect *inspect, sqlite3_stmt *stmt, char ret_text[INSPECT_TEXT_BYTES])
 {
-	sqlite3_stmt *stmt = NULL;
 	uint64_t rows = 0;
-	int result = 0;
-	int rc = sqlite3_prepare_v2(inspect->db, sql, -1, &stmt, NULL);
-	if (rc != SQLITE_OK || stmt == NULL) {
-		result = stmt == NULL && rc == SQLITE_OK ? bad(ret_text, "there is no statement")
-							 : failed(inspect, ret_text);
-		sqlite3_finalize(stmt);
-		return result;
-	}
-	while (result == 0 && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+	int rc = SQLITE_ROW;
+	while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
 		rows++;
 		if (sqlite3_column_count(stmt) == 0 ||
 			sqlite3_column_type(stmt, 0) == SQLITE_NULL ||
 			sqlite3_column_double(stmt, 0) == 0.0) {
 			const char *is = (const char *)sqlite3_column_text(stmt, 0);
-			result = bad(ret_text, "it is %.200s", is != NULL ? is : "NULL");
+			return bad(ret_text, "it is %.200s", is != NULL ? is : "NULL");
 		}
 	}
-	if (result == 0 && rc != SQLITE_DONE) {
+	if (rc != SQLITE_DONE) {
+		return failed(inspect, ret_text);
+	}
+	return rows > 0 ? 0 : bad(ret_text, "it yields no row");
+}
+
+int inspect_assert(struct inspect *inspect, const char *sql, char ret_text[INSPECT_TEXT_BYTES])
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = sqlite3_prepare_v2(inspect->db, sql, -1, &stmt, NULL);
+	int result = 0;
+	if (rc != SQLITE_OK) {
 		result = failed(inspect, ret_text);
-	} else if (result == 0 && rows == 0) {
-		result = bad(ret_text, "it yields no row");
+	} else if (stmt == NULL) {
+		result = bad(ret_text, "there is no statement");
+	} else {
+		result = assert_stmt(inspect, stmt, ret_text);
 	}
 	sqlite3_finalize(stmt);
+	return result;
+}
+
+int inspect_assert_all(struct inspect *inspect, const char *script, uint64_t *count,
+	char ret_text[INSPECT_TEXT_BYTES])
+{
+	char why[INSPECT_TEXT_BYTES] = "out of memory";
+	int result = 0;
+	while (result == 0 && *script != '\0') {
+		const char *tail = NULL;
+		sqlite3_stmt *stmt = NULL;
+		int rc = sqlite3_prepare_v2(inspect->db, script, -1, &stmt, &tail);
+		if (rc != SQLITE_OK) {
+			result = failed(inspect, why);
+		} else if (stmt != NULL) {
+			(*count)++;
+			result = assert_stmt(inspect, stmt, why);
+		}
+		sqlite3_finalize(stmt);
+		if (result > 0) {
+			size_t blank = strspn(script, " \t\r\n");
+			size_t len = rc == SQLITE_OK ? (size_t)(tail - script) - blank : 200;
+			(void)bad(ret_text, "%.*s: %.250s", (int)(len < 200 ? len : 200),
+				script + blank, why);
+		}
+		script = tail;
+	}
 	return result;
 }

@@ -45,3 +45,7 @@ int inspect_tables(struct inspect *inspect, void (*fn)(void *ctx, const char *ta
  * NULL in the first column of any row, or fails.
  */
 int inspect_assert(struct inspect *inspect, const char *sql, char ret_text[INSPECT_TEXT_BYTES]);
+
+/* The same for each statement of a script, until one fails; *count is raised by each that was asked. */
+int inspect_assert_all(struct inspect *inspect, const char *script, uint64_t *count,
+	char ret_text[INSPECT_TEXT_BYTES]);

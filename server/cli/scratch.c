@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -39,9 +40,9 @@ int scratch_begin(struct scratch *scratch, const char *command, const char *wher
 	return CLI_DONE;
 }
 
-void scratch_finish(struct scratch *scratch)
+static void empty(const char *dir)
 {
-	DIR *list = scratch->dir != NULL ? opendir(scratch->dir) : NULL;
+	DIR *list = opendir(dir);
 	for (struct dirent *entry = NULL; list != NULL && (entry = readdir(list)) != NULL;) {
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
 			unlinkat(dirfd(list), entry->d_name, 0);
@@ -49,6 +50,46 @@ void scratch_finish(struct scratch *scratch)
 	}
 	if (list != NULL) {
 		closedir(list);
+	}
+}
+
+/* 0 if it is a directory that nobody else could have made, or could change. */
+static int check_ours(const char *dir)
+{
+	struct stat status;
+	if (lstat(dir, &status) != 0) {
+		return -errno;
+	}
+	return S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & 0077) == 0
+		? 0
+		: -EEXIST;
+}
+
+int scratch_begin_at(struct scratch *scratch, const char *dir)
+{
+	*scratch = (struct scratch){0};
+	int rc = mkdir(dir, 0700) == 0 ? 0 : -errno;
+	if (rc == -EEXIST) {
+		rc = check_ours(dir);
+		if (rc == 0) {
+			empty(dir);
+		}
+	}
+	if (rc != 0) {
+		return rc;
+	}
+	scratch->dir = strdup(dir);
+	if (scratch->dir == NULL || asprintf(&scratch->file, "%s/restored.db", dir) < 0) {
+		scratch->file = NULL;
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void scratch_finish(struct scratch *scratch)
+{
+	if (scratch->dir != NULL) {
+		empty(scratch->dir);
 		rmdir(scratch->dir);
 	}
 	free(scratch->dir);

@@ -13,6 +13,12 @@ struct scratch {
 /* `where`, or TMPDIR, or /var/tmp. 0, or an exit code, said so on stderr. */
 int scratch_begin(struct scratch *scratch, const char *command, const char *where);
 
+/*
+ * That very directory, for us alone. One of ours that is there already is emptied: it was left behind.
+ * 0 or negative errno.
+ */
+int scratch_begin_at(struct scratch *scratch, const char *dir);
+
 /* Removes it with what is in it. Accepts a zeroed one. */
 void scratch_finish(struct scratch *scratch);
 

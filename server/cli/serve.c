@@ -50,13 +50,17 @@ static const char help[] =
 	"variable LITEFUNNEL_NAME. An option wins over the environment, and that over the file.\n"
 	"\n";
 
+/* Places in the table of options: the settings come first. */
 enum {
 	OPTION_CREATE = SETTING_COUNT,
 	OPTION_RESTORE_IF_MISSING,
 	OPTION_CONFIG,
 	OPTION_HELP,
-	OPTIONS
+	OPTIONS,
 };
+
+/* What getopt_long() answers for the first of them: no setting may be taken for its '?'. */
+enum { OPTION_FIRST = 256 };
 
 struct serving {
 	struct config config;
@@ -87,13 +91,18 @@ static void fill_options(struct option *options, char names[][64])
 		for (char *at = names[i]; *at != 0; at++) {
 			*at = *at == '_' ? '-' : *at;
 		}
-		options[i] = (struct option){names[i], required_argument, NULL, i};
+		options[i] = (struct option){names[i], required_argument, NULL, OPTION_FIRST + i};
 	}
-	options[OPTION_CREATE] = (struct option){"create", no_argument, NULL, OPTION_CREATE};
-	options[OPTION_RESTORE_IF_MISSING] =
-		(struct option){"restore-if-missing", no_argument, NULL, OPTION_RESTORE_IF_MISSING};
-	options[OPTION_CONFIG] = (struct option){"config", required_argument, NULL, OPTION_CONFIG};
-	options[OPTION_HELP] = (struct option){"help", no_argument, NULL, OPTION_HELP};
+	const struct option others[] = {
+		{"create", no_argument, NULL, OPTION_CREATE},
+		{"restore-if-missing", no_argument, NULL, OPTION_RESTORE_IF_MISSING},
+		{"config", required_argument, NULL, OPTION_CONFIG},
+		{"help", no_argument, NULL, OPTION_HELP},
+	};
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+		options[others[i].val] = others[i];
+		options[others[i].val].val += OPTION_FIRST;
+	}
 	options[OPTIONS] = (struct option){0};
 }
 
@@ -145,6 +154,7 @@ static int parse_options(struct serving *serving, int argc, char **argv, const c
 			return cli_usage(
 				"serve", "unknown option or missing value: %s", argv[optind - 1]);
 		}
+		option -= OPTION_FIRST;
 		if (option == OPTION_HELP) {
 			fputs(help, stdout);
 			config_print_options(stdout);
@@ -347,6 +357,12 @@ static int start_shipper(void *ctx, pid_t *ret_pid, int *ret_fd)
 		serving->board, ret_pid, ret_fd);
 }
 
+static int start_drill(void *ctx, pid_t *ret_pid, int *ret_fd)
+{
+	(void)ctx;
+	return drill_child_start(ret_pid, ret_fd);
+}
+
 static void release_shipper(void *ctx, pid_t pid, int fd)
 {
 	struct serving *serving = ctx;
@@ -424,6 +440,7 @@ static int serve(struct serving *serving)
 		.shipper_pid = serving->shipper_pid,
 		.shipper_fd = serving->shipper_fd,
 		.start_shipper = start_shipper,
+		.start_drill = start_drill,
 		.release_shipper = release_shipper,
 		.ctx = serving,
 	};

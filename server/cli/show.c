@@ -13,7 +13,7 @@ static const char help[] =
 	"usage: litefunnel show DB WHAT [--like PATTERN] [--json] [options]\n"
 	"\n"
 	"Prints a table of the running daemon: clients, queue, waits (who has the writer, and who waits\n"
-	"for it), classes, readers, chunks, leases, replicas, config or stats.\n"
+	"for it), classes, readers, chunks, leases, replicas, drills, config or stats.\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
 	"  --like PATTERN  only rows whose first column matches, such as 'wal_*'; of clients, the\n"

@@ -12,6 +12,7 @@
 #include "server/cli/cli.h"
 #include "server/cli/connect.h"
 #include "server/cli/lock.h"
+#include "server/cli/status_drills.h"
 #include "server/cli/status_replicas.h"
 #include "server/cli/text.h"
 
@@ -28,8 +29,9 @@ static const char help[] =
 	"\n"
 	"The first line is ok, or degraded, paused, stopped or unknown with the reason. Degraded is a\n"
 	"daemon that is about to stop, that refuses writes for want of room on the disk, in which\n"
-	"somebody has waited for more than 5 s, or whose WAL is over 1 GiB. Without a daemon the\n"
-	"facts come from the files.\n"
+	"somebody has waited for more than 5 s, whose WAL is over 1 GiB, whose replica is late or\n"
+	"failed its last drill, or that has no drill that passed in 30 days. Without a daemon the facts\n"
+	"come from the files.\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
 	"  --check         for monitoring: exit with 1 if degraded or paused, and print one line\n"
@@ -63,6 +65,7 @@ struct status {
 	lf_db *db;
 	lf_reply *stats;    /* what the daemon answered, or NULL */
 	lf_reply *replicas; /* … about these, or NULL */
+	lf_reply *drills;   /* … and these */
 	struct lock_view lock;
 	const char *word; /* ok, degraded, paused, stopped, unknown */
 	char reason[PLACE_TEXT_BYTES];
@@ -135,6 +138,10 @@ static void judge_daemon(struct status *status)
 	} else if (status->replicas != NULL &&
 		!status_replicas_well(status->replicas, status->reason, sizeof(status->reason))) {
 		status->word = "degraded";
+	} else if (status->replicas != NULL &&
+		!status_drills_well(
+			status->replicas, status->drills, status->reason, sizeof(status->reason))) {
+		status->word = "degraded";
 	} else if (wait_us > WAIT_US_MAX) {
 		judge(status, "degraded", "a batch has waited for %.1f s", (double)wait_us / 1e6);
 	} else if (wal_bytes > WAL_BYTES_MAX) {
@@ -156,6 +163,7 @@ static int ask(struct status *status, unsigned deadline_ms)
 	connect_close(&status->db);
 	connect_free_reply(&status->stats);
 	connect_free_reply(&status->replicas);
+	connect_free_reply(&status->drills);
 	int code = connect_open(&connect, &status->db);
 	if (code != CLI_DONE) {
 		return code;
@@ -163,6 +171,9 @@ static int ask(struct status *status, unsigned deadline_ms)
 	int result = lf_show(status->db, "stats", NULL, &status->stats);
 	if (result == LF_OK && lf_show(status->db, "replicas", NULL, &status->replicas) != LF_OK) {
 		connect_free_reply(&status->replicas); /* a daemon that knows none */
+	}
+	if (result == LF_OK && lf_show(status->db, "drills", NULL, &status->drills) != LF_OK) {
+		connect_free_reply(&status->drills);
 	}
 	return connect_code(result, status->stats);
 }
@@ -303,6 +314,7 @@ static void print_daemon(const struct status *status)
 	}
 	if (status->replicas != NULL) {
 		status_replicas_print(status->replicas, status->place.db);
+		status_drills_print(status->replicas, status->drills);
 	}
 	printf("your role  %s\n", lf_server_role(status->db));
 }
@@ -321,6 +333,7 @@ static void json_daemon(const struct status *status)
 	}
 	if (status->replicas != NULL) {
 		status_replicas_json(status->replicas);
+		status_drills_json(status->replicas, status->drills);
 	}
 }
 
@@ -404,6 +417,7 @@ int cli_status(int argc, char **argv)
 		: cli_fail("status", "%s", error);
 	connect_free_reply(&status.stats);
 	connect_free_reply(&status.replicas);
+	connect_free_reply(&status.drills);
 	connect_close(&status.db);
 	place_finish(&status.place);
 	return code;

@@ -28,6 +28,7 @@ bool pause_begin(struct call *call);
 bool resume_begin(struct call *call);
 bool checkpoint_begin(struct call *call);
 bool kill_begin(struct call *call);
+bool drill_begin(struct call *call);
 bool begin_begin(struct call *call);
 bool step_begin(struct call *call);
 bool fetch_begin(struct call *call);

@@ -4,6 +4,7 @@
 /* What the methods may ask of the conductor: for funnel.c and method.c only. */
 
 #include "server/funnel/chunk.h"
+#include "server/funnel/drill.h"
 #include "server/funnel/feed.h"
 #include "server/funnel/funnel.h"
 #include "server/funnel/gather.h"
@@ -22,6 +23,7 @@ struct funnel {
 	struct gate *gate; /* NULL, like the next: nothing is shipped */
 	struct shipping *shipping;
 	struct chunk_desk *chunks;
+	struct drill_desk *drills; /* NULL: nothing is shipped */
 	struct feed *feed;
 	struct watches watches;
 	struct list peers;

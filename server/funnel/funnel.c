@@ -12,6 +12,7 @@
  *	queue.c      back to the loop     shipping.c     waits for the replicas, if it is to
  *	funnel.c     to the peer, if it is still there
  *	feed.c       what was changed     watch.c        to those who watch it
+ *	drill.c      proves from time to time that the replicas are good
  *	lease.c      a client that holds the writer      lease_run.c    and how it is served
  *
  * Two threads: the loop's (all of the above but writer, group and the packing in reply) and the
@@ -88,6 +89,9 @@ static void peer_closed(void *ctx, struct peer *peer)
 	list_push_back(&funnel->closed, &peer->node);
 	queue_forget(funnel->queue, peer->id);
 	chunk_desk_forget(funnel->chunks, peer->id);
+	if (funnel->drills != NULL) {
+		drill_desk_forget(funnel->drills, peer->id);
+	}
 	funnel->peers_count--;
 }
 
@@ -376,6 +380,43 @@ static int open_chunk_desk(struct funnel *funnel)
 	return chunk_desk_new(&options, &funnel->chunks);
 }
 
+/* ---- drills ---- */
+
+static void drills_due(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	drill_desk_turn(funnel->drills);
+	flush_touched(funnel);
+	settle(funnel);
+}
+
+static struct writer_stats drills_stats(void *ctx)
+{
+	struct funnel *funnel = ctx;
+	return writer_stats(funnel->writer);
+}
+
+static int open_drill_desk(struct funnel *funnel)
+{
+	struct drill_desk_options options = {
+		.queue = funnel->queue,
+		.loop = funnel->loop,
+		.config = funnel->options->config,
+		.board = funnel->options->board,
+		.gate = funnel->gate,
+		.store = funnel->options->store,
+		.db = funnel->options->db,
+		.spool = funnel->options->spool,
+		.start = funnel->options->start_drill,
+		.start_ctx = funnel->options->ctx,
+		.stats = drills_stats,
+		.answered = chunks_answered,
+		.due = drills_due,
+		.ctx = funnel,
+	};
+	return drill_desk_new(&options, &funnel->drills);
+}
+
 /* Everything that was ready has been read: what waits now is run here, or the writer's. */
 static bool turn_over(void *ctx)
 {
@@ -492,6 +533,9 @@ void funnel_drain(struct funnel *funnel)
 	}
 	queue_close(funnel->queue);
 	chunk_desk_close(funnel->chunks);
+	if (funnel->drills != NULL) {
+		drill_desk_close(funnel->drills);
+	}
 	flush_touched(funnel);
 	uint64_t limit_us = config_number(funnel->options->config, SETTING_DRAIN_TIMEOUT) * 1000;
 	loop_timer_start(funnel->limit, limit_us);
@@ -588,6 +632,9 @@ int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONF
 		size_t at = pack_array_begin(out);
 		config_reload(config, &fresh, setting_changed, &reloading);
 		apply_times(funnel);
+		if (funnel->drills != NULL) {
+			drill_desk_reload(funnel->drills);
+		}
 		pack_array_end(out, at, reloading.count);
 		log_setup(STDERR_FILENO, (enum log_level)config_number(config, SETTING_LOG_LEVEL),
 			(enum log_format)config_number(config, SETTING_LOG_FORMAT));
@@ -672,6 +719,7 @@ static int set_up(struct funnel *funnel)
 		.ctx = options->ctx,
 	};
 	rc = open_chunk_desk(funnel);
+	rc = rc == 0 && options->board != NULL ? open_drill_desk(funnel) : rc;
 	rc = rc == 0 ? writer_start(&writer, &funnel->writer) : rc;
 	loop_on_turn(funnel->loop, turn_over, funnel);
 	return rc == 0 ? listener_new(funnel->loop, options->listen_fd, connected, funnel,
@@ -718,6 +766,7 @@ static void tear_down(struct funnel *funnel)
 		shipping_free(funnel->shipping);
 	}
 	chunk_desk_free(funnel->chunks);
+	drill_desk_free(funnel->drills);
 	loop_timer_free(funnel->tick);
 	loop_timer_free(funnel->alive);
 	loop_timer_free(funnel->limit);
@@ -825,6 +874,8 @@ struct funnel_facts funnel_facts(struct funnel *funnel)
 		.dedupe = dedupe_stats(funnel->dedupe),
 		.board = funnel->options->board,
 		.gate = funnel->gate != NULL ? gate_stats(funnel->gate) : (struct gate_stats){0},
+		.drills = funnel->drills != NULL ? drill_desk_facts(funnel->drills)
+						 : (struct drill_facts){0},
 		.pause_until_us = funnel->pause_until_us,
 		.pause_by = funnel->pause_by,
 	};
@@ -873,4 +924,12 @@ void funnel_each_chunk(
 	struct funnel *funnel, void (*fn)(void *ctx, const struct chunk_view *view), void *ctx)
 {
 	chunk_desk_each(funnel->chunks, fn, ctx);
+}
+
+void funnel_each_drill(
+	struct funnel *funnel, void (*fn)(void *ctx, const struct drill_record *record), void *ctx)
+{
+	if (funnel->drills != NULL) {
+		drill_desk_each(funnel->drills, fn, ctx);
+	}
 }

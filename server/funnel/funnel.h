@@ -10,6 +10,7 @@
 #include "server/base/config.h"
 #include "server/base/notice.h"
 #include "server/funnel/chunk_board.h"
+#include "server/funnel/drill.h"
 #include "server/funnel/peer.h"
 #include "server/funnel/queue.h"
 #include "server/funnel/writer.h"
@@ -42,6 +43,8 @@ struct funnel_options {
 	pid_t shipper_pid;
 	int shipper_fd; /* the funnel's, as the process is */
 	int (*start_shipper)(void *ctx, pid_t *ret_pid, int *ret_fd);
+	/* Starts the process of a drill. */
+	int (*start_drill)(void *ctx, pid_t *ret_pid, int *ret_fd);
 	/* How the shipper runs when the funnel is done: to be waited for. */
 	void (*release_shipper)(void *ctx, pid_t pid, int fd);
 	uint64_t alive_us; /* how often "alive" is due; 0: never */
@@ -85,6 +88,7 @@ struct funnel_facts {
 	struct dedupe_stats dedupe;
 	const struct board *board; /* NULL: nothing is shipped */
 	struct gate_stats gate;
+	struct drill_facts drills;
 	uint64_t pause_until_us; /* 0: until it is ended, or there is none */
 	const char *pause_by;
 };
@@ -103,3 +107,5 @@ void funnel_each_lease(
 	struct funnel *funnel, void (*fn)(void *ctx, struct lease *lease), void *ctx);
 void funnel_each_chunk(
 	struct funnel *funnel, void (*fn)(void *ctx, const struct chunk_view *view), void *ctx);
+void funnel_each_drill(
+	struct funnel *funnel, void (*fn)(void *ctx, const struct drill_record *record), void *ctx);

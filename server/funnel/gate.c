@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,7 @@ struct gate {
 	uint64_t next_attempt; /* frames */
 	uint64_t breaks;
 	bool broken;          /* since the last shipper that said anything */
+	_Atomic bool kept;    /* gate_keep() */
 	pthread_mutex_t lock; /* guards stats */
 	struct gate_stats stats;
 };
@@ -164,6 +166,9 @@ bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold
 		return false; /* unless the WAL has started over since */
 	}
 	gate->next_attempt = 0;
+	if (atomic_load(&gate->kept)) {
+		return put_off(gate, frames, threshold);
+	}
 	struct ship_report report = board_ship_report(gate->board);
 	gate->broken = gate->broken && !report.known;
 	if (!report.known && !gate->broken &&
@@ -186,6 +191,16 @@ bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold
 		return put_off(gate, frames, threshold);
 	}
 	return true;
+}
+
+void gate_keep(struct gate *gate)
+{
+	atomic_store(&gate->kept, true);
+}
+
+void gate_let_go(struct gate *gate)
+{
+	atomic_store(&gate->kept, false);
 }
 
 void gate_again(struct gate *gate)

@@ -34,6 +34,13 @@ void gate_committed(struct gate *gate, struct store *store);
 bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold);
 void gate_leave(struct gate *gate);
 
+/*
+ * No checkpoint from here on, so that the database's file stands still: gate_keep() inside of the
+ * gate, by the writer; gate_let_go() in any thread.
+ */
+void gate_keep(struct gate *gate);
+void gate_let_go(struct gate *gate);
+
 /* The writer is idle: what was put off may be tried again at once. */
 void gate_again(struct gate *gate);
 

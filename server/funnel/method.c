@@ -245,7 +245,7 @@ static void pack_features(msgpack_packer *packer)
 {
 	static const char *const features[] = {"write", "describe", "cancel", "sessions", "keys",
 		"show", "if_commit", "watch", "chunk", "atomic", "lease", "pause", "checkpoint",
-		"kill"};
+		"kill", "drill"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
@@ -445,6 +445,7 @@ static void do_cancel(struct call *call)
 	bool lease = request != NULL && request->kind == REQUEST_LEASE;
 	if (request == NULL || (lease && !lease_cancel_request(request)) ||
 		(!lease && !chunk_desk_holds(request) && request->kind != REQUEST_SYNC &&
+			request->kind != REQUEST_DRILL &&
 			!queue_withdraw(call->funnel->queue, request))) {
 		return; /* it runs, or is answered: the answer tells */
 	}
@@ -560,6 +561,7 @@ static const struct method {
 	{"resume", ROLE_ADMIN, resume_begin},
 	{"checkpoint", ROLE_ADMIN, checkpoint_begin},
 	{"kill", ROLE_ADMIN, kill_begin},
+	{"drill", ROLE_ADMIN, drill_begin},
 	{"reload", ROLE_ADMIN, do_reload},
 	{"shutdown", ROLE_ADMIN, do_shutdown},
 };

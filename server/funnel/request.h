@@ -28,6 +28,7 @@ enum request_kind {
 	REQUEST_BYE,
 	REQUEST_TASK,
 	REQUEST_SYNC,
+	REQUEST_DRILL,
 	REQUEST_LEASE,  /* for an open lease; it waits there, not in the queue */
 	REQUEST_COMMIT, /* of a lease that is over: the answer is remembered, or it is gone */
 };

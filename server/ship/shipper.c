@@ -50,6 +50,7 @@ void shipper_tell(struct shipper *shipper)
 	if (shipper->chained) {
 		report->spooled_commit = capture_secured_commit(shipper->capture);
 		report->segments = capture_last_cut(shipper->capture)->txid;
+		report->cut_commit = capture_last_cut(shipper->capture)->commit_no;
 	}
 	board_report(shipper->board, report);
 	board_wake_writer(shipper->board);

@@ -66,6 +66,7 @@ static int run(struct store *store, int mode)
 	}
 	int rc = sqlite3_wal_checkpoint_v2(store->handle, "main", mode, &in_wal, &copied);
 	store->wal.stats.checkpoints++;
+	store->wal.stats.whole = rc == SQLITE_OK && in_wal >= 0 && in_wal == copied;
 	ground_note(store);
 	foreign_note_salt(store); /* it may have let the WAL begin anew */
 	if (copied >= 0) {

@@ -81,7 +81,7 @@ int schema_find_trespass(struct store *store, bool *ret_found)
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view')"
 		" AND name LIKE '~_lf~_%' ESCAPE '~'"
-		" AND name NOT IN ('_lf_state', '_lf_group', '_lf_session', '_lf_key', '_lf_chunk') "
+		" AND name NOT IN ('_lf_state', '_lf_group', '_lf_session', '_lf_key', '_lf_chunk', '_lf_drill') "
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'index')"
 		" AND tbl_name LIKE '~_lf~_%' ESCAPE '~' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"

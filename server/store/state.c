@@ -38,6 +38,29 @@
 	" error TEXT NOT NULL DEFAULT '',"                                                         \
 	" UNIQUE (uid, name));"
 
+/* Since format 3. */
+#define DRILL_TABLE                                                                                \
+	"CREATE TABLE _lf_drill("                                                                  \
+	" id INTEGER PRIMARY KEY,"                                                                 \
+	" scheduled INTEGER NOT NULL,"                                                             \
+	" replica TEXT NOT NULL,"                                                                  \
+	" began_ms INTEGER NOT NULL,"                                                              \
+	" ended_ms INTEGER NOT NULL,"                                                              \
+	" verdict TEXT NOT NULL,"                                                                  \
+	" reason TEXT NOT NULL,"                                                                   \
+	" commit_no INTEGER NOT NULL,"                                                             \
+	" digest BLOB,"                                                                            \
+	" txid INTEGER NOT NULL,"                                                                  \
+	" behind INTEGER NOT NULL,"                                                                \
+	" rpo_ms INTEGER NOT NULL,"                                                                \
+	" ship_ms INTEGER NOT NULL,"                                                               \
+	" rto_ms INTEGER NOT NULL,"                                                                \
+	" bytes INTEGER NOT NULL,"                                                                 \
+	" database_bytes INTEGER NOT NULL,"                                                        \
+	" violations INTEGER NOT NULL,"                                                            \
+	" assertions INTEGER NOT NULL,"                                                            \
+	" table_rows TEXT NOT NULL);"
+
 static const char schema[] = "CREATE TABLE _lf_state("
 			     " id INTEGER PRIMARY KEY CHECK (id = 1),"
 			     " format INTEGER NOT NULL,"
@@ -66,7 +89,7 @@ static const char schema[] = "CREATE TABLE _lf_state("
 			     " commit_no INTEGER NOT NULL,"
 			     " born_s INTEGER NOT NULL,"
 			     " reply BLOB NOT NULL,"
-			     " UNIQUE (uid, key));" CHUNK_TABLE;
+			     " UNIQUE (uid, key));" CHUNK_TABLE DRILL_TABLE;
 
 static int state_exists(struct store *store, bool *ret_exists)
 {
@@ -149,12 +172,13 @@ static int state_read(struct store *store, int *ret_format, int64_t *ret_window)
 }
 
 /* Brings the tables of an older format up to this one, in one transaction. SQLite's code. */
-static int state_migrate(struct store *store)
+static int state_migrate(struct store *store, int format)
 {
 	char sql[80];
 	snprintf(sql, sizeof(sql), "UPDATE _lf_state SET format = %d", STORE_FORMAT);
 	int rc = own_exec(store, "BEGIN IMMEDIATE");
-	rc = rc == SQLITE_OK ? own_exec(store, CHUNK_TABLE) : rc;
+	rc = rc == SQLITE_OK && format < 2 ? own_exec(store, CHUNK_TABLE) : rc;
+	rc = rc == SQLITE_OK && format < 3 ? own_exec(store, DRILL_TABLE) : rc;
 	rc = rc == SQLITE_OK ? own_exec(store, sql) : rc;
 	return rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
 }
@@ -172,7 +196,7 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 		rc = state_read(store, &format, &window);
 	}
 	if (rc == SQLITE_OK && format < STORE_FORMAT) {
-		rc = state_migrate(store);
+		rc = state_migrate(store, format);
 	}
 	if (rc != SQLITE_OK) {
 		snprintf(ret_error, STORE_ERROR_BYTES,

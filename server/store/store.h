@@ -71,7 +71,7 @@ struct store_options {
 	bool poisoned; /* the last run stopped at an I/O error of a commit: re-write before trusting */
 };
 
-enum { STORE_ERROR_BYTES = 512, STORE_EPOCH_BYTES = 16, STORE_FORMAT = 2 };
+enum { STORE_ERROR_BYTES = 512, STORE_EPOCH_BYTES = 16, STORE_FORMAT = 3 };
 
 /*
  * Opens, checks, migrates and takes the first commit number of this run. On failure ret_error holds
@@ -358,6 +358,7 @@ struct checkpoint_stats {
 	uint64_t checkpoints; /* runs, since start */
 	uint64_t restarts;    /* of these, with RESTART or TRUNCATE because readers never paused */
 	uint64_t pinned;      /* runs in which a reader held back frames */
+	bool whole;           /* the last run left nothing in the WAL that the database has not */
 };
 
 /* Where the WAL ends: the frame of the last commit. */

@@ -199,13 +199,14 @@ static void test_tables_of_an_older_format_are_migrated(void **state)
 	uint8_t epoch[STORE_EPOCH_BYTES];
 	memcpy(epoch, store_epoch(bed.store), sizeof(epoch));
 	bed_close(&bed);
-	assert_int_equal(other_exec_in_wal("BEGIN; DROP TABLE _lf_chunk;"
+	assert_int_equal(other_exec_in_wal("BEGIN; DROP TABLE _lf_chunk; DROP TABLE _lf_drill;"
 					   "UPDATE _lf_state SET format = 1; COMMIT"),
 		SQLITE_OK);
 	bed_open(&bed);
 	assert_memory_equal(store_epoch(bed.store), epoch, sizeof(epoch));
 	assert_int_equal(bed_number(bed.store, "SELECT format FROM _lf_state"), STORE_FORMAT);
 	assert_int_equal(bed_number(bed.store, "SELECT count(*) FROM _lf_chunk"), 0);
+	assert_int_equal(bed_number(bed.store, "SELECT count(*) FROM _lf_drill"), 0);
 }
 
 /* Left and come back: without its tables it is a new lineage. */
@@ -215,7 +216,7 @@ static void test_tables_that_were_dropped_are_made_again(void **state)
 	bed_close(&bed);
 	assert_int_equal(other_exec("DROP TABLE _lf_state; DROP TABLE _lf_group; "
 				    "DROP TABLE _lf_session; DROP TABLE _lf_key; "
-				    "DROP TABLE _lf_chunk"),
+				    "DROP TABLE _lf_chunk; DROP TABLE _lf_drill"),
 		SQLITE_OK);
 	bed_open(&bed);
 	assert_int_equal(store_commit_no(bed.store), 1);
