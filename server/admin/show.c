@@ -129,7 +129,7 @@ static void lease_row(void *ctx, struct lease *lease)
 	static const char *const states[] = {"waiting", "open", "ended"};
 	struct table *table = ctx;
 	struct lease_facts facts = lease_facts(lease);
-	if (facts.state == LEASE_ENDED || !table_wants(table, lease->label)) {
+	if (facts.state == LEASE_ENDED || !table_wants(table, facts.known.label)) {
 		return;
 	}
 	table_row(table, sizeof(leases_columns) / sizeof(leases_columns[0]));
@@ -137,13 +137,16 @@ static void lease_row(void *ctx, struct lease *lease)
 	table_number(table, (uint64_t)lease->credentials->pid);
 	table_number(table, lease->credentials->uid);
 	table_text(table, lease->credentials->text);
-	table_text(table, lease->label);
+	table_text(table, facts.known.label);
 	table_text(table, request_class_name(lease->class));
 	table_text(table, states[facts.state]);
 	table_number(table, ms_since(facts.begun_us));
 	table_number(table, ms_since(facts.idle_us));
 	table_number(table, facts.steps);
-	table_text(table, request_may_see(table->who, lease->credentials->uid) ? facts.sql : NULL);
+	table_text(table,
+		facts.known.has_sql && request_may_see(table->who, lease->credentials->uid)
+			? facts.known.sql
+			: NULL);
 }
 
 static void show_leases(struct funnel *funnel, struct table *table)

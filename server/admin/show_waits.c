@@ -10,6 +10,7 @@
 #include "server/funnel/holder.h"
 #include "server/store/shm.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { WAITS_MAX = 1000 }; /* rows; a longer queue is not read by people */
@@ -64,16 +65,15 @@ static void wait_row(struct table *table, const struct request *request, size_t 
 	const char *state, uint64_t since_us)
 {
 	const struct credentials *credentials = request->credentials;
-	struct bytes text = request_text(request);
-	char digest[HOLDER_SQL_BYTES + 4];
-	char sql[HOLDER_SQL_BYTES + 4];
+	struct known_by known;
+	char digest[32];
 	uint64_t now_us = clock_now_us();
 	bool visible = request_may_see(table->who, request->identity.uid);
-	if (!table_wants(table, credentials != NULL ? credentials->label : "")) {
+	request_known_by(request, &known);
+	if (!table_wants(table, known.label)) {
 		return;
 	}
-	request_text_for(text, false, digest);
-	request_text_for(text, true, sql);
+	(void)snprintf(digest, sizeof(digest), HOLDER_DIGEST_FORMAT, known.digest);
 	table_row(table, sizeof(waits_columns) / sizeof(waits_columns[0]));
 	table_number(table, position);
 	table_number(table, request->number);
@@ -84,10 +84,10 @@ static void wait_row(struct table *table, const struct request *request, size_t 
 	table_number(table, request->identity.uid);
 	table_text(table, credentials != NULL ? credentials->text : NULL);
 	table_text(table, credentials != NULL ? credentials->client : NULL);
-	table_text(table, credentials != NULL ? credentials->label : NULL);
+	table_text(table, credentials != NULL ? known.label : NULL);
 	table_number(table, now_us > since_us ? (now_us - since_us) / 1000 : 0);
-	table_text(table, text.len > 0 ? digest : NULL);
-	table_text(table, text.len > 0 && visible ? sql : NULL);
+	table_text(table, known.has_sql ? digest : NULL);
+	table_text(table, known.has_sql && visible ? known.sql : NULL);
 }
 
 /* Whoever writes past us, or has us paused: then nobody has the writer, and yet all wait. */

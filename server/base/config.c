@@ -124,6 +124,10 @@ const struct setting settings[SETTING_COUNT] = {
 		"long while nobody does"),
 	[SETTING_LEASE_TOTAL] = MS("lease_total", "30s", 1, DAY_MS, true,
 		"how long a lease may last, counted likewise"),
+	[SETTING_LEASE_LIMITS] = {"lease_limits", SETTING_TYPE_LEASE_LIMITS, "", 0, 0, NULL, true,
+		"other times than these two for some leases, as WHO=IDLE/TOTAL, separated by commas, such "
+		"as label:console*=1m/10m or class:bulk=1s/10s; WHO is as in classes, or class:CLASS; "
+		"the first match holds, for leases that begin later"},
 	[SETTING_DRAIN_TIMEOUT] = MS("drain_timeout", "10s", 0, DAY_MS, true,
 		"on SIGTERM: how long what is queued may take"),
 	[SETTING_SESSIONS_MAX] = NUMBER("sessions_max", "10000", 1, 10000000, true,
@@ -290,6 +294,51 @@ static bool parse_bool(const char *text, uint64_t *ret_number)
 	return false;
 }
 
+bool config_parse_lease_limits(const char *text, uint64_t *ret_idle_ms, uint64_t *ret_total_ms)
+{
+	char idle[32];
+	const char *slash = strchr(text, '/');
+	uint64_t idle_ms = 0;
+	uint64_t total_ms = 0;
+	if (slash == NULL || slash == text || (size_t)(slash - text) >= sizeof(idle)) {
+		return false;
+	}
+	memcpy(idle, text, (size_t)(slash - text));
+	idle[slash - text] = 0;
+	if (!parse_quantity(units_ms, idle, &idle_ms) ||
+		!parse_quantity(units_ms, slash + 1, &total_ms) || idle_ms < 1 ||
+		idle_ms > DAY_MS || total_ms < 1 || total_ms > DAY_MS) {
+		return false;
+	}
+	*ret_idle_ms = idle_ms;
+	*ret_total_ms = total_ms;
+	return true;
+}
+
+static bool parse_lease_limits(const char *text)
+{
+	char value[64];
+	uint64_t ignored = 0;
+	while (*text != 0) {
+		size_t word = strcspn(text, ", ");
+		size_t sign = word;
+		while (sign > 0 && text[sign - 1] != '=') {
+			sign--;
+		}
+		size_t len = word - sign;
+		if (word > 0 && (sign < 2 || len >= sizeof(value))) {
+			return false;
+		}
+		memcpy(value, text + sign, len < sizeof(value) ? len : 0);
+		value[len < sizeof(value) ? len : 0] = 0;
+		if (word > 0 && !config_parse_lease_limits(value, &ignored, &ignored)) {
+			return false;
+		}
+		text += word + (text[word] != 0);
+	}
+	return true;
+}
+
 static bool parse_classes(const char *text)
 {
 	static const char *const classes[] = {"interactive", "normal", "bulk"};
@@ -322,6 +371,14 @@ static int parse(const struct setting *setting, const char *text, uint64_t *ret_
 			? 0
 			: config_fail(ret_error,
 				  "%s = \"%s\": use WHO=interactive, WHO=normal or WHO=bulk, "
+				  "separated by commas",
+				  setting->name, text);
+	case SETTING_TYPE_LEASE_LIMITS:
+		*ret_number = 0;
+		return parse_lease_limits(text)
+			? 0
+			: config_fail(ret_error,
+				  "%s = \"%s\": use WHO=IDLE/TOTAL with times such as 500ms, 5s or 1h, "
 				  "separated by commas",
 				  setting->name, text);
 	case SETTING_TYPE_BOOL:
@@ -408,7 +465,8 @@ void config_reload(struct config *config, struct config *fresh,
 		struct config_value *now = &config->values[i];
 		struct config_value *then = &fresh->values[i];
 		bool same = settings[i].type == SETTING_TYPE_TEXT ||
-				settings[i].type == SETTING_TYPE_CLASSES
+				settings[i].type == SETTING_TYPE_CLASSES ||
+				settings[i].type == SETTING_TYPE_LEASE_LIMITS
 			? strcmp(now->text, then->text) == 0
 			: now->number == then->number;
 		if (same) {
@@ -442,7 +500,8 @@ static void print_wrapped(FILE *out, const char *text, const char *indent, size_
 
 void config_print_options(FILE *out)
 {
-	static const char *const shapes[] = {"TEXT", "on|off", "N", "BYTES", "TIME", "TEXT", ""};
+	static const char *const shapes[] = {
+		"TEXT", "on|off", "N", "BYTES", "TIME", "TEXT", "TEXT", ""};
 	for (size_t i = 0; i < SETTING_COUNT; i++) {
 		char option[96];
 		const struct setting *setting = &settings[i];

@@ -20,10 +20,11 @@
 
 enum setting_type {
 	SETTING_TYPE_TEXT,
-	SETTING_TYPE_BOOL,   /* on, off */
-	SETTING_TYPE_NUMBER, /* 1000 */
-	SETTING_TYPE_BYTES,  /* 8MiB */
-	SETTING_TYPE_MS,     /* 500ms, 30s, 5m, 1h */
+	SETTING_TYPE_BOOL,         /* on, off */
+	SETTING_TYPE_NUMBER,       /* 1000 */
+	SETTING_TYPE_BYTES,        /* 8MiB */
+	SETTING_TYPE_MS,           /* 500ms, 30s, 5m, 1h */
+	SETTING_TYPE_LEASE_LIMITS, /* class:bulk=1s/10s: times for each, separated by commas */
 	SETTING_TYPE_CLASSES, /* alice=bulk, @web=interactive: a class for each, separated by commas */
 	SETTING_TYPE_CHOICE, /* one of several words; the number is its place in the list */
 };
@@ -64,6 +65,7 @@ enum setting_id {
 	SETTING_EXEC_OPS_MAX,
 	SETTING_LEASE_IDLE,
 	SETTING_LEASE_TOTAL,
+	SETTING_LEASE_LIMITS,
 	SETTING_DRAIN_TIMEOUT,
 	SETTING_SESSIONS_MAX,
 	SETTING_SESSION_WINDOW,
@@ -137,6 +139,9 @@ const struct setting *setting_find(const char *name);
 /* Writes the sentence to ret_error. Always -EINVAL. */
 __attribute__((format(printf, 2, 3))) int config_fail(
 	char ret_error[CONFIG_ERROR_BYTES], const char *format, ...);
+
+/* "1s/10s": as in the setting lease_limits. False: it is not, or out of bounds; nothing is set then. */
+bool config_parse_lease_limits(const char *text, uint64_t *ret_idle_ms, uint64_t *ret_total_ms);
 
 /* All defaults. 0 or -ENOMEM. */
 int config_init(struct config *config);

@@ -9,10 +9,10 @@
 #include <fnmatch.h>
 #include <string.h>
 
-static bool matches(const struct credentials *credentials, const char *who)
+bool class_who_matches(const struct credentials *credentials, const char *label, const char *who)
 {
 	if (strncmp(who, "label:", 6) == 0) {
-		return fnmatch(who + 6, credentials->label, 0) == 0;
+		return fnmatch(who + 6, label, 0) == 0;
 	}
 	if (strncmp(who, "role:", 5) == 0) {
 		return strcmp(who + 5, role_name(credentials->role)) == 0;
@@ -31,7 +31,7 @@ struct class_grant class_grant(const struct credentials *credentials, const stru
 			continue;
 		}
 		*sign = 0;
-		if (matches(credentials, word)) {
+		if (class_who_matches(credentials, credentials->label, word)) {
 			(void)request_class_parse(
 				(struct span){(const uint8_t *)sign + 1, strlen(sign + 1)},
 				&grant.highest);

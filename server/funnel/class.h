@@ -15,5 +15,8 @@ struct class_grant {
 /* By uid, groups, label and role: the first entry of the list that matches. */
 struct class_grant class_grant(const struct credentials *credentials, const struct config *config);
 
+/* Whether WHO of such a list is this client: a user, uid, @group, @gid, label:PATTERN, role:ROLE or *. */
+bool class_who_matches(const struct credentials *credentials, const char *label, const char *who);
+
 /* The class asked for, or CLASS_COUNT for none, within the grant. */
 enum request_class class_within(const struct class_grant *grant, enum request_class asked);

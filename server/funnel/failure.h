@@ -38,6 +38,8 @@ enum failure_code {
 
 enum applied { APPLIED_NO, APPLIED_YES, APPLIED_UNKNOWN };
 
+enum { DISK_RETRY_AFTER_MS = 500 };
+
 struct failure {
 	enum failure_code code;
 	enum applied applied;

@@ -228,14 +228,9 @@ static void refuse_all(
 /* They have waited in vain: for whatever the writer is running this moment. */
 static void blame_running(struct funnel *funnel, struct list *requests)
 {
-	const struct request *running = queue_running(funnel->queue, NULL);
 	list_for_each(node, requests) {
 		struct request *request = container_of(node, struct request, node);
-		request->waited_for =
-			running != NULL ? calloc(1, sizeof(*request->waited_for)) : NULL;
-		if (request->waited_for != NULL) {
-			holder_of(running, request->waited_for);
-		}
+		request->waited_for = holder_running(funnel->queue);
 	}
 }
 

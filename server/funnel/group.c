@@ -19,8 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DISK_RETRY_AFTER_MS = 500 };
-
 /* How the run of one member ended, for the transaction. */
 enum run { RUN_DONE, RUN_LOST, RUN_AGAIN };
 
@@ -338,6 +336,13 @@ static enum run run_member(struct group *group, struct request *request)
 	} else if (request->kind == REQUEST_COMMIT) {
 		fail(request, FAILURE_LEASE_GONE,
 			"the lease is gone, and this commit of it was not done");
+		/*
+		 * Nor must it be done later, when what its first connection has sent is read. A key is
+		 * free for another try.
+		 */
+		if (request->identity.kind == IDENTITY_SEQ) {
+			remember_failure(group, request);
+		}
 	} else if (began_us >= request->deadline_us) {
 		fail(request, FAILURE_DEADLINE, "the deadline passed while the request waited");
 	} else if (request->kind == REQUEST_DESCRIBE) {

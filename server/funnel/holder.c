@@ -4,6 +4,8 @@
 
 #include "server/funnel/holder.h"
 
+#include "server/funnel/queue.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,55 +24,62 @@ const char *request_what(const struct request *request)
 	return request->kind == REQUEST_TASK ? request->task.what : names[request->kind];
 }
 
-struct bytes request_text(const struct request *request)
-{
-	return request->steps_count > 0 ? request->steps[0].sql : request->task.text;
-}
-
 bool request_may_see(const struct credentials *who, uint32_t uid)
 {
 	return who != NULL && (who->role >= ROLE_ADMIN || who->uid == uid);
 }
 
-void request_text_for(struct bytes text, bool visible, char ret_text[HOLDER_SQL_BYTES + 4])
+void known_by_text(struct known_by *known, struct bytes text)
 {
-	const char *data = text.data;
 	size_t len = text.len;
-	if (!visible) {
-		snprintf(ret_text, HOLDER_SQL_BYTES, HOLDER_DIGEST_FORMAT,
-			(uint64_t)XXH3_64bits(text.data, text.len));
+	known->has_sql = len > 0;
+	if (len == 0) {
 		return;
 	}
+	known->digest = XXH3_64bits(text.data, text.len);
 	if (len > HOLDER_SQL_BYTES) {
+		const char *data = text.data;
 		len = HOLDER_SQL_BYTES;
 		while (len > 0 && ((unsigned char)data[len] & 0xc0) == 0x80) {
 			len--; /* not within a character */
 		}
 	}
-	if (len > 0) {
-		memcpy(ret_text, data, len);
+	memcpy(known->sql, text.data, len);
+	memcpy(known->sql + len, len < text.len ? "…" : "", len < text.len ? sizeof("…") : 1);
+}
+
+void request_known_by(const struct request *request, struct known_by *ret_known)
+{
+	*ret_known = (struct known_by){.has_sql = false};
+	if (request->kind == REQUEST_TASK && request->task.known_by != NULL) {
+		request->task.known_by(request, ret_known);
+		return;
 	}
-	memcpy(ret_text + len, len < text.len ? "…" : "", len < text.len ? sizeof("…") : 1);
+	if (request->credentials != NULL) {
+		memcpy(ret_known->label, request->credentials->label, sizeof(ret_known->label));
+	}
+	known_by_text(
+		ret_known, request->steps_count > 0 ? request->steps[0].sql : request->task.text);
 }
 
 void holder_of(const struct request *request, struct holder *ret_holder)
 {
-	struct bytes text = request_text(request);
 	ret_holder->what = request_what(request);
-	ret_holder->pid = 0;
-	ret_holder->label[0] = 0;
+	ret_holder->pid = request->credentials != NULL ? request->credentials->pid : 0;
 	ret_holder->uid = request->identity.uid;
 	ret_holder->class = request->class;
 	ret_holder->number = request->number;
-	ret_holder->has_sql = text.len > 0;
-	if (request->credentials != NULL) {
-		ret_holder->pid = request->credentials->pid;
-		memcpy(ret_holder->label, request->credentials->label, sizeof(ret_holder->label));
+	request_known_by(request, &ret_holder->known);
+}
+
+struct holder *holder_running(struct queue *queue)
+{
+	const struct request *running = queue_running(queue, NULL);
+	struct holder *holder = running != NULL ? calloc(1, sizeof(*holder)) : NULL;
+	if (holder != NULL) {
+		holder_of(running, holder);
 	}
-	if (text.len > 0) {
-		ret_holder->digest = XXH3_64bits(text.data, text.len);
-		request_text_for(text, true, ret_holder->sql);
-	}
+	return holder;
 }
 
 struct holder *holders_note(struct holders *holders, uint64_t began_us, uint64_t ended_us)

@@ -16,33 +16,43 @@
 
 enum { HOLDER_SQL_BYTES = 120, HOLDERS_MAX = 32 };
 
-struct holder {
-	const char *what; /* "write", "chunk", "checkpoint", "another process" */
-	pid_t pid;        /* 0: not known */
-	uint32_t uid;
+/* What a request is known by to whoever waits for it. */
+struct known_by {
 	char label[PEER_NAME_MAX + 1];
-	enum request_class class;
-	uint64_t number; /* of the request, or 0 */
-	uint64_t began_us;
-	uint64_t ended_us;
 	bool has_sql;
 	uint64_t digest;                /* of the whole text */
 	char sql[HOLDER_SQL_BYTES + 4]; /* its beginning; "…" behind it if it is cut */
 };
 
+struct holder {
+	const char *what; /* "write", "chunk", "checkpoint", "another process" */
+	pid_t pid;        /* 0: not known */
+	uint32_t uid;
+	struct known_by known;
+	enum request_class class;
+	uint64_t number; /* of the request, or 0 */
+	uint64_t began_us;
+	uint64_t ended_us;
+};
+
 /* What a request is, for people: "write", "describe", "bye", or the task's name. */
 const char *request_what(const struct request *request);
 
-/* The text that a request is known by: its first statement. Empty: it has none. */
-struct bytes request_text(const struct request *request);
+/* By the label of its client and its first statement, or as its task says. In any thread. */
+void request_known_by(const struct request *request, struct known_by *ret_known);
 
-/* The text for eyes that may see it: its beginning; for others its digest, "#" and 16 digits. */
-void request_text_for(struct bytes text, bool visible, char ret_text[HOLDER_SQL_BYTES + 4]);
+/* A statement, or the one that follows the last. */
+void known_by_text(struct known_by *known, struct bytes text);
 
 /* Whether one user may read the other's SQL. */
 bool request_may_see(const struct credentials *who, uint32_t uid);
 
 void holder_of(const struct request *request, struct holder *ret_holder);
+
+struct queue;
+
+/* Whoever has the writer this moment, for one that waits in vain; NULL: nobody. The loop's; to be freed. */
+struct holder *holder_running(struct queue *queue);
 
 /* The last turns that were felt. The writer's. */
 struct holders {

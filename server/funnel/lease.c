@@ -41,6 +41,14 @@ static void interrupt_task(struct request *task)
 	pthread_mutex_unlock(&lease->lock);
 }
 
+static void known_by(const struct request *task, struct known_by *ret_known)
+{
+	struct lease *lease = task->task.ctx;
+	pthread_mutex_lock(&lease->lock);
+	*ret_known = lease->known;
+	pthread_mutex_unlock(&lease->lock);
+}
+
 int lease_new(const struct config *config, struct queue *queue, struct lease **ret_lease)
 {
 	struct lease *lease = calloc(1, sizeof(*lease));
@@ -70,6 +78,7 @@ int lease_new(const struct config *config, struct queue *queue, struct lease **r
 		.run = lease_run,
 		.interrupt = interrupt_task,
 		.ended = task_ended,
+		.known_by = known_by,
 		.ctx = lease};
 	*ret_lease = lease;
 	return 0;
@@ -136,8 +145,11 @@ bool lease_withdraw(struct lease *lease, enum failure_code code, const char *mes
 		list_remove(node);
 		failure_set(&request->failure, first ? code : FAILURE_LEASE_GONE, "%s",
 			first ? message : "the lease has not begun");
+		if (first && code == FAILURE_DEADLINE) {
+			request->waited_for = holder_running(lease->queue);
+		}
 		request->failure.open = 0;
-		reply_error(&request->reply, request->id, &request->failure);
+		reply_failed(request);
 		list_push_back(&lease->last, node);
 		first = false;
 	}
@@ -202,7 +214,7 @@ struct lease_facts lease_facts(struct lease *lease)
 		.begun_us = lease->begun_us,
 		.idle_us = lease->idle_us,
 		.steps = lease->steps};
-	memcpy(facts.sql, lease->sql, sizeof(facts.sql));
+	facts.known = lease->known;
 	pthread_mutex_unlock(&lease->lock);
 	return facts;
 }

@@ -15,14 +15,14 @@
  */
 
 #include "server/base/config.h"
+#include "server/funnel/holder.h"
+#include "server/funnel/lease_limits.h"
 #include "server/funnel/queue.h"
 #include "server/funnel/request.h"
 
 #include <pthread.h>
 
 enum lease_state { LEASE_WAITING, LEASE_OPEN, LEASE_ENDED };
-
-enum { LEASE_LABEL_BYTES = 129, LEASE_SQL_BYTES = 121 };
 
 struct lease {
 	/* The loop's, or set before the writer knows of it. */
@@ -32,10 +32,10 @@ struct lease {
 	uint64_t peer_id;
 	struct credentials *credentials;
 	enum request_class class;
-	char label[LEASE_LABEL_BYTES];
 	struct request *task; /* NULL: it is over */
 	struct queue *queue;
 	const struct config *config; /* numbers only */
+	struct lease_limits limits;
 	/* Hands an answered request to its peer and frees it. */
 	void (*deliver)(void *ctx, struct request *request);
 	void *ctx;
@@ -55,7 +55,7 @@ struct lease {
 	uint64_t begun_us;
 	uint64_t idle_us; /* since when it waits for its client; 0: it does not */
 	uint64_t steps;
-	char sql[LEASE_SQL_BYTES]; /* the last statement, cut */
+	struct known_by known; /* its label, which stays, and the last statement */
 
 	/* The writer's until the task has ended, then the loop's. */
 	struct list last; /* answers that go out when it has ended */
@@ -69,7 +69,7 @@ struct lease_facts {
 	uint64_t begun_us;
 	uint64_t idle_us;
 	uint64_t steps;
-	char sql[LEASE_SQL_BYTES];
+	struct known_by known;
 };
 
 /* ---- the loop ---- */

@@ -62,8 +62,8 @@ static void count_time(struct run *run, bool idle)
 
 static bool is_over(struct run *run)
 {
-	return run->idle_used_us >= number(run, SETTING_LEASE_IDLE) * 1000 ||
-		run->total_used_us >= number(run, SETTING_LEASE_TOTAL) * 1000;
+	return run->idle_used_us >= run->lease->limits.idle_us ||
+		run->total_used_us >= run->lease->limits.total_us;
 }
 
 /* Until when a step may run: its own deadline, and the limits. */
@@ -71,7 +71,7 @@ static uint64_t exec_deadline(struct run *run, const struct request *request)
 {
 	uint64_t now_us = clock_now_us();
 	uint64_t until_us = now_us + number(run, SETTING_EXEC_TIMEOUT) * 1000;
-	uint64_t total_us = number(run, SETTING_LEASE_TOTAL) * 1000;
+	uint64_t total_us = run->lease->limits.total_us;
 	uint64_t left_us = total_us > run->total_used_us ? total_us - run->total_used_us : 0;
 	left_us *= somebody_waits(run) ? 1 : PATIENCE;
 	until_us = now_us + left_us < until_us ? now_us + left_us : until_us;
@@ -140,10 +140,7 @@ static struct request *take(struct lease *lease, uint64_t wait_us, bool *ret_lef
 		lease->idle_us = 0;
 		lease->steps += request->lease.op == LEASE_OP_STEP;
 		if (request->steps_count > 0) {
-			size_t len = request->steps[0].sql.len;
-			len = len < sizeof(lease->sql) ? len : sizeof(lease->sql) - 1;
-			memcpy(lease->sql, request->steps[0].sql.data, len);
-			lease->sql[len] = 0;
+			known_by_text(&lease->known, request->steps[0].sql);
 		}
 	} else if (lease->idle_us == 0) {
 		lease->idle_us = clock_now_us();
@@ -223,11 +220,6 @@ static enum after commit(struct run *run, struct request *request)
 	}
 	buffer_clear(&request->payload);
 	buffer_append(&request->payload, payload, sizeof(payload));
-	if (store_deferred_violations(store)) {
-		store_error_set(&error, STORE_SQL, 787, "FOREIGN KEY constraint failed");
-		fail_from_store(request, &error);
-		return AFTER_OPEN;
-	}
 	if (request->identity.kind != IDENTITY_NONE &&
 		dedupe_remember(store_dedupe(store), &request->identity,
 			(struct bytes){payload, sizeof(payload)}) != 0) {
@@ -246,7 +238,7 @@ static enum after commit(struct run *run, struct request *request)
 	if (rc != 0) {
 		fail_from_store(request, &error);
 		request->failure.retry = false;
-		return AFTER_ENDED;
+		return rc == STORE_SQL ? AFTER_OPEN : AFTER_ENDED;
 	}
 	request->outcome = OUTCOME_OK;
 	return AFTER_ENDED;
@@ -263,6 +255,19 @@ static enum after roll_back(struct run *run, struct request *request)
 	return AFTER_ENDED;
 }
 
+/* At the disk floor: what the lease has done already may still be committed. */
+static bool is_refused(struct run *run, struct request *request, const struct step *step)
+{
+	const char *refusal = run->task->task.refusal;
+	if (refusal == NULL ||
+		store_step_reads_only(run->store, request->credentials->role, step)) {
+		return false;
+	}
+	fail(request, FAILURE_DISK_LOW, refusal);
+	request->failure.retry_after_ms = DISK_RETRY_AFTER_MS;
+	return true;
+}
+
 static enum after step(struct run *run, struct request *request)
 {
 	struct store_error error = {.row = -1};
@@ -270,12 +275,6 @@ static enum after step(struct run *run, struct request *request)
 	struct packing packing;
 	uint64_t cursor = 0;
 	bool more = false;
-	if (run->task->task.refusal != NULL &&
-		!store_step_reads_only(
-			run->store, request->credentials->role, &request->steps[0])) {
-		fail(request, FAILURE_DISK_LOW, run->task->task.refusal);
-		return AFTER_OPEN;
-	}
 	struct step one = request->steps[0];
 	uint32_t rows_max = (uint32_t)number(run, SETTING_ROWS_MAX);
 	one.rows_max = one.rows_max < rows_max ? one.rows_max : rows_max;
@@ -286,6 +285,10 @@ static enum after step(struct run *run, struct request *request)
 	struct step_sink sink = {packing_columns, packing_row, &packing};
 	uint64_t until_us = exec_deadline(run, request);
 	enum role role = request->credentials->role;
+	if (is_refused(run, request, &one)) {
+		packing_finish(&packing);
+		return AFTER_OPEN;
+	}
 	(void)interruptible(run, request);
 	int rc = one.cursor_rows > 0
 		? store_cursor_open(
@@ -437,8 +440,29 @@ static void log_expired(const struct run *run)
 {
 	const struct lease *lease = run->lease;
 	log_warn("lease expired, rolled back", log_int("pid", lease->credentials->pid),
-		log_uint("uid", lease->credentials->uid), log_str("label", lease->label),
-		log_uint("steps", lease->steps), log_str("sql", lease->sql));
+		log_uint("uid", lease->credentials->uid), log_str("label", lease->known.label),
+		log_uint("steps", lease->steps), log_str("sql", lease->known.sql));
+}
+
+/* As the log of slow batches. */
+static void log_if_slow(const struct run *run, uint64_t began_us, const struct holder *holder)
+{
+	const struct lease *lease = run->lease;
+	uint64_t slow_us = number(run, SETTING_SLOW) * 1000;
+	uint64_t queued_us = began_us - run->task->received_us;
+	uint64_t held_us = clock_now_us() - began_us;
+	if (slow_us == 0 || queued_us + held_us < slow_us) {
+		return;
+	}
+	log_warn("slow lease", log_int("pid", lease->credentials->pid),
+		log_uint("uid", lease->credentials->uid),
+		log_str("class", request_class_name(lease->class)),
+		log_uint("queued_us", queued_us), log_uint("held_us", held_us),
+		log_uint("steps", lease->steps), log_str("sql", lease->known.sql),
+		log_str("label", lease->known.label), log_str("waited_for", holder->what),
+		log_int("waited_for_pid", holder->pid),
+		log_str("waited_for_label", holder->known.label),
+		log_str("waited_for_sql", holder->known.sql));
 }
 
 /* False: not now, for another process writes. */
@@ -447,6 +471,8 @@ static bool begin(struct run *run, struct request *request, bool *ret_open)
 	struct lease *lease = run->lease;
 	struct store_error error = {.row = -1};
 	*ret_open = false;
+	request->waited_for = run->task->waited_for;
+	run->task->waited_for = NULL;
 	if (clock_now_us() >= request->deadline_us) {
 		fail(request, FAILURE_DEADLINE, "the deadline passed while the lease waited");
 		request->taken_us = clock_now_us();
@@ -491,6 +517,11 @@ enum task_end lease_run(struct request *task, struct store *store, uint64_t budg
 	bool left = false;
 	bool open = false;
 	(void)budget_us; /* its limits are its own */
+	struct holder waited_for = {.what = ""};
+	if (task->waited_for != NULL) {
+		waited_for = *task->waited_for;
+	}
+	uint64_t began_us = run.counted_us;
 	struct request *request = take(run.lease, 0, &left);
 	if (request != NULL && !begin(&run, request, &open)) {
 		(void)store_lease_end(store, &error);
@@ -503,6 +534,9 @@ enum task_end lease_run(struct request *task, struct store *store, uint64_t budg
 	}
 	if (run.lease->end == FAILURE_LEASE_EXPIRED) {
 		log_expired(&run);
+	}
+	if (open) {
+		log_if_slow(&run, began_us, &waited_for);
 	}
 	if (request != NULL && store_lease_end(store, &error) != 0) {
 		failure_set(&task->failure, FAILURE_INTERNAL, "%s", error.message);

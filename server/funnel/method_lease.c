@@ -154,6 +154,8 @@ static bool start(struct call *call, struct lease *lease, struct request *reques
 	lease->peer_id = peer->id;
 	lease->credentials = credentials_ref(peer->credentials);
 	lease->class = request->class;
+	lease->limits = lease_limits(
+		peer->credentials, lease->known.label, lease->class, call->funnel->options->config);
 	lease->deliver = deliver;
 	lease->ctx = call->funnel;
 	list_push_back(&peer->leases, &lease->node);
@@ -209,7 +211,7 @@ bool begin_begin(struct call *call)
 		return false;
 	}
 	lease->number = number;
-	memcpy(lease->label, label, sizeof(lease->label));
+	memcpy(lease->known.label, label, sizeof(lease->known.label));
 	request->lease.op = LEASE_OP_BEGIN;
 	request->class = class;
 	request->deadline_us = deadline_us;

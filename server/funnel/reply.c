@@ -223,6 +223,28 @@ void reply_pack_description(struct packing *packing, const struct description *d
 
 /* ---- leases ---- */
 
+/* Whom the request waited for, if anybody is to be named. */
+static void pack_waited_for(msgpack_packer *packer, const struct request *request)
+{
+	const struct holder *holder = request->waited_for;
+	char digest[HOLDER_SQL_BYTES + 4];
+	pack_cstr(packer, "waited_for");
+	msgpack_pack_map(packer, 5);
+	pack_key_str(packer, "what", holder->what);
+	pack_key_uint(packer, "pid", (uint64_t)holder->pid);
+	pack_key_uint(packer, "uid", holder->uid);
+	pack_key_str(packer, "label", holder->known.label);
+	pack_cstr(packer, "sql");
+	if (!holder->known.has_sql) {
+		msgpack_pack_nil(packer);
+	} else if (request_may_see(request->credentials, holder->uid)) {
+		pack_cstr(packer, holder->known.sql);
+	} else {
+		snprintf(digest, sizeof(digest), HOLDER_DIGEST_FORMAT, holder->known.digest);
+		pack_cstr(packer, digest);
+	}
+}
+
 void reply_pack_begin(struct request *request, uint64_t lease, uint64_t commit_no)
 {
 	static const uint8_t kind = PAYLOAD_RESULT;
@@ -230,10 +252,13 @@ void reply_pack_begin(struct request *request, uint64_t lease, uint64_t commit_n
 	buffer_clear(&request->payload);
 	buffer_append(&request->payload, &kind, 1);
 	buffer_packer(&request->payload, &packer);
-	msgpack_pack_map(&packer, 3);
+	msgpack_pack_map(&packer, 3u + (request->waited_for != NULL));
 	pack_key_uint(&packer, "lease", lease);
 	pack_key_uint(&packer, "commit", commit_no);
 	pack_key_bool(&packer, "open", true);
+	if (request->waited_for != NULL) {
+		pack_waited_for(&packer, request);
+	}
 }
 
 /* Makes the map of the one step, grown by so many keys, the whole result. */
@@ -337,28 +362,6 @@ void reply_fail_from_store(struct request *request, const struct store_error *er
 	failure->sqlite = error->sqlite != 0 ? error->sqlite : failure->sqlite;
 	failure->step = step;
 	failure->row = error->row;
-}
-
-/* Whom the request waited for, if anybody is to be named. */
-static void pack_waited_for(msgpack_packer *packer, const struct request *request)
-{
-	const struct holder *holder = request->waited_for;
-	char digest[HOLDER_SQL_BYTES + 4];
-	pack_cstr(packer, "waited_for");
-	msgpack_pack_map(packer, 5);
-	pack_key_str(packer, "what", holder->what);
-	pack_key_uint(packer, "pid", (uint64_t)holder->pid);
-	pack_key_uint(packer, "uid", holder->uid);
-	pack_key_str(packer, "label", holder->label);
-	pack_cstr(packer, "sql");
-	if (!holder->has_sql) {
-		msgpack_pack_nil(packer);
-	} else if (request_may_see(request->credentials, holder->uid)) {
-		pack_cstr(packer, holder->sql);
-	} else {
-		snprintf(digest, sizeof(digest), HOLDER_DIGEST_FORMAT, holder->digest);
-		pack_cstr(packer, digest);
-	}
 }
 
 /*

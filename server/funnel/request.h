@@ -72,6 +72,7 @@ struct class_facts {
 
 struct request;
 struct holder;
+struct known_by;
 
 /* How a run of a task ended. */
 enum task_end {
@@ -98,6 +99,8 @@ struct task {
 	void (*interrupt)(struct request *request);
 	/* In the loop's thread, before it is freed, also if it never ran. May be NULL. */
 	void (*ended)(struct request *request);
+	/* In any thread: what it is known by just now. NULL: its client's label, and `text`. */
+	void (*known_by)(const struct request *request, struct known_by *ret_known);
 	void *ctx;
 	struct bytes text;   /* its SQL, if it has one: what it is known by to who waits for it */
 	const char *refusal; /* the writer's: why nothing should be written now, or NULL */

@@ -153,17 +153,18 @@ static void log_if_slow(const struct request *request, uint64_t slow_us)
 	if (slow_us == 0 || took_us < slow_us || request->kind != REQUEST_WRITE) {
 		return;
 	}
-	char sql[HOLDER_SQL_BYTES + 4];
-	request_text_for(request_text(request), true, sql);
+	struct known_by known;
+	request_known_by(request, &known);
 	log_warn("slow batch", log_int("pid", request->credentials->pid),
 		log_uint("uid", request->credentials->uid),
 		log_str("class", request_class_name(request->class)),
 		log_uint("queued_us", request->taken_us - request->received_us),
 		log_uint("exec_us", request->exec_us), log_uint("commit_us", request->commit_us),
-		log_uint("steps", request->steps_count), log_str("sql", sql),
-		log_str("label", request->credentials->label), log_str("waited_for", holder->what),
-		log_int("waited_for_pid", holder->pid), log_str("waited_for_label", holder->label),
-		log_str("waited_for_sql", holder->sql));
+		log_uint("steps", request->steps_count), log_str("sql", known.sql),
+		log_str("label", known.label), log_str("waited_for", holder->what),
+		log_int("waited_for_pid", holder->pid),
+		log_str("waited_for_label", holder->known.label),
+		log_str("waited_for_sql", holder->known.sql));
 }
 
 static void count(struct writer *writer, const struct group_result *result, struct list *answered)
@@ -242,7 +243,7 @@ static void note_busy(struct writer *writer, uint64_t began_us, const char *reas
 		&writer->holders, "another process", began_us, clock_now_us() + BUSY_PAUSE_US);
 	if (holder->pid == 0) {
 		holder->pid = shm_foreign_writer(writer->options.db, command);
-		memcpy(holder->label, command, sizeof(command));
+		memcpy(holder->known.label, command, sizeof(command));
 	}
 	lookout_busy(writer->lookout, reason);
 }
@@ -446,6 +447,7 @@ static void run_task(struct writer *writer, struct request *task)
 	if (task->taken_us == 0) {
 		task->taken_us = began_us;
 	}
+	tell_whom(writer, task, number(writer, SETTING_WAITED_LONG) * 1000);
 	task->task.refusal = lookout_refusal(writer->lookout);
 	queue_run(writer->options.queue, task, began_us);
 	enum task_end end = task->task.run(task, store, slice_us);
@@ -460,7 +462,6 @@ static void run_task(struct writer *writer, struct request *task)
 	task->exec_us += took_us;
 	task->cost_us += took_us;
 	note_turn(writer, began_us, &done);
-	tell_whom(writer, task, number(writer, SETTING_WAITED_LONG) * 1000);
 	bool has_committed = store_commit_no(store) != writer_commit_no(writer);
 	atomic_store_explicit(&writer->commit_no, store_commit_no(store), memory_order_release);
 	if (end == TASK_MORE || end == TASK_BUSY) {

@@ -137,6 +137,7 @@ struct store {
 		bool open;
 		bool foreign_keys;      /* while it is open */
 		bool temp;              /* it may have made TEMP objects */
+		bool defers_changed;    /* it may have set PRAGMA defer_foreign_keys on its way */
 		int recursive_triggers; /* as it was before; -1: as it is */
 		struct cursor *cursors; /* those that are open */
 		size_t cursors_count;

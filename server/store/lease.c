@@ -95,6 +95,7 @@ int store_lease_begin(struct store *store, const struct lease_settings *settings
 {
 	store->lease.open = true;
 	store->lease.temp = false;
+	store->lease.defers_changed = false;
 	int rc = failed(store, apply_settings(store, settings), error);
 	rc = rc == 0 ? store_begin(store, error) : rc;
 	if (rc == 0 && settings->defer_foreign_keys > 0) {
@@ -183,6 +184,8 @@ int store_lease_step(struct store *store, enum role role, const struct step *ste
 	if (rc == STORE_TOO_LARGE && way == WAY_BARE) {
 		store_rollback(store); /* a limit of ours was met in the middle of it */
 	}
+	store->lease.defers_changed |=
+		sqlite3_strlike("%defer_foreign_keys%", step->sql.data, 0) == 0;
 	touched_batch_keep(&store->touched);
 	return rc;
 }
@@ -347,8 +350,42 @@ static void close_all_cursors(struct store *store)
 
 /* ---- the end ---- */
 
+/*
+ * SQLite counts violations in two places, by the setting at the time, and commits if they come to nothing
+ * together; what can be asked of it is only whether either is other than nothing. So, when the setting
+ * was changed on the way, it must be tried, in a way that can be taken back.
+ */
+static int try_commit(struct store *store, struct store_error *error)
+{
+	struct store_error ignored = {.row = -1};
+	close_all_cursors(store);
+	int rc = store_savepoint(store, error);
+	int64_t total = sqlite3_total_changes64(store->handle);
+	rc = rc == 0 ? store_commit(store, error) : rc;
+	if (rc != STORE_SQL || !store_in_transaction(store)) {
+		return rc;
+	}
+	if (store_rollback_to(store, &ignored) != 0) {
+		store_error_clear(&ignored);
+		store_rollback(store);
+		return STORE_RESOURCE;
+	}
+	store->batch_total += sqlite3_total_changes64(store->handle) - total; /* our own rows */
+	return STORE_SQL;
+}
+
 int store_lease_commit(struct store *store, struct store_error *error)
 {
+	if (store_deferred_violations(store)) {
+		int tried = store->lease.defers_changed
+			? try_commit(store, error)
+			: store_error_set(error, STORE_SQL, 787, "FOREIGN KEY constraint failed");
+		if (tried == STORE_SQL) {
+			dedupe_rolled_back(
+				store->dedupe); /* it may be committed under that name yet */
+		}
+		return tried;
+	}
 	close_all_cursors(store);
 	if (!store->dirty && !dedupe_has_pending(store->dedupe)) {
 		store_rollback(store);

@@ -121,16 +121,31 @@ static void describe(struct shm_lock *lock)
 
 /* ---- locks ---- */
 
+/* The list is read in pieces: one that moves in it meanwhile is met twice. */
+static bool is_known(const struct shm_facts *facts, const struct shm_lock *lock)
+{
+	for (size_t i = 0; lock->pid > 0 && i < facts->count; i++) {
+		const struct shm_lock *known = &facts->locks[i];
+		if (known->pid == lock->pid && known->kind == lock->kind &&
+			known->slot == lock->slot) {
+			return true;
+		}
+	}
+	return false;
+}
+
 static void add(struct shm_facts *facts, const uint8_t *index, unsigned byte, pid_t pid)
 {
-	if (facts->count >= SHM_LOCKS_MAX) {
+	struct shm_lock *lock = &facts->locks[facts->count];
+	struct shm_lock seen = {.pid = pid,
+		.kind = byte < FIRST_READ_LOCK ? (enum shm_lock_kind)byte : SHM_READ,
+		.slot = byte < FIRST_READ_LOCK ? 0 : byte - FIRST_READ_LOCK};
+	if (facts->count >= SHM_LOCKS_MAX || is_known(facts, &seen)) {
 		return;
 	}
-	struct shm_lock *lock = &facts->locks[facts->count++];
-	*lock = (struct shm_lock){.pid = pid};
-	lock->kind = byte < FIRST_READ_LOCK ? (enum shm_lock_kind)byte : SHM_READ;
+	facts->count++;
+	*lock = seen;
 	if (lock->kind == SHM_READ) {
-		lock->slot = byte - FIRST_READ_LOCK;
 		lock->mark = lock->slot > 0 ? word_at(index, OFFSET_MARKS + 4 * lock->slot) : 0;
 		/* Slot 0 reads the database alone: while it is held nothing may be copied into it. */
 		uint64_t from = lock->slot > 0 && lock->mark > facts->backfilled

@@ -339,6 +339,7 @@ int store_cursor_close(struct store *store, uint64_t id, struct store_error *err
  * Commits, after store_deferred_violations() said no: 0, or as store_commit(), and it is over. A lease that
  * wrote nothing, with nothing to remember, takes no commit number.
  */
+/* STORE_SQL with the code 787: deferred foreign keys do not hold, and the lease goes on. */
 int store_lease_commit(struct store *store, struct store_error *error);
 
 /*

@@ -17,34 +17,24 @@ have run anywhere between its neighbours of the same connection: it must fit som
 
     LITEFUNNEL_BIN=build/server/litefunnel tests/oracle/differential.py --programs 2000 --seed 7
 """
-import argparse
 import json
-import os
 import pathlib
 import random
 import shutil
 import sys
 import tempfile
-import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 from daemon import Daemon  # noqa: E402
 from plain import Plain, comparable, comparable_alone  # noqa: E402
+import trials  # noqa: E402
 from programs import Program  # noqa: E402
+from trials import Difference, settings, shown  # noqa: E402
 from wire import REQUEST, frame, pack  # noqa: E402
 
 WAYS = ("one", "killers", "tickets")
 TICKET = ["UPDATE ticket SET n = n + 1 RETURNING n"]
-
-
-def shown(value):
-    """Text in which nothing that differs looks alike: 1, 1.0 and true, -0.0 and 0.0."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shown(value[key])}" for key in sorted(value)) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    return repr(value)
 
 
 class Sent:
@@ -64,10 +54,6 @@ class Sent:
             self.group = result["group"]
             if self.batch[0] == TICKET:
                 self.ticket = result["steps"][0]["rows"][0][0]
-
-
-class Difference(Exception):
-    pass
 
 
 class Trial:
@@ -160,10 +146,7 @@ class Trial:
             ours, theirs = grouped.content(), self.alone.content()
         finally:
             grouped.close()
-        if ours != theirs:
-            raise Difference("content: " + "; ".join(
-                f"grouped {a!r}, alone {b!r}"
-                for a, b in zip(ours + ["-"], theirs + ["-"]) if a != b)[:2000])
+        trials.same_contents(ours, theirs, "grouped", "alone")
 
     def run(self):
         self.daemon.start()
@@ -192,67 +175,20 @@ class Trial:
         shutil.rmtree(self.place)
 
 
-def settings(daemon):
-    """The daemon's settings that show in answers, for plain SQLite."""
-    with daemon.wire() as wire:
-        rows = {name: wire.write(f"PRAGMA {name}")["steps"][0]["rows"]
-                for name in ("trusted_schema", "recursive_triggers", "foreign_keys")}
-    return [f"PRAGMA {name} = {value}" for name, [[value]] in rows.items()]
-
-
 def json_of(sent):
     return f"{json.dumps(sent.batch, default=lambda v: v.hex())}\n  grouped: {sent.answer}"
 
 
 def campaign(options, say=print):
-    """The figures, and the differences as (seed, way, text, place)."""
-    figures = {"programs": 0, "batches": 0, "grouped": 0, "failed": 0, "differences": 0}
-    differences = []
-    for number in range(options.first, options.first + options.programs):
-        seed = f"{options.seed}.{number}"
-        trial = Trial(options, seed)
-        try:
-            trial.run()
-        except Difference as difference:
-            differences.append((seed, trial.way, str(difference), trial.place))
-            say(f"{seed} ({trial.way}): {difference}\n  files kept in {trial.place}")
-        figures["programs"] += 1
-        for name in ("batches", "grouped", "failed"):
-            figures[name] += getattr(trial, name)
-        figures["differences"] = len(differences)
-        if len(differences) >= options.differences:
-            break
-    return figures, differences
+    """The figures, and the differences as (seed, text, place)."""
+    return trials.campaign(Trial, options, ("batches", "grouped", "failed"), say)
 
 
 def options_of(arguments):
-    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n\n", 1)[0])
-    parser.add_argument("--program", default=os.environ.get("LITEFUNNEL_BIN"))
-    parser.add_argument("--programs", type=int, default=2000)
-    parser.add_argument("--seed", default=str(int(time.time())))
-    parser.add_argument("--first", type=int, default=0, help="the number of the first program")
+    parser = trials.parser_of(__doc__, 2000)
     parser.add_argument("--way", choices=WAYS, help="run all programs in this way")
-    parser.add_argument("--differences", type=int, default=10, help="stop after so many")
-    parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else None,
-                        help="where the databases are; nothing here depends on a disk")
-    options = parser.parse_args(arguments)
-    if not options.program:
-        parser.error("set LITEFUNNEL_BIN or give --program")
-    return options
-
-
-def line(figures):
-    return ", ".join(f"{name} {value}" for name, value in figures.items())
-
-
-def main(arguments=None):
-    options = options_of(arguments)
-    print(f"seed {options.seed}", flush=True)
-    began = time.monotonic()
-    figures, differences = campaign(options)
-    print(f"differential: {line(figures)}, {time.monotonic() - began:.0f} s")
-    return 1 if differences else 0
+    return trials.parse(parser, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(trials.main("differential", options_of(None), campaign))

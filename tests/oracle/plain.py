@@ -100,6 +100,16 @@ class Plain:
             raise self._error(code)
         return stmt if stmt.value else None, text_of(data[tail.value - start:])
 
+    def only_reads(self, sql):
+        """Whether it can be compiled, and changes nothing."""
+        try:
+            stmt, _ = self._prepare(sql)
+        except Failed:
+            return False
+        reads = not stmt or bool(lib.sqlite3_stmt_readonly(stmt))
+        lib.sqlite3_finalize(stmt)
+        return reads
+
     def _bind(self, stmt, place, value):
         if value is None:
             lib.sqlite3_bind_null(stmt, place)

@@ -13,6 +13,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 import differential  # noqa: E402
 import leases  # noqa: E402
 import statements  # noqa: E402
+import trials  # noqa: E402
 from daemon import place_for_daemons, slowness  # noqa: E402
 from wire import REQUEST, frame, pack  # noqa: E402
 
@@ -25,7 +26,7 @@ def test_grouped_batches_are_answered_as_alone(way):
     programs = max(int(60 * SCALE / slowness(PROGRAM)), 3)
     options = differential.options_of(["--programs", str(programs), "--way", way])
     figures, differences = differential.campaign(options)
-    print(f"seed {options.seed}, {way}: {differential.line(figures)}")
+    print(f"seed {options.seed}, {way}: {trials.line(figures)}")
     assert differences == []
     assert figures["grouped"] > programs
 

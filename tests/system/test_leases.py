@@ -240,6 +240,23 @@ def test_deferred_constraints_leave_it_open(served, wire):
     assert served.read("SELECT p FROM child") == [(77,)]
 
 
+def test_constraints_deferred_on_the_way(served, wire):
+    """SQLite counts violations by the setting at the time, and looks at what they come to together."""
+    for holds in (True, False):
+        wire.call("begin", lease=1)
+        step(wire, "INSERT INTO child(id, p) VALUES (1, 77)")
+        step(wire, "PRAGMA defer_foreign_keys = 1")
+        step(wire, "DELETE FROM child WHERE id = 1" if holds else "INSERT INTO strict_child(id, p) VALUES (1, 78)")
+        if not holds:
+            error = fails(wire, "commit", "sql", True, lease=1, seq=1)
+            assert (error["sqlite"], error["message"]) == (787, "FOREIGN KEY constraint failed")
+            step(wire, "UPDATE strict_child SET p = NULL")
+            step(wire, "DELETE FROM child")
+        assert wire.call("commit", lease=1, **({} if holds else {"seq": 1}))["open"] is False
+    assert served.read("SELECT p FROM child UNION ALL SELECT p FROM strict_child") == [(None,)]
+    assert wire.call("commit", lease=1, seq=1)["repeat"] is True
+
+
 # ---- cursors
 
 def test_cursors(served, wire):
@@ -318,6 +335,99 @@ def test_others_wait_and_get_no_error(daemon):
         assert "lease expired" in served.log() and "the holder" in served.log()
         holder.call("begin", lease=2)
         holder.call("rollback", lease=2)
+
+
+def rows_of(wire, what):
+    shown = wire.call("show", what=what)
+    return [dict(zip(shown["columns"], row)) for row in shown["rows"]]
+
+
+def test_who_holds_a_lease_is_named(daemon, slow):
+    """As long as it is open in `show waits`; afterwards in the replies of all who waited, and in the log."""
+    served = daemon(lease_idle=f"{2 * slow}s", slow="100ms", roles_ddl="*")
+    served.write("CREATE TABLE t(a)")
+    sql = "INSERT INTO t VALUES (1) /* " + "x" * 200 + " */"
+    with served.wire(label="daemon's friend") as holder, served.wire(label="light") as other, \
+            served.wire() as third, served.wire_as(20003) as stranger:
+        holder.call("begin", lease=1, label="the console", class_="bulk")
+        assert rows_of(third, "waits")[0]["sql"] is None  # it has said nothing yet
+        holder.call("step", lease=1, sql=sql)
+        write = other.request("write", batch=[["INSERT INTO t VALUES (2)"]])
+        begin = stranger.request("begin", lease=7)
+        hasty = third.request("begin", lease=1, deadline_ms=50)
+        # Whoever looks sees it at once: there is nothing to wait for.
+        first = rows_of(other, "waits")[0]
+        assert (first["position"], first["state"], first["what"], first["class"]) == (0, "running", "lease", "bulk")
+        assert (first["pid"], first["uid"], first["label"]) == (os.getpid(), os.getuid(), "the console")
+        assert first["sql"] == sql[:120] + "…" and first["digest"].startswith("#")
+        theirs = rows_of(stranger, "waits")[0]
+        assert (theirs["label"], theirs["sql"], theirs["digest"]) == ("the console", None, first["digest"])
+        named = {"what": "lease", "pid": os.getpid(), "uid": os.getuid(), "label": "the console", "sql": first["sql"]}
+        error, _ = third.reply(hasty)
+        assert error["code"] == "deadline" and error["waited_for"] == named
+        # Whichever of the two is first: both have waited for the console longest.
+        error, result = stranger.reply(begin)
+        assert error is None and result["waited_for"] == {**named, "sql": first["digest"]}
+        stranger.call("rollback", lease=7)
+        error, result = other.reply(write)
+        assert error is None and result["waited_for"] == named
+    [line] = [line for line in served.log().splitlines() if "slow lease" in line and ' label="the console"' in line]
+    assert f"pid={os.getpid()}" in line and "INSERT INTO t VALUES (1)" in line and "class=bulk" in line
+    [line] = [line for line in served.log().splitlines() if "slow batch" in line and "label=light" in line]
+    assert 'waited_for_label="the console"' in line and "waited_for=lease" in line
+
+
+def test_limits_by_class_and_label(daemon, litefunnel):
+    served = daemon(lease_idle="1h", lease_total="1h", lease_limits="label:fast*=50ms/1h,class:bulk=1h/50ms")
+    with served.wire() as holder, served.wire() as other:
+        for number, (params, limited) in enumerate((({"label": "fast one"}, True), ({"class_": "bulk"}, True),
+                                                    ({"label": "slow one"}, False))):
+            holder.call("begin", lease=number, **params)
+            waiting = other.request("begin", lease=number)
+            if limited:
+                other.reply(waiting)
+                other.call("rollback", lease=number)
+                fails(holder, "step", "lease_expired", False, lease=number, sql="SELECT 1")
+            else:
+                holder.call("rollback", lease=number)
+                other.reply(waiting)
+                other.call("rollback", lease=number)
+    for bad in ("x", "x=1s", "x=1s/", "x=1s/0ms", "=1s/1s", "x=1/1", "x=1s/1s,y"):
+        done = subprocess.run([litefunnel, "serve", served.db, f"--lease-limits={bad}"], capture_output=True,
+                              text=True, timeout=60, check=False)
+        assert done.returncode != 0 and "WHO=IDLE/TOTAL" in done.stderr, bad
+
+
+@pytest.mark.parametrize("how", ("idle", "running"))
+def test_kill_of_a_lease(served, wire, how):
+    forever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    with served.wire() as admin, served.wire() as other:
+        wire.call("begin", lease=1)
+        step(wire, "INSERT INTO t(a) VALUES (1)")
+        running = wire.request("step", lease=1, sql=forever) if how == "running" else None
+        if running:
+            wait_for(lambda: rows_of(admin, "waits")[0]["sql"] == forever, "it runs")
+        held = rows_of(admin, "waits")[0]
+        assert held["what"] == "lease"
+        begin = other.request("begin", lease=1)
+        waiting = wait_for(lambda: [row for row in rows_of(admin, "waits") if row["position"] == 1], "one waits")
+        assert admin.call("kill", id_=held["id"]) == {"state": "interrupted"}
+        if running:
+            error, _ = wire.reply(running)
+            assert (error["code"], error["open"], error["applied"]) == ("cancelled", False, "no")
+        assert other.reply(begin)[0] is None
+        fails(wire, "commit", "lease_gone", False, lease=1)
+        error, _ = admin.ask("kill", id_=held["id"])
+        assert error["code"] == "not_found"
+        # The other one has the writer now; a third that waits is cancelled.
+        third = wire.request("begin", lease=2)
+        queued = wait_for(lambda: [row for row in rows_of(admin, "waits") if row["position"] == 1], "it waits")[0]
+        assert queued["id"] != waiting[0]["id"]
+        assert admin.call("kill", id_=queued["id"]) == {"state": "cancelled"}
+        error, _ = wire.reply(third)
+        assert error["applied"] == "no" and error["open"] is False
+        other.call("rollback", lease=1)
+    assert served.read("SELECT count(*) FROM t") == [(0,)]
 
 
 def test_show_leases(served, wire):
@@ -481,6 +591,30 @@ def test_a_commit_that_was_never_done(daemon):
     served.kill()
     served.start()
     assert served.read("SELECT * FROM t") == []
+
+
+def test_a_commit_that_is_gone_stays_gone(daemon):
+    """What was told to one connection holds for what another one has sent before, and is read later."""
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    session = os.urandom(16)
+    with served.wire(session=session) as early, served.wire(session=session) as late:
+        late.call("begin", lease=1)
+        late.call("step", lease=1, sql="INSERT INTO t VALUES (1)")
+        again = early.request("commit", lease=1, seq=5)  # it waits for the lease that is open
+        late.call("rollback", lease=1)
+        error, _ = early.reply(again)
+        assert (error["code"], error["applied"]) == ("lease_gone", "no")
+        late.call("begin", lease=1)
+        late.call("step", lease=1, sql="INSERT INTO t VALUES (2)")
+        fails(late, "commit", "lease_gone", None, lease=1, seq=5)
+        fails(late, "step", "lease_gone", False, lease=1, sql="SELECT 1")
+        # A key is free for another try.
+        fails(early, "commit", "lease_gone", None, lease=1, key="k")
+        late.call("begin", lease=1)
+        late.call("step", lease=1, sql="INSERT INTO t VALUES (3)")
+        late.call("commit", lease=1, key="k")
+    assert served.read("SELECT a FROM t") == [(3,)]
 
 
 def test_kills_between_commit_and_answer(daemon, soak, slow):

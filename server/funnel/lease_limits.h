@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* How long a lease may be held: by its class and label, and by who holds it. */
+
+#include "server/funnel/credentials.h"
+#include "server/funnel/request.h"
+
+struct lease_limits {
+	uint64_t idle_us;
+	uint64_t total_us;
+};
+
+/*
+ * The first entry of the setting `lease_limits` that matches; else lease_idle and lease_total. The loop's.
+ * `label` is that of the lease.
+ */
+struct lease_limits lease_limits(const struct credentials *credentials, const char *label,
+	enum request_class class, const struct config *config);
