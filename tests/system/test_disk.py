@@ -289,6 +289,21 @@ def test_a_wal_that_a_reader_keeps_is_cut_when_it_goes(litefunnel, tmp_path):
         filler.empty()
 
 
+def test_a_vacuum_needs_four_times_the_room(litefunnel, tmp_path):
+    """Before anything is written: it writes the database to the WAL, and that into the database."""
+    with disk_of(litefunnel, tmp_path, 32) as served:
+        served.start()
+        with served.wire() as wire:
+            wire.write("CREATE TABLE t(a)", "INSERT INTO t VALUES (randomblob(6000000))")
+            wire.call("checkpoint")
+            look = wire.call("vacuum", look=1)
+            assert 0 < look["disk_free"] < 4 * (look["bytes"] - look["free_bytes"])
+            error, _ = wire.ask("vacuum")
+            assert error["code"] == "bad_request" and "free" in error["message"]
+            wire.write("DELETE FROM t")
+            wire.call("vacuum")  # what is not used does not count
+
+
 def test_no_floor_and_no_reserve(litefunnel, tmp_path):
     with disk_of(litefunnel, tmp_path, 32, disk_floor=0, reserve_bytes=0) as served:
         served.start()
