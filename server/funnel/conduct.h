@@ -83,6 +83,13 @@ void funnel_refuse(struct funnel *funnel, struct request *request, enum failure_
 /* Starts the tick if something may now time out. */
 void funnel_watch_times(struct funnel *funnel);
 
+/* Sends what is to be sent and frees what is closed: the end of each call from the loop. */
+void funnel_settle(void *ctx);
+
+/* SIGHUP; and the settings of time, for those who keep copies of them. */
+void funnel_hang_up(void *ctx);
+void funnel_apply_times(struct funnel *funnel);
+
 /* Reads the settings again; the names of what changed go to `out` as an array. */
 int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONFIG_ERROR_BYTES]);
 

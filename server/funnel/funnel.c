@@ -123,7 +123,7 @@ static void flush_touched(struct funnel *funnel)
 }
 
 /* The end of a call from the loop: nobody holds a pointer to a peer now. */
-static void settle(void *ctx)
+void funnel_settle(void *ctx)
 {
 	struct funnel *funnel = ctx;
 	watches_catch_up(&funnel->watches);
@@ -167,7 +167,7 @@ static void connected(void *ctx, int fd)
 		peer_close(
 			peer, FAILURE_OVERLOADED, "too many connections (setting connections_max)");
 	}
-	settle(funnel);
+	funnel_settle(funnel);
 }
 
 /* ---- answers ---- */
@@ -321,7 +321,7 @@ static void answers_arrived(void *ctx)
 	flush_touched(funnel);
 	funnel_watch_times(funnel); /* the writer has put something off */
 	check_drained(funnel);
-	settle(funnel);
+	funnel_settle(funnel);
 }
 
 static void shipping_arrived(void *ctx)
@@ -329,7 +329,7 @@ static void shipping_arrived(void *ctx)
 	struct funnel *funnel = ctx;
 	release_shipped(funnel, false);
 	check_drained(funnel);
-	settle(funnel);
+	funnel_settle(funnel);
 }
 
 /* ---- chunks ---- */
@@ -339,7 +339,7 @@ static void chunks_due(void *ctx)
 	struct funnel *funnel = ctx;
 	chunk_desk_turn(funnel->chunks);
 	flush_touched(funnel);
-	settle(funnel);
+	funnel_settle(funnel);
 }
 
 static struct peer *chunks_peer(void *ctx, uint64_t peer_id)
@@ -382,7 +382,7 @@ static void drills_due(void *ctx)
 	struct funnel *funnel = ctx;
 	drill_desk_turn(funnel->drills);
 	flush_touched(funnel);
-	settle(funnel);
+	funnel_settle(funnel);
 }
 
 static struct writer_stats drills_stats(void *ctx)
@@ -477,7 +477,7 @@ static void tick(void *ctx)
 	}
 	again |= writer_settle(funnel->writer);
 	check_drained(funnel);
-	settle(funnel);
+	funnel_settle(funnel);
 	if (again) {
 		funnel_watch_times(
 			funnel); /* else nothing can time out: sleep until something comes */
@@ -544,7 +544,7 @@ static void limit_passed(void *ctx)
 	if (funnel->state == FUNNEL_DRAINING) {
 		log_warn("the drain ran out of time", log_str("setting", "drain_timeout"));
 		close_all(funnel);
-		settle(funnel);
+		funnel_settle(funnel);
 	} else {
 		loop_stop(funnel->loop);
 	}
@@ -559,100 +559,10 @@ static void terminate(void *ctx)
 		log_warn("second signal: not waiting for what is queued",
 			log_str("db", funnel->options->db));
 		close_all(funnel);
-		settle(funnel);
+		funnel_settle(funnel);
 	} else {
 		loop_stop(funnel->loop);
 	}
-}
-
-/* ---- reload ---- */
-
-static void apply_times(struct funnel *funnel)
-{
-	const struct config *config = funnel->options->config;
-	queue_set_times(funnel->queue, config_number(config, SETTING_SLICE_MS) * 1000,
-		config_number(config, SETTING_OFFENDER_ALONE) * 1000);
-}
-
-struct reloading {
-	struct buffer *out;
-	uint32_t count;
-};
-
-static void setting_changed(void *ctx, const struct setting *setting, bool applied)
-{
-	struct reloading *reloading = ctx;
-	msgpack_packer packer;
-	if (!applied) {
-		log_warn("a changed setting needs a restart", log_str("setting", setting->name));
-		return;
-	}
-	log_info("setting changed", log_str("setting", setting->name));
-	buffer_packer(reloading->out, &packer);
-	pack_cstr(&packer, setting->name);
-	reloading->count++;
-}
-
-/* Roles may have changed: also for connections that are open. */
-void funnel_assign_roles(struct funnel *funnel)
-{
-	list_for_each_safe(node, &funnel->peers) {
-		struct peer *peer = container_of(node, struct peer, node);
-		enum role role = credentials_role(peer->credentials, funnel->options->config);
-		if (role == peer->credentials->role) {
-			peer_grant_class(peer);
-			continue;
-		}
-		struct credentials *credentials = credentials_with_role(peer->credentials, role);
-		if (credentials == NULL || (role == ROLE_NONE && peer->state == PEER_OPEN)) {
-			peer_close(
-				peer, FAILURE_DENIED, "the settings roles_… give no role any more");
-		}
-		if (credentials != NULL) {
-			credentials_unref(peer->credentials);
-			peer->credentials = credentials;
-			peer_grant_class(peer);
-		}
-	}
-}
-
-int funnel_reload(struct funnel *funnel, struct buffer *out, char ret_error[CONFIG_ERROR_BYTES])
-{
-	struct config *config = funnel->options->config;
-	struct config fresh;
-	int rc = config_init(&fresh);
-	rc = rc == 0 ? funnel->options->reload(funnel->options->ctx, &fresh, ret_error) : rc;
-	if (rc == 0) {
-		struct reloading reloading = {.out = out};
-		size_t at = pack_array_begin(out);
-		config_reload(config, &fresh, setting_changed, &reloading);
-		apply_times(funnel);
-		if (funnel->drills != NULL) {
-			drill_desk_reload(funnel->drills);
-		}
-		pack_array_end(out, at, reloading.count);
-		log_setup(STDERR_FILENO, (enum log_level)config_number(config, SETTING_LOG_LEVEL),
-			(enum log_format)config_number(config, SETTING_LOG_FORMAT));
-	}
-	config_finish(&fresh);
-	return rc;
-}
-
-static void hang_up(void *ctx)
-{
-	struct funnel *funnel = ctx;
-	char error[CONFIG_ERROR_BYTES] = "";
-	struct buffer names;
-	buffer_init(&names, 0);
-	funnel->options->notify(funnel->options->ctx, "reloading");
-	if (funnel_reload(funnel, &names, error) < 0) {
-		log_error("reload failed; nothing was changed", log_str("error", error));
-	} else {
-		funnel_assign_roles(funnel);
-	}
-	funnel->options->notify(funnel->options->ctx, "ready");
-	buffer_finish(&names);
-	settle(funnel);
 }
 
 /* ---- start ---- */
@@ -682,7 +592,7 @@ static int set_up(struct funnel *funnel)
 	rc = rc == 0 ? loop_on_wake(funnel->loop, answers_arrived, funnel) : rc;
 	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGTERM, terminate, funnel) : rc;
 	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGINT, terminate, funnel) : rc;
-	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGHUP, hang_up, funnel) : rc;
+	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGHUP, funnel_hang_up, funnel) : rc;
 	if (rc < 0) {
 		return rc;
 	}
@@ -692,7 +602,7 @@ static int set_up(struct funnel *funnel)
 	if (funnel->tick == NULL || funnel->alive == NULL || funnel->limit == NULL) {
 		return -ENOMEM;
 	}
-	apply_times(funnel);
+	funnel_apply_times(funnel);
 	rc = feed_new(store_commit_no(options->store), wake, funnel, &funnel->feed);
 	if (rc < 0) {
 		return rc;
@@ -749,7 +659,7 @@ static void tear_down(struct funnel *funnel)
 		struct peer *peer = container_of(node, struct peer, node);
 		peer_move(peer, PEER_CLOSED);
 	}
-	settle(funnel);
+	funnel_settle(funnel);
 	watches_finish(&funnel->watches);
 	feed_free(funnel->feed);
 	queue_free(funnel->queue);
@@ -798,7 +708,7 @@ static struct funnel *funnel_new(const struct funnel_options *options)
 		list_init(&funnel->by_id[i]);
 	}
 	funnel->hooks = (struct peer_hooks){
-		method_frame, peer_closed, peer_timed, settle, peer_gone, funnel};
+		method_frame, peer_closed, peer_timed, funnel_settle, peer_gone, funnel};
 	return funnel;
 }
 
@@ -845,86 +755,4 @@ int funnel_run(const struct funnel_options *options)
 	tear_down(funnel);
 	free(funnel);
 	return rc < 0 ? rc : !drained;
-}
-
-/* ---- facts ---- */
-
-struct funnel_facts funnel_facts(struct funnel *funnel)
-{
-	return (struct funnel_facts){
-		.state = funnel->state,
-		.db = funnel->options->db,
-		.socket = funnel->options->socket,
-		.epoch = funnel->epoch,
-		.page_size = funnel->page_size,
-		.encoding = funnel->encoding,
-		.sync_full = funnel->sync_full,
-		.started_us = funnel->started_us,
-		.started_wall_us = funnel->started_wall_us,
-		.connections = funnel->connections,
-		.refused = funnel->refused,
-		.peers = funnel->peers_count,
-		.queue = queue_facts(funnel->queue),
-		.writer = writer_stats(funnel->writer),
-		.dedupe = dedupe_stats(funnel->dedupe),
-		.board = funnel->options->board,
-		.gate = funnel->gate != NULL ? gate_stats(funnel->gate) : (struct gate_stats){0},
-		.drills = funnel->drills != NULL ? drill_desk_facts(funnel->drills)
-						 : (struct drill_facts){0},
-		.pause_until_us = funnel->pause_until_us,
-		.pause_by = funnel->pause_by,
-	};
-}
-
-const struct request *funnel_running(struct funnel *funnel, uint64_t *ret_since_us)
-{
-	return queue_running(funnel->queue, ret_since_us);
-}
-
-void funnel_each_waiting(
-	struct funnel *funnel, void (*fn)(void *ctx, struct request *request), void *ctx)
-{
-	queue_each(funnel->queue, fn, ctx);
-}
-
-uint64_t funnel_wal_age(struct funnel *funnel, uint64_t frame)
-{
-	return writer_wal_age(funnel->writer, frame);
-}
-
-const struct config *funnel_config(const struct funnel *funnel)
-{
-	return funnel->options->config;
-}
-
-void funnel_each_peer(
-	struct funnel *funnel, void (*fn)(void *ctx, const struct peer *peer), void *ctx)
-{
-	list_for_each(node, &funnel->peers) {
-		fn(ctx, container_of(node, struct peer, node));
-	}
-}
-
-void funnel_each_lease(struct funnel *funnel, void (*fn)(void *ctx, struct lease *lease), void *ctx)
-{
-	list_for_each(node, &funnel->peers) {
-		struct peer *peer = container_of(node, struct peer, node);
-		list_for_each(at, &peer->leases) {
-			fn(ctx, container_of(at, struct lease, node));
-		}
-	}
-}
-
-void funnel_each_chunk(
-	struct funnel *funnel, void (*fn)(void *ctx, const struct chunk_view *view), void *ctx)
-{
-	chunk_desk_each(funnel->chunks, fn, ctx);
-}
-
-void funnel_each_drill(
-	struct funnel *funnel, void (*fn)(void *ctx, const struct drill_record *record), void *ctx)
-{
-	if (funnel->drills != NULL) {
-		drill_desk_each(funnel->drills, fn, ctx);
-	}
 }
