@@ -31,7 +31,7 @@ class Owner:
                 while not self.leaving.is_set():
                     row = (self.number, writer, next(self.rows))
                     error, _ = wire.ask("write", batch=[["INSERT INTO t VALUES (?, ?, ?)", list(row)]],
-                                        ack="shipped", deadline_ms=300)
+                                        ack="shipped", deadline_ms=30000)
                     if error is None:
                         self.acked.add(row)
                     else:
@@ -66,7 +66,7 @@ class Owner:
         with self.served.wire(timeout=120) as wire:
             row = (self.number, WRITERS, next(self.rows))
             error, _ = wire.ask("write", batch=[["INSERT INTO t VALUES (?, ?, ?)", list(row)]], ack="shipped",
-                                deadline_ms=2000)
+                                deadline_ms=30000)
             if error is None:
                 self.acked.add(row)
             return error is None
