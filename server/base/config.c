@@ -129,7 +129,7 @@ const struct setting settings[SETTING_COUNT] = {
 		"as label:console*=1m/10m or class:bulk=1s/10s; WHO is as in classes, or class:CLASS; "
 		"the first match holds, for leases that begin later"},
 	[SETTING_DRAIN_TIMEOUT] = MS("drain_timeout", "10s", 0, DAY_MS, true,
-		"on SIGTERM: how long what is queued may take"),
+		"on SIGTERM: how long what is queued may take, and then, who reads his answers"),
 	[SETTING_SESSIONS_MAX] = NUMBER("sessions_max", "10000", 1, 10000000, true,
 		"sessions whose answers are remembered; a new one beyond is answered overloaded"),
 	[SETTING_SESSION_WINDOW] = NUMBER("session_window", "1024", 1, 65536, false,

@@ -44,7 +44,9 @@ struct funnel {
 	uint64_t connections;
 	uint64_t refused;
 	bool drained;
-	uint64_t epochs; /* that the writer has begun, as far as the loop knows */
+	uint64_t closing_until_us; /* at the latest; before, while somebody takes his bytes */
+	size_t unsent;             /* bytes, when that was last looked at */
+	uint64_t epochs;           /* that the writer has begun, as far as the loop knows */
 
 	/* The pause: queue_hold() and until when. */
 	uint64_t pause_until_us; /* 0: until it is ended */

@@ -44,7 +44,7 @@
 
 enum {
 	TICK_US = 20 * 1000,                /* how late a deadline may be noticed */
-	CLOSING_US = 1000 * 1000,           /* for the last bytes to be taken */
+	CLOSING_US = 1000 * 1000,           /* without a byte that was taken: nobody reads */
 	JOIN_MS = 2000,                     /* for a batch that runs when there is no more time */
 	OUTPUT_HARD_MAX = 64 * 1024 * 1024, /* unread answers at which a connection is given up */
 };
@@ -493,6 +493,21 @@ static void alive(void *ctx)
 
 /* ---- the end ---- */
 
+static uint64_t drain_limit_us(const struct funnel *funnel)
+{
+	return config_number(funnel->options->config, SETTING_DRAIN_TIMEOUT) * 1000;
+}
+
+/* Bytes of answers that no client has taken yet. */
+static size_t unsent(const struct funnel *funnel)
+{
+	size_t bytes = 0;
+	list_for_each(node, &((struct funnel *)(uintptr_t)funnel)->peers) {
+		bytes += peer_out_pending(container_of(node, struct peer, node));
+	}
+	return bytes;
+}
+
 /* Whatever still waits is refused; everybody is told; the last bytes get a moment. */
 static void close_all(struct funnel *funnel)
 {
@@ -510,6 +525,8 @@ static void close_all(struct funnel *funnel)
 		struct peer *peer = container_of(node, struct peer, node);
 		peer_close(peer, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
 	}
+	funnel->closing_until_us = clock_now_us() + drain_limit_us(funnel);
+	funnel->unsent = unsent(funnel);
 	loop_timer_start(funnel->limit, CLOSING_US);
 }
 
@@ -532,8 +549,7 @@ void funnel_drain(struct funnel *funnel)
 		drill_desk_close(funnel->drills);
 	}
 	flush_touched(funnel);
-	uint64_t limit_us = config_number(funnel->options->config, SETTING_DRAIN_TIMEOUT) * 1000;
-	loop_timer_start(funnel->limit, limit_us);
+	loop_timer_start(funnel->limit, drain_limit_us(funnel));
 	/* Not check_drained() at once: whoever asked gets its answer first. */
 	loop_wake(funnel->loop);
 }
@@ -545,6 +561,12 @@ static void limit_passed(void *ctx)
 		log_warn("the drain ran out of time", log_str("setting", "drain_timeout"));
 		close_all(funnel);
 		funnel_settle(funnel);
+		return;
+	}
+	size_t left = unsent(funnel);
+	if (left < funnel->unsent && clock_now_us() < funnel->closing_until_us) {
+		funnel->unsent = left; /* somebody still reads what was done for him */
+		loop_timer_start(funnel->limit, CLOSING_US);
 	} else {
 		loop_stop(funnel->loop);
 	}

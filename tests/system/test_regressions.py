@@ -9,7 +9,7 @@ import sqlite3
 import time
 
 import pytest
-from daemon import sanitizer
+from daemon import sanitizer, wait_for
 from wire import REQUEST, Closed, frame, pack
 
 MIB = 1 << 20
@@ -192,6 +192,29 @@ def test_a_clean_stop_answers_what_it_committed(daemon):
                 pass
         assert served.wait() == 0
         assert {row[0] for row in served.read("SELECT a FROM t")} == answered
+
+
+def test_a_clean_stop_waits_for_who_still_reads(daemon):
+    """Whoever took longer than a second for large answers lost those behind them, and the stop was called clean."""
+    served = daemon(drain_timeout="60s")
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as wire:
+        wire.send(b"".join(batch(id, "SELECT zeroblob(4000000)") for id in range(10, 16)) +
+                  b"".join(batch(id, ["INSERT INTO t VALUES (?)", [id]]) for id in range(20, 80)))
+        wait_for(lambda: served.read("SELECT count(*) FROM t")[0][0] == 60, "all to be committed")
+        served.process.send_signal(signal.SIGTERM)
+        answered = set()
+        try:
+            while True:
+                message = wire.recv()
+                if message[0] == 1 and message[1] < 20:
+                    time.sleep(0.4)
+                elif message[0] == 1 and message[2] is None:
+                    answered.add(message[1])
+        except Closed:
+            pass
+    assert served.wait() == 0
+    assert answered == set(range(20, 80))
 
 
 def test_a_socket_that_has_just_filled_has_its_time(daemon):
