@@ -57,11 +57,14 @@ class Watch:
     def __init__(self, served):
         self.served, self.wire = served, served.wire(timeout=120)
         self.wal = self.spool = self.lag_ms = 0
+        self.began = time.monotonic()
+        self.seconds = 0.0
 
     def look(self):
         stats = dict(self.wire.call("show", what="stats")["rows"])
         shown = self.wire.call("show", what="replicas")
         replica = dict(zip(shown["columns"], shown["rows"][0]))
+        self.seconds = time.monotonic() - self.began
         self.wal = max(self.wal, os.path.getsize(self.served.db + "-wal"))
         self.spool = max(self.spool, stats["ship_spool_bytes"])
         self.lag_ms = max(self.lag_ms, replica["lag_ms"])
@@ -105,7 +108,8 @@ def report(args, counted, caught_up, watch):
         if taken:
             p50, p99 = (taken[min(int(len(taken) * share), len(taken) - 1)] * 1e3 for share in (.5, .99))
             print(f"{name:8} p50 {p50:7.2f} ms, p99 {p99:7.2f} ms, max {taken[-1] * 1e3:8.1f} ms, {len(taken)} writes")
-    print(f"{sum(rows for _, _, rows in counted)} rows, {sum(errors for _, errors, _ in counted)} errors;"
+    wrote = sum(rows for _, _, rows in counted)
+    print(f"{wrote} rows, {wrote / watch.seconds:.0f}/s of the {args.rate:.0f}/s that were wanted, {sum(errors for _, errors, _ in counted)} errors;"
           f" reader {args.reader:.0f} s, outage {args.outage:.0f} s ({'silent' if args.silent else 'refused'})")
     print(f"lag under {CAUGHT_UP_MS / 1000:.0f} s {caught_up:.1f} s after the outage, {watch.lag_ms / 1000:.0f} s at most;"
           f" WAL {watch.wal / 2**20:.0f} MiB, spool {watch.spool / 2**20:.0f} MiB at most")
