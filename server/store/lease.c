@@ -165,6 +165,20 @@ static int end_savepoint(
 	return rc != 0 ? rc : ended;
 }
 
+/* Whether a statement may set that pragma. Its text does not end in a NUL. */
+static bool names_deferral(struct bytes sql)
+{
+	static const char name[] = "defer_foreign_keys";
+	const size_t len = sizeof(name) - 1;
+	const char *text = sql.data;
+	for (size_t at = 0; at + len <= sql.len; at++) {
+		if (sqlite3_strnicmp(text + at, name, (int)len) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
 int store_lease_step(struct store *store, enum role role, const struct step *step,
 	uint64_t exec_deadline_us, const struct step_sink *sink, struct step_result *ret_result,
 	struct store_error *error)
@@ -184,8 +198,7 @@ int store_lease_step(struct store *store, enum role role, const struct step *ste
 	if (rc == STORE_TOO_LARGE && way == WAY_BARE) {
 		store_rollback(store); /* a limit of ours was met in the middle of it */
 	}
-	store->lease.defers_changed |=
-		sqlite3_strlike("%defer_foreign_keys%", step->sql.data, 0) == 0;
+	store->lease.defers_changed |= names_deferral(step->sql);
 	touched_batch_keep(&store->touched);
 	return rc;
 }
