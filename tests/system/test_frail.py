@@ -64,16 +64,17 @@ def writes(n):
     ]
 
 
-def asks(n):
+def asks(n, deadline_ms):
     """What else is asked, all answered without leaving anything."""
+    soon = {"deadline_ms": deadline_ms}
     return [
-        ("write", {"batch": [["SELECT n, what FROM t WHERE n = ? ORDER BY 2", [n]]]}),
-        ("describe", {"sql": "SELECT n FROM t WHERE n = ?"}),
+        ("write", {"batch": [["SELECT n, what FROM t WHERE n = ? ORDER BY 2", [n]]], **soon}),
+        ("describe", {"sql": "SELECT n FROM t WHERE n = ?", **soon}),
         ("show", {"what": ("stats", "clients", "config", "queue")[n % 4]}),
         ("watch", {"tables": ["u"]}),
-        ("begin", {"lease": 1, "deadline_ms": DEADLINE_MS}),
-        ("step", {"lease": 1, "sql": "INSERT INTO t VALUES (?, 'lease')", "params": [n]}),
-        ("commit", {"lease": 1, "key": f"lease {n}"}),
+        ("begin", {"lease": 1, **soon}),
+        ("step", {"lease": 1, "sql": "INSERT INTO t VALUES (?, 'lease')", "params": [n], **soon}),
+        ("commit", {"lease": 1, "key": f"lease {n}", **soon}),
         ("ping", {}),
     ]
 
@@ -112,11 +113,12 @@ class Round:
             return False
 
     def play_on(self, wire, calm):
+        deadline_ms = 30_000 if calm else DEADLINE_MS
         for index, (params, fails) in enumerate(writes(self.n)):
-            error, result = wire.ask("write", deadline_ms=30_000 if calm else DEADLINE_MS, **params)
+            error, result = wire.ask("write", deadline_ms=deadline_ms, **params)
             self.took(index, fails, error, result, calm)
         stepped = False
-        for method, params in asks(self.n):
+        for method, params in asks(self.n, deadline_ms):
             error, result = wire.ask(method, **params)
             stepped = stepped or (method == "step" and error is None)
             if method == "commit":

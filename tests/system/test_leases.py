@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Leases: interactive transactions of one client, and what others notice of them."""
+import contextlib
 import os
 import pathlib
 import signal
@@ -703,7 +704,8 @@ def test_the_library_s_leases_outlive_daemons(daemon, build, slow):
     served = daemon()
     count = 400 // slow
     with subprocess.Popen([build / "examples" / "example_transfer", served.db, str(count)], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client, contextlib.ExitStack() as failing:
+        failing.callback(client.kill)  # it would try for ever
         for kill in range(8):
             def made():
                 try:
@@ -714,6 +716,7 @@ def test_the_library_s_leases_outlive_daemons(daemon, build, slow):
             served.kill()
             served.start()
         said, _ = client.communicate(timeout=120 * slow)
+        failing.pop_all()
     assert client.returncode == 0, said
     assert f"{count} transfers of {count}, 10000 in all accounts" in said
     assert served.read("SELECT count(DISTINCT name) FROM example_transfer") == [(count,)]
