@@ -196,7 +196,8 @@ def test_more_than_a_gigabyte(litefunnel, daemon, replica, replica_at, tmp_path,
     done = subprocess.run([litefunnel, "vacuum", served.db, "--yes", "--deadline", "10m"], capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr + served.log()
-    served.write(["INSERT INTO t(b) VALUES (randomblob(100000))"], ack="shipped", deadline_ms=300000)
+    with served.wire(timeout=TIMEOUT_S) as wire:  # behind all pages
+        wire.write(["INSERT INTO t(b) VALUES (randomblob(100000))"], ack="shipped", deadline_ms=300000)
     served.stop()
     assert compare(litefunnel, replica_at, tmp_path, served.db)["pages"] > 262145
     compare_at(litefunnel, replica_at, replica(replica_at[0], dict(os.environ)), tmp_path, before)
