@@ -159,39 +159,61 @@ static int compact_level(
 
 /* ---- level 0 ---- */
 
-/* True if one file of the catalog, whose order is that of `file`s asked for, holds it. */
-static bool covered(const struct catalog *catalog, const struct replica_file *file)
+/* The file of the catalog that holds `file`, or NULL. */
+static const struct replica_file *cover_of(
+	const struct catalog *catalog, const struct replica_file *file)
 {
 	for (size_t i = 0; i < catalog->count; i++) {
 		if (catalog->files[i].min_txid <= file->min_txid &&
 			catalog->files[i].max_txid >= file->max_txid) {
-			return true;
+			return &catalog->files[i];
 		}
 		if (catalog->files[i].min_txid > file->min_txid) {
 			break;
 		}
 	}
-	return false;
+	return NULL;
 }
 
-/* Removes what level 1 covers and is old enough, the oldest first; the newest always stays. */
+/* Behind the last file from `first` on that the cover holds; the newest of the level is never in it. */
+static size_t group_end(
+	const struct catalog *level0, size_t first, const struct replica_file *cover)
+{
+	size_t end = first;
+	while (end + 1 < level0->count && level0->files[end].max_txid <= cover->max_txid) {
+		end++;
+	}
+	return end;
+}
+
+/*
+ * Removes what level 1 covers and is old enough: all that one file of level 1 covers or nothing, and the
+ * newest of it first. A way to a point leads through all before it, so what is left where a pass breaks
+ * off can still be restored.
+ */
 static int expire(struct compact *compact, int64_t now_ms, const struct catalog *level0,
 	const struct catalog *level1, struct replica_error *error)
 {
-	int64_t old_ms = now_ms - (int64_t)compact->options.keep_level0_ms;
+	int64_t keep_ms = (int64_t)compact->options.keep_level0_ms;
 	int rc = 0;
 	compact->expire_ms = 0;
-	for (size_t i = 0; rc == 0 && i + 1 < level0->count; i++) {
-		const struct replica_file *file = &level0->files[i];
-		if (!covered(level1, file)) {
+	for (size_t i = 0; rc == 0 && i + 1 < level0->count;) {
+		const struct replica_file *cover = cover_of(level1, &level0->files[i]);
+		if (cover == NULL) {
+			i++;
 			continue;
 		}
-		if (file->created_ms > old_ms) {
-			compact->expire_ms =
-				file->created_ms + (int64_t)compact->options.keep_level0_ms;
+		size_t end = group_end(level0, i, cover);
+		int64_t newest_ms = level0->files[end - 1].created_ms;
+		if (newest_ms > now_ms - keep_ms) {
+			compact->expire_ms = newest_ms + keep_ms;
 			break;
 		}
-		rc = replica_delete(compact->options.replica, file, error);
+		for (size_t at = end; rc == 0 && at > i; at--) {
+			rc = replica_delete(
+				compact->options.replica, &level0->files[at - 1], error);
+		}
+		i = end;
 	}
 	if (rc != 0) {
 		compact->expire_ms = now_ms;

@@ -3,8 +3,8 @@
 
 /*
  * Compaction: segments of level 0 become larger ones at levels 1, 2 and 3 (by default every 30
- * seconds, 5 minutes, and hour), so that a restore opens few files; those of level 0 that level 1
- * covers are removed when they are five minutes old. As Litestream does it, with two differences:
+ * seconds, 5 minutes, and hour), so that a restore opens few files; those of level 0 that a file of
+ * level 1 covers are removed together when they are five minutes old. As Litestream does it, with two differences:
  *
  * - Only what is known to be in the replica is merged, checked by its SHA-256 and by the digests of
  *   its neighbours, and what is made is created and never replaces anything. So a daemon that has

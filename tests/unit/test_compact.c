@@ -351,6 +351,25 @@ static void test_levels_are_filled_and_level_0_is_emptied(void **state)
 }
 
 /* 90 days: every point of the last seven can be restored, and little else is kept. */
+/* At any moment: what is removed takes nothing from the points that are left. */
+static void test_every_point_that_is_left_can_be_restored(void **state)
+{
+	struct bed bed;
+	int64_t now = start_ms;
+	(void)state;
+	bed_make(&bed);
+	ship(&bed, true, now);
+	for (int i = 0; i < 90; i++) {
+		now += 5 * SECOND;
+		ship(&bed, false, now);
+		assert_int_equal(pass(&bed, now), 0);
+		if (i > 60) {
+			restore_points(&bed, 0, 1);
+		}
+	}
+	bed_remove(&bed);
+}
+
 static void test_ninety_days(void **state)
 {
 	struct bed bed;
@@ -526,6 +545,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_levels_are_filled_and_level_0_is_emptied),
+		cmocka_unit_test(test_every_point_that_is_left_can_be_restored),
 		cmocka_unit_test(test_ninety_days),
 		cmocka_unit_test(test_a_backlog_is_merged_in_bounded_runs),
 		cmocka_unit_test(test_images_stay_where_they_are),
