@@ -196,7 +196,8 @@ static void append_sliced(sqlite3_str *text, const struct slicing *slicing, stru
 	append_hint(text, slicing);
 	sqlite3_str_append(text, at + parts->hint_at, (int)(condition - parts->hint_at));
 	if (parts->where_at > 0) {
-		sqlite3_str_appendall(text, " (");
+		/* The plus keeps SQLite from walking by a bound of the client's instead of the range. */
+		sqlite3_str_appendall(text, " +(");
 		sqlite3_str_append(text, at + condition, (int)(parts->where_end - condition));
 		sqlite3_str_appendall(text, ") AND ");
 	} else {

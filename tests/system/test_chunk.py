@@ -86,6 +86,21 @@ def test_others_go_between(daemon):
     assert served.read("SELECT count(*) FROM t WHERE n > 2") == [(0,)]
 
 
+def test_a_condition_on_the_key_does_not_make_each_slice_walk_from_there(daemon):
+    """SQLite took the client's bound for its own, and slices became a row each."""
+    served = daemon()
+    rows = 100_000
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY, at INT, v INT)",
+                 ["WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < ?) "
+                  "INSERT INTO t SELECT x, x, 0 FROM c", [rows]], "CREATE INDEX i ON t(at)")
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET v = 5 WHERE at > 10 AND id < 90000", name="bounded")
+        end = wait(wire, "bounded", 120)
+    assert end["state"] == "done"
+    assert end["slices"] < rows / 20
+    assert served.read("SELECT count(*) FROM t WHERE v = 5") == [(89_989,)]
+
+
 def test_found_again_by_its_name(daemon):
     served = daemon()
     fill(served, 20_000)
