@@ -103,5 +103,6 @@ void funnel_answer(struct funnel *funnel, struct request *request);
 /* method_lease.c: what becomes of leases when their connection, or the daemon, ends; their deadlines. */
 void leases_of_closed_peer(struct peer *peer);
 void leases_of_gone_peer(struct peer *peer); /* nobody will read the answers */
-void leases_shut_down(struct peer *peer);
+void leases_refuse_waiting(struct peer *peer); /* at the end: before any of them is abandoned */
+void leases_abandon(struct peer *peer);
 bool leases_check_times(struct peer *peer, uint64_t now_us); /* true: look again */

@@ -516,8 +516,12 @@ static void close_all(struct funnel *funnel)
 	collect_answers(funnel); /* nobody's answer is left behind */
 	release_shipped(funnel, true);
 	funnel_move(funnel, FUNNEL_CLOSING);
-	list_for_each_safe(node, &funnel->peers) {
-		leases_shut_down(container_of(node, struct peer, node));
+	/* What waits is refused first: the turn of a lease that ends would be theirs. */
+	list_for_each(node, &funnel->peers) {
+		leases_refuse_waiting(container_of(node, struct peer, node));
+	}
+	list_for_each(node, &funnel->peers) {
+		leases_abandon(container_of(node, struct peer, node));
 	}
 	queue_stop(funnel->queue, &waiting);
 	refuse_all(funnel, &waiting, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");

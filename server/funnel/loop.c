@@ -58,7 +58,9 @@ int loop_new(struct loop **ret_loop)
 	struct event_config *config = event_config_new();
 	if (loop == NULL || config == NULL) {
 		free(loop);
-		event_config_free(config);
+		if (config != NULL) {
+			event_config_free(config);
+		}
 		return -ENOMEM;
 	}
 	/* Our own threads meet at an eventfd; libevent needs no locks. */

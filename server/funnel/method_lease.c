@@ -390,13 +390,18 @@ void leases_of_gone_peer(struct peer *peer)
 	}
 }
 
-void leases_shut_down(struct peer *peer)
+void leases_refuse_waiting(struct peer *peer)
 {
 	list_for_each(node, &peer->leases) {
-		struct lease *lease = container_of(node, struct lease, node);
-		if (!lease_withdraw(lease, FAILURE_SHUTTING_DOWN, "the daemon is shutting down")) {
-			lease_abandon(lease);
-		}
+		(void)lease_withdraw(container_of(node, struct lease, node), FAILURE_SHUTTING_DOWN,
+			"the daemon is shutting down");
+	}
+}
+
+void leases_abandon(struct peer *peer)
+{
+	list_for_each(node, &peer->leases) {
+		lease_abandon(container_of(node, struct lease, node));
 	}
 }
 

@@ -51,8 +51,9 @@ static int find_fd(const struct stat *shm)
 		struct stat st;
 		char *end = NULL;
 		long fd = strtol(entry->d_name, &end, 10);
-		if (end != entry->d_name && fstat((int)fd, &st) == 0 && st.st_ino == shm->st_ino &&
-			st.st_dev == shm->st_dev) {
+		/* By its name: the other descriptors are not ours to touch, another thread may close them. */
+		if (end != entry->d_name && fstatat(dirfd(dir), entry->d_name, &st, 0) == 0 &&
+			st.st_ino == shm->st_ino && st.st_dev == shm->st_dev) {
 			found = (int)fd;
 		}
 	}

@@ -204,8 +204,9 @@ def test_thousand_groups(daemon, slow, soak, seed):
     rounds = 10_000 if soak else 500 // slow
     sizes = play(served, rounds, seed)
     stats = served.stats()
-    # The groups did form, and were lost and replayed: otherwise this would show nothing.
-    assert sum(size >= 20 for size in sizes) > len(sizes) // 4
+    # The groups did form, and were lost and replayed: otherwise this would show nothing. A group has so
+    # much time, not so many members: a sanitizer's are smaller.
+    assert sum(size >= (10 if slow == 1 else 5) for size in sizes) > len(sizes) // 4
     assert stats["replays_total"] > rounds // 2
     assert stats["batches_failed_total"] > rounds
 
