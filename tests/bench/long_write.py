@@ -3,10 +3,10 @@
 """
 What a long write does to everybody else, and they to it.
 
-A table of --rows rows is updated as a chunk, and a file of --import-rows lines is imported: alone, beside
-three writers of 50 commits a second each, and beside three that write as fast as they can. Beside
-that, the same update on plain SQLite: in one transaction, and cut by hand. Latency is what a writer
-waits for its answer; durable everywhere.
+A table of --rows rows is updated as a chunk (with --delete: deleted, each time another table), and a file of
+--import-rows lines is imported: alone, beside three writers of 50 commits a second each, and beside three
+that write as fast as they can. Beside that, the same on plain SQLite: in one transaction, and cut by hand.
+Latency is what a writer waits for its answer; durable everywhere.
 
     LITEFUNNEL_BIN=build/server/litefunnel tests/bench/long_write.py --rows 10000000 --import-rows 4000000
 """
@@ -24,17 +24,19 @@ from daemon import place_for_daemons  # noqa: E402
 from wire import Wire  # noqa: E402
 
 WRITERS = 3
-UPDATE = "UPDATE big SET n = n + 1"
+UPDATE, DELETE = "UPDATE {table} SET n = n + 1", "DELETE FROM {table}"
+TABLES = ("big", "big1", "big2")
 
 
-def fill(path, rows):
+def fill(path, rows, tables):
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode = wal")
-    db.execute("CREATE TABLE big(id INTEGER PRIMARY KEY, n INTEGER, s TEXT)")
     db.execute("CREATE TABLE small(id INTEGER PRIMARY KEY, at REAL)")
     db.execute("CREATE TABLE loaded(id INTEGER, s TEXT, x REAL)")
-    db.execute("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?) INSERT"
-               " INTO big SELECT i, i, printf('%080d', i) FROM c", [rows])
+    for table in tables:
+        db.execute(f"CREATE TABLE {table}(id INTEGER PRIMARY KEY, n INTEGER, s TEXT)")
+        db.execute("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?) INSERT"
+                   f" INTO {table} SELECT i, i, printf('%080d', i) FROM c", [rows])
     db.execute("PRAGMA wal_checkpoint(truncate)")
     db.close()
 
@@ -101,12 +103,12 @@ def show(what, seconds, taken, errors, alone=None):
 BESIDE = ((None, "alone"), (50, "beside 3 x 50/s"), (0, "beside 3 that write at will"))
 
 
-def chunks(served):
+def chunks(served, statement, tables):
     alone = None
     for number, (rate, what) in enumerate(BESIDE):
-        def work(name=f"work {number}"):
+        def work(name=f"work {number}", sql=statement.format(table=tables[number % len(tables)])):
             with served.wire(timeout=3600) as wire:
-                wire.call("chunk", sql=UPDATE, name=name)
+                wire.call("chunk", sql=sql, name=name)
                 end = wire.call("chunk_ctl", chunk=name, op="wait", timeout=3600)
                 assert end["state"] == "done", end
                 work.facts = end
@@ -133,19 +135,20 @@ def imports(served, program, rows, place):
         print(f"    {rows / seconds:.0f} rows/s")
 
 
-def plain(path, rows):
+def plain(path, rows, statement, tables):
     def one_transaction():
         db = sqlite3.connect(path, timeout=60, isolation_level=None)
         db.execute("PRAGMA synchronous = full")
         db.execute("BEGIN IMMEDIATE")
-        db.execute(UPDATE)
+        db.execute(statement.format(table=tables[0]))
         db.execute("COMMIT")
 
     def by_hand():
         db = sqlite3.connect(path, timeout=60, isolation_level=None)
         db.execute("PRAGMA synchronous = full")
         for first in range(1, rows + 1, 10_000):
-            db.execute(UPDATE + " WHERE id BETWEEN ? AND ?", [first, first + 9_999])
+            db.execute(statement.format(table=tables[-1]) + " WHERE id BETWEEN ? AND ?",
+                       [first, first + 9_999])
 
     for work, how in ((one_transaction, "one transaction"), (by_hand, "10000 rows a transaction")):
         show(f"plain SQLite, {how}, {BESIDE[1][1]}", *beside(plainly, path, 50, work))
@@ -155,18 +158,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--import-rows", type=int, default=400_000)
+    parser.add_argument("--delete", action="store_true", help="delete the rows instead of updating them")
     args = parser.parse_args()
     program = os.environ["LITEFUNNEL_BIN"]
+    statement, tables = (DELETE, TABLES) if args.delete else (UPDATE, TABLES[:1])
     with place_for_daemons(pathlib.Path(program).resolve()) as make:
         served = make(start=False)
-        fill(served.db, args.rows)
+        fill(served.db, args.rows, tables)
         served.start()
-        chunks(served)
+        chunks(served, statement, tables)
         imports(served, program, args.import_rows, os.path.dirname(served.db))
         served.stop()
         beside_it = f"{os.path.dirname(served.db)}/plain.db"
-        fill(beside_it, args.rows)
-        plain(beside_it, args.rows)
+        fill(beside_it, args.rows, tables[:2])
+        plain(beside_it, args.rows, statement, tables[:2])
 
 
 if __name__ == "__main__":
