@@ -81,11 +81,15 @@ static void print_one(const lf_reply *replicas, size_t row)
 
 void status_replicas_print(const lf_reply *replicas, const char *db)
 {
+	size_t best = 0;
 	for (size_t row = 0; row < lf_reply_rows(replicas, 0); row++) {
 		print_one(replicas, row);
+		bool newer = cell(replicas, row, "commit").integer >
+			cell(replicas, best, "commit").integer;
+		best = newer ? row : best;
 	}
 	if (lf_reply_rows(replicas, 0) > 0) {
-		struct print_value url = cell(replicas, 0, "url");
+		struct print_value url = cell(replicas, best, "url");
 		printf("restore    litefunnel restore '%.*s' -o %s\n", (int)url.len, url.data, db);
 	}
 }

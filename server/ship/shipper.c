@@ -87,8 +87,7 @@ static int start_uploaders(struct shipper *shipper)
 			continue;
 		}
 		if (shipper->uploaders_count == NOTICE_REPLICAS_MAX) {
-			trouble(shipper, "more replicas than 8");
-			rc = -EINVAL;
+			trouble(shipper, "more than 8 replicas: the others get nothing");
 			break;
 		}
 		size_t index = shipper->uploaders_count;

@@ -73,7 +73,10 @@ int64_t uploader_snapshot_ms(struct uploader *uploader)
 void uploader_publish(struct uploader *uploader)
 {
 	struct replica_report *report = &uploader->report;
-	struct replica_stats stats = replica_stats(uploader->replica);
+	struct replica_stats stats = {.bytes_sent = 0};
+	if (uploader->replica != NULL) {
+		stats = replica_stats(uploader->replica);
+	}
 	report->requests = 0;
 	for (size_t i = 0; i < sizeof(stats.requests) / sizeof(stats.requests[0]); i++) {
 		report->requests += stats.requests[i];
@@ -345,6 +348,25 @@ static char *without_ack(const char *url)
 	return copy;
 }
 
+/*
+ * A URL that is none is this replica's affair alone: it is refused like one that is somebody else's.
+ * Only the path of a directory is shown; anything else may hold a key.
+ */
+static void refuse_url(struct uploader *uploader, const char *reason)
+{
+	const char *url = uploader->url;
+	const char *path = strstr(url, "://");
+	size_t len = path != NULL ? (size_t)(path - url) + strlen("://") : 0;
+	if (strncmp(url, "file://", strlen("file://")) == 0) {
+		len = strcspn(url, "?#");
+	}
+	snprintf(uploader->report.url, sizeof(uploader->report.url), "%.*s%s", (int)len, url,
+		url[len] != 0 ? "..." : "");
+	pthread_mutex_lock(&uploader->lock);
+	refuse(uploader, reason);
+	pthread_mutex_unlock(&uploader->lock);
+}
+
 int uploader_start(const struct uploader_options *options, struct uploader **ret_uploader,
 	char ret_error[NOTICE_TEXT_BYTES])
 {
@@ -364,6 +386,11 @@ int uploader_start(const struct uploader_options *options, struct uploader **ret
 	pthread_condattr_destroy(&monotonic);
 	int rc = uploader->url != NULL ? replica_open(uploader->url, &uploader->replica, &error)
 				       : -ENOMEM;
+	if (rc == -EINVAL) {
+		refuse_url(uploader, error.text);
+		*ret_uploader = uploader;
+		return 0;
+	}
 	if (rc == 0) {
 		snprintf(uploader->report.url, sizeof(uploader->report.url), "%s",
 			replica_url(uploader->replica));

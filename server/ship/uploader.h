@@ -39,7 +39,7 @@ struct uploader_options {
 	void *ctx;
 };
 
-/* -EINVAL: the URL is none; the sentence says why. */
+/* A URL that is none makes an uploader that is REFUSED. Negative errno, with a sentence. */
 int uploader_start(const struct uploader_options *options, struct uploader **ret_uploader,
 	char ret_error[NOTICE_TEXT_BYTES]);
 

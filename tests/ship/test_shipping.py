@@ -386,6 +386,42 @@ def test_a_second_replica_may_come_later(litefunnel, daemon, place):
     equal_after_restore(litefunnel, one, place, source=url(place, "second"))
 
 
+@pytest.mark.parametrize("bad, shown, said", [
+    ("s3://bucket/x?key=geheim", "s3://...", "keys do not belong into a URL"),
+    ("http://user:geheim@host/x", "http://...", "file:///DIRECTORY or s3://BUCKET"),
+    ("nonsense", "...", "file:///DIRECTORY or s3://BUCKET"),
+    ("file://relative/path", "file://relative/path", "the path must be absolute")])
+def test_a_replica_that_is_none_does_not_hurt_the_others(litefunnel, daemon, place, bad, shown, said):
+    one = ship(daemon, place, bad, url(place)).start()
+    pid = wait_for(lambda: shipper_pid(one), "a shipper runs")
+    one.write(["CREATE TABLE t(a)"], ["INSERT INTO t VALUES (1)"])
+    wait_for(lambda: [r["commit"] >= 2 for r in replicas(one)[1:]] == [True], "the good one gets it")
+    refused, good = replicas(one)
+    assert refused["url"] == shown and refused["state"] == "refused" and said in refused["error"]
+    assert good["url"] == url(place) and good["state"] == "shipping" and good["error"] == ""
+    done = subprocess.run([litefunnel, "status", one.db], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"degraded: the replica {shown} is refused"), done.stdout
+    assert f"litefunnel restore '{url(place)}'" in done.stdout
+    assert "geheim" not in done.stdout + one.log()
+    assert shipper_pid(one) == pid
+    one.stop()
+    assert restore(litefunnel, url(place), place / "out.db")
+    assert content(place / "out.db") == content(one.db)
+
+
+def test_a_replica_below_a_file_does_not_hurt_the_others(litefunnel, daemon, place):
+    """It fails, and says so, until somebody mends it; then it gets all pages."""
+    (place / "plain").write_text("no directory")
+    one = ship(daemon, place, url(place, "plain/below"), url(place), ship_timeout="1s").start()
+    one.write(["CREATE TABLE t(a)"], ["INSERT INTO t VALUES (1)"])
+    wait_for(lambda: [r["commit"] >= 2 for r in replicas(one)[1:]] == [True], "the good one gets it")
+    bad, good = replicas(one)
+    assert bad["state"] == "failing" and "Not a directory" in bad["error"] and good["error"] == ""
+    (place / "plain").unlink()
+    wait_for(lambda: replicas(one)[0]["commit"] >= 2, "the other one, too", 90)
+    equal_after_restore(litefunnel, one, place, source=url(place, "plain/below"))
+
+
 def test_the_loser_of_two_daemons_stops(litefunnel, daemon, place):
     """A copy of the machine wakes up: both have the same chain. One goes on, the other is refused, and
     nothing that was answered "shipped" is lost."""
