@@ -9,10 +9,10 @@
 #include "server/base/cleanup.h"
 #include "server/cli/adoption.h"
 #include "server/cli/cli.h"
+#include "server/cli/options.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <getopt.h>
 #include <grp.h>
 #include <pwd.h>
 #include <sqlite3.h>
@@ -83,18 +83,6 @@ __attribute__((format(printf, 2, 3))) static int fail(struct adopt *adopt, const
 	vsnprintf(adopt->error, sizeof(adopt->error), format, args);
 	va_end(args);
 	return CLI_FAILED;
-}
-
-__attribute__((format(printf, 1, 2))) static int usage(const char *format, ...)
-{
-	va_list args;
-
-	fputs("litefunnel adopt: ", stderr);
-	va_start(args, format);
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fputc('\n', stderr);
-	return CLI_USAGE;
 }
 
 /* ---- who ---------------------------------------------------------------------------------- */
@@ -568,10 +556,12 @@ static int make_directory(struct adopt *adopt)
 	return 0;
 }
 
+/* -1: go on. Otherwise the exit code. */
 static int parse(struct adopt *adopt, int argc, char **argv)
 {
-	enum { USER = 1, READERS, WRITERS, CREATE, DIRECTORY_TOO, DRY_RUN, JSON, HELP };
-	static const struct option options[] = {
+	enum { HELP, USER, READERS, WRITERS, CREATE, DIRECTORY_TOO, DRY_RUN, JSON };
+	static const struct option table[] = {
+		{"help", no_argument, NULL, HELP},
 		{"user", required_argument, NULL, USER},
 		{"readers", required_argument, NULL, READERS},
 		{"writers", required_argument, NULL, WRITERS},
@@ -579,15 +569,17 @@ static int parse(struct adopt *adopt, int argc, char **argv)
 		{"directory-too", no_argument, NULL, DIRECTORY_TOO},
 		{"dry-run", no_argument, NULL, DRY_RUN},
 		{"json", no_argument, NULL, JSON},
-		{"help", no_argument, NULL, HELP},
 		{NULL, 0, NULL, 0},
 	};
-	int option = 0;
+	struct options options;
 
-	opterr = 0;
-	optind = 0;
-	while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+	options_init(&options, "adopt", table, argc, argv);
+	for (int option = options_next(&options); option != OPTIONS_END;
+		option = options_next(&options)) {
 		switch (option) {
+		case HELP:
+			fputs(help, stdout);
+			return CLI_DONE;
 		case USER:
 			adopt->user_arg = optarg;
 			break;
@@ -609,38 +601,28 @@ static int parse(struct adopt *adopt, int argc, char **argv)
 		case JSON:
 			adopt->json = true;
 			break;
-		case HELP:
-			fputs(help, stdout);
-			return -1;
 		default:
-			return usage("%s: %s (litefunnel adopt --help)", argv[optind - 1],
-				option == ':' ? "a value is missing" : "there is no such option");
+			return CLI_USAGE;
 		}
 	}
-	adopt->db_arg = optind < argc ? argv[optind] : getenv("LITEFUNNEL_DB");
-	if (adopt->db_arg == NULL) {
-		return usage("no database (give its path, or set LITEFUNNEL_DB)");
-	}
-	if (argc - optind > 1) {
-		return usage("%s is one word too many (litefunnel adopt --help)", argv[optind + 1]);
-	}
-	return 0;
+	adopt->db_arg = options_db(&options, 0);
+	return adopt->db_arg == NULL || options_finish(&options) != 0 ? CLI_USAGE : -1;
 }
 
 int cli_adopt(int argc, char **argv)
 {
 	struct adopt adopt = {.lock_fd = -1};
 
-	int r = parse(&adopt, argc, argv);
-	if (r != 0) {
-		return r < 0 ? CLI_DONE : r;
+	int code = parse(&adopt, argc, argv);
+	if (code >= 0) {
+		return code;
 	}
 	if (account_init(&adopt.account, adopt.json, adopt.dry_run) < 0) {
 		fputs("litefunnel adopt: no memory\n", stderr);
 		return CLI_FAILED;
 	}
 	umask(0027);
-	r = make_directory(&adopt);
+	int r = make_directory(&adopt);
 	if (r == 0 &&
 		place_resolve(adopt.db_arg, NULL, &adopt.place, adopt.error, sizeof(adopt.error)) !=
 			0) {

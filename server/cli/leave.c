@@ -9,9 +9,9 @@
 #include "server/base/cleanup.h"
 #include "server/cli/adoption.h"
 #include "server/cli/cli.h"
+#include "server/cli/options.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -63,18 +63,6 @@ __attribute__((format(printf, 2, 3))) static int fail(struct leave *leave, const
 	vsnprintf(leave->error, sizeof(leave->error), format, args);
 	va_end(args);
 	return CLI_FAILED;
-}
-
-__attribute__((format(printf, 1, 2))) static int usage(const char *format, ...)
-{
-	va_list args;
-
-	fputs("litefunnel leave: ", stderr);
-	va_start(args, format);
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fputc('\n', stderr);
-	return CLI_USAGE;
 }
 
 /* ---- may this be done --------------------------------------------------------------------- */
@@ -393,22 +381,26 @@ static int run(struct leave *leave)
 	return r;
 }
 
+/* -1: go on. Otherwise the exit code. */
 static int parse(struct leave *leave, int argc, char **argv)
 {
-	enum { DROP_TABLES = 1, DRY_RUN, JSON, HELP };
-	static const struct option options[] = {
+	enum { HELP, DROP_TABLES, DRY_RUN, JSON };
+	static const struct option table[] = {
+		{"help", no_argument, NULL, HELP},
 		{"drop-tables", no_argument, NULL, DROP_TABLES},
 		{"dry-run", no_argument, NULL, DRY_RUN},
 		{"json", no_argument, NULL, JSON},
-		{"help", no_argument, NULL, HELP},
 		{NULL, 0, NULL, 0},
 	};
-	int option = 0;
+	struct options options;
 
-	opterr = 0;
-	optind = 0;
-	while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+	options_init(&options, "leave", table, argc, argv);
+	for (int option = options_next(&options); option != OPTIONS_END;
+		option = options_next(&options)) {
 		switch (option) {
+		case HELP:
+			fputs(help, stdout);
+			return CLI_DONE;
 		case DROP_TABLES:
 			leave->drop_tables = true;
 			break;
@@ -418,44 +410,29 @@ static int parse(struct leave *leave, int argc, char **argv)
 		case JSON:
 			leave->json = true;
 			break;
-		case HELP:
-			fputs(help, stdout);
-			return -1;
 		default:
-			return usage("%s: %s (litefunnel leave --help)", argv[optind - 1],
-				option == ':' ? "a value is missing" : "there is no such option");
+			return CLI_USAGE;
 		}
 	}
-	leave->db_arg = optind < argc ? argv[optind] : getenv("LITEFUNNEL_DB");
-	if (leave->db_arg == NULL) {
-		return usage("no database (give its path, or set LITEFUNNEL_DB)");
-	}
-	if (argc - optind > 1) {
-		return usage("%s is one word too many (litefunnel leave --help)", argv[optind + 1]);
-	}
-	return 0;
+	leave->db_arg = options_db(&options, 0);
+	return leave->db_arg == NULL || options_finish(&options) != 0 ? CLI_USAGE : -1;
 }
 
 int cli_leave(int argc, char **argv)
 {
 	struct leave leave = {.lock_fd = -1};
 
-	int r = parse(&leave, argc, argv);
-	if (r != 0) {
-		return r < 0 ? CLI_DONE : r;
+	int code = parse(&leave, argc, argv);
+	if (code >= 0) {
+		return code;
 	}
 	if (account_init(&leave.account, leave.json, leave.dry_run) < 0) {
 		fputs("litefunnel leave: no memory\n", stderr);
 		return CLI_FAILED;
 	}
 	umask(0027);
-	if (place_resolve(leave.db_arg, NULL, &leave.place, leave.error, sizeof(leave.error)) !=
-		0) {
-		r = CLI_FAILED;
-	}
-	if (r == 0) {
-		r = run(&leave);
-	}
+	int r = place_resolve(leave.db_arg, NULL, &leave.place, leave.error, sizeof(leave.error));
+	r = r == 0 ? run(&leave) : CLI_FAILED;
 	account_finish(&leave.account, leave.place.db != NULL ? leave.place.db : leave.db_arg,
 		r != 0 ? leave.error : NULL);
 	if (r != 0) {
