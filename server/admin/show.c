@@ -266,6 +266,7 @@ static void show_stats(struct funnel *funnel, struct table *table)
 	fact_uint(table, "clients", facts.peers);
 	fact_uint(table, "connections_total", facts.connections);
 	fact_uint(table, "connections_refused_total", facts.refused);
+	fact_uint(table, "connections_displaced_total", facts.displaced);
 	fact_uint(table, "queue_batches", facts.queue.count);
 	fact_uint(table, "queue_bytes", facts.queue.bytes);
 	fact_uint(table, "running_batches", facts.queue.taken);

@@ -93,8 +93,12 @@ const struct setting settings[SETTING_COUNT] = {
 		"over eight times what is left for others"),
 	[SETTING_QUEUE_BYTES_MAX] = BYTES("queue_bytes_max", "64MiB", 64 * KIB, 64 * GIB, true,
 		"bytes of batches that may wait"),
-	[SETTING_CONNECTIONS_MAX] =
-		NUMBER("connections_max", "1000", 1, 1000000, true, "open connections"),
+	[SETTING_CONNECTIONS_MAX] = NUMBER("connections_max", "1000", 1, 1000000, true,
+		"open connections; when all are taken, a user who has fewer than another gets "
+		"one of that one's"),
+	[SETTING_CONNECTIONS_RESERVED] = NUMBER("connections_reserved", "4", 0, 1000, true,
+		"connections beyond these that only admins get, to look at a daemon that has no "
+		"other left; when they are taken too, a new one takes the place of an idle one"),
 	[SETTING_IN_FLIGHT_MAX] = NUMBER("in_flight_max", "1024", 1, 100000, true,
 		"unanswered requests of one connection; at the limit it is not read any further"),
 	[SETTING_FRAME_BYTES_MAX] =

@@ -486,7 +486,8 @@ static void set_up_process(const struct config *config)
 	struct sigaction ignore = {.sa_handler = SIG_IGN};
 	sigaction(SIGPIPE, &ignore, NULL);
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		rlim_t wanted = config_number(config, SETTING_CONNECTIONS_MAX) + 64;
+		rlim_t wanted = config_number(config, SETTING_CONNECTIONS_MAX) +
+			config_number(config, SETTING_CONNECTIONS_RESERVED) + 64;
 		if (files.rlim_cur < wanted) {
 			files.rlim_cur = wanted < files.rlim_max ? wanted : files.rlim_max;
 			setrlimit(RLIMIT_NOFILE, &files);

@@ -8,6 +8,7 @@
 #include "server/funnel/feed.h"
 #include "server/funnel/funnel.h"
 #include "server/funnel/gather.h"
+#include "server/funnel/seats.h"
 #include "server/funnel/shipping.h"
 #include "server/funnel/watch.h"
 
@@ -32,7 +33,7 @@ struct funnel {
 	struct list by_id[PEER_INDEX];
 	struct gather gather;
 	struct request_shelf shelf;
-	size_t peers_count;
+	struct seats seats;
 	uint64_t next_peer_id;
 	struct peer_hooks hooks;
 	msgpack_zone zone;       /* of the message at hand */
@@ -43,6 +44,7 @@ struct funnel {
 	uint64_t started_wall_us;
 	uint64_t connections;
 	uint64_t refused;
+	uint64_t displaced;
 	bool drained;
 	uint64_t closing_until_us; /* at the latest; before, while somebody takes his bytes */
 	size_t unsent;             /* bytes, when that was last looked at */
@@ -102,7 +104,7 @@ void funnel_answer(struct funnel *funnel, struct request *request);
 
 /* method_lease.c: what becomes of leases when their connection, or the daemon, ends; their deadlines. */
 void leases_of_closed_peer(struct peer *peer);
-void leases_of_gone_peer(struct peer *peer); /* nobody will read the answers */
+void leases_of_gone_peer(struct peer *peer);   /* nobody will read the answers */
 void leases_refuse_waiting(struct peer *peer); /* at the end: before any of them is abandoned */
 void leases_abandon(struct peer *peer);
 bool leases_check_times(struct peer *peer, uint64_t now_us); /* true: look again */

@@ -4,8 +4,9 @@
  * The conductor. The way of a write:
  *
  *	listener.c   a connection         credentials.c  who it is
- *	peer.c       bytes, frames        method.c       a frame's method and params
- *	batch.c      steps                request.c      the request that carries them
+ *	seats.c      whether it may stay  peer.c         bytes, frames
+ *	method.c     what a frame asks    batch.c        its steps
+ *	request.c    the request that carries them
  *	queue.c      waits for the writer
  *	writer.c     the other thread     group.c        one transaction for many batches
  *	reply.c      the answer
@@ -92,7 +93,7 @@ static void peer_closed(void *ctx, struct peer *peer)
 	if (funnel->drills != NULL) {
 		drill_desk_forget(funnel->drills, peer->id);
 	}
-	funnel->peers_count--;
+	seats_leave(&funnel->seats, peer);
 }
 
 static void peer_gone(void *ctx, struct peer *peer)
@@ -136,6 +137,40 @@ void funnel_settle(void *ctx)
 	}
 }
 
+/* Somebody who must go is told why; if the socket takes not even that, without a word. */
+static void turn_away(struct peer *peer, const char *why)
+{
+	peer_close(peer, FAILURE_OVERLOADED, why);
+	if (peer->state != PEER_CLOSED) {
+		peer_move(peer, PEER_CLOSED);
+	}
+}
+
+/* Gives the newcomer its seat. If there are not enough, somebody goes: it, or whoever can be spared. */
+static void make_room(struct funnel *funnel, struct peer *newcomer)
+{
+	const struct config *config = funnel->options->config;
+	if (seats_take(&funnel->seats, newcomer) < 0) {
+		turn_away(newcomer, "out of memory");
+		return;
+	}
+	struct peer *leaver = seats_one_too_many(&funnel->seats, newcomer,
+		config_number(config, SETTING_CONNECTIONS_MAX),
+		config_number(config, SETTING_CONNECTIONS_RESERVED));
+	if (leaver == newcomer) {
+		funnel->refused++;
+		turn_away(newcomer, "too many connections (setting connections_max)");
+	} else if (leaver != NULL) {
+		funnel->displaced++;
+		log_debug("displaced", log_uint("peer", leaver->id),
+			log_uint("uid", leaver->credentials->uid),
+			log_uint("for_uid", newcomer->credentials->uid));
+		turn_away(leaver,
+			"there are too many connections, and this one was needed for "
+			"another (setting connections_max)");
+	}
+}
+
 static void connected(void *ctx, int fd)
 {
 	struct funnel *funnel = ctx;
@@ -156,17 +191,12 @@ static void connected(void *ctx, int fd)
 	}
 	list_push_back(&funnel->peers, &peer->node);
 	list_push_back(&funnel->by_id[peer->id % PEER_INDEX], &peer->by_id);
-	funnel->peers_count++;
 	funnel_watch_times(funnel); /* for its hello */
 	funnel->connections++;
 	log_debug("connected", log_uint("peer", peer->id), log_int("pid", credentials->pid),
 		log_str("who", credentials->text), log_str("role", role_name(credentials->role)));
 	credentials_unref(credentials);
-	if (funnel->peers_count > config_number(config, SETTING_CONNECTIONS_MAX)) {
-		funnel->refused++;
-		peer_close(
-			peer, FAILURE_OVERLOADED, "too many connections (setting connections_max)");
-	}
+	make_room(funnel, peer);
 	funnel_settle(funnel);
 }
 
@@ -728,6 +758,7 @@ static struct funnel *funnel_new(const struct funnel_options *options)
 	list_init(&funnel->closed);
 	list_init(&funnel->touched);
 	list_init(&funnel->watches.all);
+	seats_init(&funnel->seats);
 	gather_init(&funnel->gather);
 	request_shelf_init(&funnel->shelf);
 	for (size_t i = 0; i < PEER_INDEX; i++) {

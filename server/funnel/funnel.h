@@ -82,6 +82,7 @@ struct funnel_facts {
 	uint64_t started_wall_us; /* for people */
 	uint64_t connections;     /* since start */
 	uint64_t refused;         /* connections turned away */
+	uint64_t displaced;       /* … and closed to make room for another user's */
 	size_t peers;
 	struct queue_facts queue;
 	struct writer_stats writer;

@@ -38,6 +38,7 @@ int peer_new(struct loop *loop, int fd, struct credentials *credentials, uint64_
 	list_init(&peer->node);
 	list_init(&peer->by_id);
 	list_init(&peer->touched);
+	list_init(&peer->seat);
 	list_init(&peer->leases);
 	gather_mark_init(&peer->gather);
 	for (size_t i = 0; i < PEER_BUCKETS; i++) {

@@ -40,6 +40,7 @@ struct peer {
 	struct list node;    /* funnel::peers, or funnel::closed */
 	struct list by_id;   /* funnel::by_id[] */
 	struct list touched; /* funnel::touched */
+	struct list seat;    /* among those of its user: seats.c */
 	uint64_t id;
 	int fd;
 	enum peer_state state;

@@ -45,6 +45,7 @@ static int set_all(struct config *to, char error[CONFIG_ERROR_BYTES])
 		{"queue_max", "12"},
 		{"queue_bytes_max", "64KiB"},
 		{"connections_max", "3"},
+		{"connections_reserved", "0"},
 		{"commit_group_max", "5"},
 		{"checkpoint_frames", "20"},
 		{"exec_timeout", "5ms"},

@@ -390,7 +390,7 @@ def allow_files(count):
 def test_five_thousand_idle_connections(daemon, slow):
     """The first thousand are let in, the others told so; none costs anything afterwards."""
     allow_files(5500)
-    served = daemon(hello_timeout="60s", connections_max=1000)
+    served = daemon(hello_timeout="60s", connections_max=1000, connections_reserved=0)
     served.write("CREATE TABLE t(a, b)")
     with served.wire(timeout=60) as good:
         clients, turned_away = [], 0
