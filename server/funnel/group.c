@@ -395,15 +395,23 @@ static void fail_open_members(struct group *group, struct list *members, struct 
 	store_error_clear(error);
 }
 
+/*
+ * The commit is paid for by those in it, by how long each has run: a giant writes most of the pages,
+ * and whoever happens to share its commit must not pay for them.
+ */
 static void stamp(struct group *group, struct list *members, uint64_t commit_us, size_t batches)
 {
+	uint64_t ran_us = 0;
+	list_for_each(node, members) {
+		ran_us += container_of(node, struct request, node)->exec_us + 1;
+	}
 	list_for_each(node, members) {
 		struct request *request = container_of(node, struct request, node);
 		if (request->outcome != OUTCOME_REPEAT) {
 			request->commit_no = store_commit_no(group->store);
 		}
 		request->commit_us = commit_us;
-		request->cost_us += commit_us / batches;
+		request->cost_us += commit_us * (request->exec_us + 1) / ran_us;
 		request->group = batches;
 	}
 }
