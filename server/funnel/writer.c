@@ -47,7 +47,9 @@ struct writer {
 	struct reply_facts facts;
 	_Atomic uint64_t commit_no;
 	_Atomic uint64_t commit_us; /* that a commit takes lately */
-	pthread_mutex_t lock;       /* guards stats and wal_clock */
+	pthread_mutex_t lock;       /* guards stats, wal_clock and ended */
+	pthread_cond_t at_end;      /* on the monotonic clock */
+	bool ended;
 	struct writer_stats stats;
 	struct wal_clock wal_clock;
 	struct lookout *lookout;
@@ -479,14 +481,14 @@ static void run_task(struct writer *writer, struct request *task)
 	}
 }
 
-static void *writer_main(void *ctx)
+/* Works until it is told to stop. */
+static void work(struct writer *writer)
 {
-	struct writer *writer = ctx;
 	look_around(writer); /* the start has committed */
 	for (;;) {
 		enum queue_call call = queue_wait(writer->options.queue, LOOK_US);
 		if (call == QUEUE_STOP) {
-			return NULL;
+			return;
 		}
 		if (call == QUEUE_NUDGED) {
 			look_around(writer);
@@ -504,11 +506,23 @@ static void *writer_main(void *ctx)
 	}
 }
 
+static void *writer_main(void *ctx)
+{
+	struct writer *writer = ctx;
+	work(writer);
+	pthread_mutex_lock(&writer->lock);
+	writer->ended = true;
+	pthread_cond_signal(&writer->at_end);
+	pthread_mutex_unlock(&writer->lock);
+	return NULL;
+}
+
 int writer_start(const struct writer_options *options, struct writer **ret_writer)
 {
 	struct writer *writer = calloc(1, sizeof(*writer));
 	struct lookout_options lookout = {options->store, options->config, options->db,
 		options->reserve, options->gate, options->poisoned, options->ctx};
+	pthread_condattr_t monotonic;
 	sigset_t all;
 	sigset_t before;
 	if (writer == NULL || lookout_new(&lookout, &writer->lookout) < 0) {
@@ -527,6 +541,10 @@ int writer_start(const struct writer_options *options, struct writer **ret_write
 		gate_committed(options->gate, options->store);
 	}
 	pthread_mutex_init(&writer->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&writer->at_end, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	sigfillset(&all); /* signals are the loop's */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	int rc = pthread_create(&writer->thread, NULL, writer_main, writer);
@@ -543,17 +561,26 @@ int writer_start(const struct writer_options *options, struct writer **ret_write
 int writer_join(struct writer *writer, uint64_t timeout_ms)
 {
 	struct timespec until;
-	clock_gettime(CLOCK_REALTIME, &until);
+	/* The thread says itself that it ends: pthread_timedjoin_np() knows only the wall clock. */
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += (time_t)(timeout_ms / 1000);
 	until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
 	until.tv_sec += until.tv_nsec / 1000000000;
 	until.tv_nsec %= 1000000000;
-	return -pthread_timedjoin_np(writer->thread, NULL, &until);
+	int rc = 0;
+	pthread_mutex_lock(&writer->lock);
+	while (!writer->ended && rc != ETIMEDOUT) {
+		rc = pthread_cond_timedwait(&writer->at_end, &writer->lock, &until);
+	}
+	bool ended = writer->ended;
+	pthread_mutex_unlock(&writer->lock);
+	return ended ? -pthread_join(writer->thread, NULL) : -ETIMEDOUT;
 }
 
 void writer_free(struct writer *writer)
 {
 	if (writer != NULL) {
+		pthread_cond_destroy(&writer->at_end);
 		pthread_mutex_destroy(&writer->lock);
 		lookout_free(writer->lookout);
 		free(writer);

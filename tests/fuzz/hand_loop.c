@@ -90,7 +90,6 @@ int __real_pthread_cond_timedwait(
 	pthread_cond_t *cond, pthread_mutex_t *mutex, const struct timespec *until);
 int __wrap_pthread_create(
 	pthread_t *thread, const pthread_attr_t *attributes, thread_fn *fn, void *ctx);
-int __wrap_pthread_timedjoin_np(pthread_t thread, void **ret, const struct timespec *until);
 int __wrap_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex);
 int __wrap_pthread_cond_timedwait(
 	pthread_cond_t *cond, pthread_mutex_t *mutex, const struct timespec *until);
@@ -108,6 +107,8 @@ static struct {
 	atomic_bool free;   /* it is not held any more */
 } writer = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
+static _Thread_local bool is_writer;
+
 static void set_waits(bool waits, pthread_cond_t *cond, pthread_mutex_t *mutex)
 {
 	pthread_mutex_lock(&writer.lock);
@@ -124,6 +125,7 @@ static void set_waits(bool waits, pthread_cond_t *cond, pthread_mutex_t *mutex)
 static void *writer_main(void *ctx)
 {
 	(void)ctx;
+	is_writer = true;
 	void *result = writer.fn(writer.ctx);
 	pthread_mutex_lock(&writer.lock);
 	writer.gone = true;
@@ -140,13 +142,6 @@ int __wrap_pthread_create(
 	return __real_pthread_create(thread, attributes, writer_main, NULL);
 }
 
-/* Its limit is of real time, and a busy machine may be late; a thread that never ends is a hang. */
-int __wrap_pthread_timedjoin_np(pthread_t thread, void **ret, const struct timespec *until)
-{
-	(void)until;
-	return pthread_join(thread, ret);
-}
-
 int __wrap_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex)
 {
 	int rc = 0;
@@ -160,6 +155,13 @@ int __wrap_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex)
 int __wrap_pthread_cond_timedwait(
 	pthread_cond_t *cond, pthread_mutex_t *mutex, const struct timespec *until)
 {
+	if (!is_writer) {
+		/*
+		 * The loop waits for the writer's end. Its limit is of real time, and a busy machine
+		 * may be late; a thread that never ends is a hang.
+		 */
+		return __real_pthread_cond_wait(cond, mutex);
+	}
 	set_waits(true, cond, mutex);
 	return __real_pthread_cond_timedwait(cond, mutex, until);
 }
