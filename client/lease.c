@@ -22,6 +22,7 @@ int engine_lease_new(struct engine *engine, uint64_t *ret_lease)
 		return -EBUSY;
 	}
 	engine->lease.open = true;
+	engine->lease.fate = LEASE_NOT_KEPT;
 	*ret_lease = ++engine->lease.newest;
 	return 0;
 }
@@ -112,6 +113,30 @@ int engine_lease_pack_leave(struct engine *engine)
 	return 0;
 }
 
+/* A request came behind the end of its lease: what became of that. */
+static const char *words_of_end(const struct engine *engine, const struct pending *late)
+{
+	static const char *const words[] = {
+		[LEASE_NOT_KEPT] = "the lease has ended, and nothing of it was kept",
+		[LEASE_COMMITTED] = "the lease is over: it was committed, and that stands",
+		[LEASE_IN_DOUBT] =
+			"the lease has ended, and nobody can tell whether it was committed",
+		[LEASE_BY_STEP] =
+			"the lease has ended by a COMMIT or ROLLBACK that was a step of it",
+	};
+	const struct pending *pending;
+	TAILQ_FOREACH(pending, &engine->open, link)
+	{
+		if (pending->lease == late->lease && pending->kind == PENDING_COMMIT &&
+			!pending->lease_over) {
+			return "the lease is over: its commit is on the way";
+		}
+	}
+	return late->lease == engine->lease.newest
+		? words[engine->lease.fate]
+		: "the lease has ended, and others after it: what it committed stands";
+}
+
 void engine_lease_sweep(struct engine *engine)
 {
 	struct pending *pending;
@@ -122,8 +147,8 @@ void engine_lease_sweep(struct engine *engine)
 	for (pending = TAILQ_FIRST(&engine->open); pending != NULL; pending = next) {
 		next = TAILQ_NEXT(pending, link);
 		if (pending->lease_over && pending->state != PENDING_WRITTEN) {
-			engine_give_up(engine, pending, "lease_gone",
-				"the lease has ended, and nothing of it was kept");
+			engine_give_up(
+				engine, pending, "lease_gone", words_of_end(engine, pending));
 		}
 	}
 }
@@ -191,10 +216,28 @@ static bool says_over(const struct pending *pending, const struct lf_reply *repl
 	return reply->open == 0 || (reply->open < 0 && (end || failed_begin));
 }
 
+static void note_fate(
+	struct engine *engine, const struct pending *pending, const struct lf_reply *reply)
+{
+	enum lf_outcome outcome = reply != NULL ? reply->outcome : pending->reply->outcome;
+	if (pending->lease != engine->lease.newest || outcome == LF_FAILED) {
+		return;
+	}
+	if (pending->kind == PENDING_COMMIT) {
+		engine->lease.fate = outcome == LF_OK ? LEASE_COMMITTED : LEASE_IN_DOUBT;
+	} else if (pending->kind == PENDING_STEP && reply != NULL && reply->open == 0) {
+		engine->lease.fate = LEASE_BY_STEP;
+	}
+}
+
 void engine_lease_settled(
 	struct engine *engine, const struct pending *pending, const struct lf_reply *reply)
 {
 	struct lease_state *state = &engine->lease;
+	note_fate(engine, pending, reply);
+	if (reply == NULL && pending->lease_over) {
+		return; /* it came too late: what it met goes on as it would */
+	}
 	if (reply == NULL) {
 		leave(engine, pending->lease, pending->lease_number,
 			pending->state == PENDING_WRITTEN);

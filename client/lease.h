@@ -14,11 +14,20 @@ struct engine;
 struct lf_reply;
 struct pending;
 
+/* What is known of the changes of a lease that takes no more requests. */
+enum lease_fate {
+	LEASE_NOT_KEPT,
+	LEASE_COMMITTED,
+	LEASE_IN_DOUBT, /* its commit was sent and never answered */
+	LEASE_BY_STEP,  /* a step ended it: COMMIT, or a full ROLLBACK */
+};
+
 struct lease_state {
-	uint64_t newest;  /* of this client; 0: there was none */
-	bool open;        /* the newest takes requests: its end was neither asked for nor met */
-	uint64_t on_wire; /* begun on this connection, and its end not sent; 0: none */
-	uint64_t leave;   /* the one of that wire number is to be rolled back first; 0: none */
+	uint64_t newest;      /* of this client; 0: there was none */
+	enum lease_fate fate; /* of the newest */
+	bool open;            /* the newest takes requests: its end was neither asked for nor met */
+	uint64_t on_wire;     /* begun on this connection, and its end not sent; 0: none */
+	uint64_t leave;       /* the one of that wire number is to be rolled back first; 0: none */
 };
 
 /* A new lease. 0 or -EBUSY: the newest is still open. */

@@ -95,7 +95,8 @@ struct lf_options {
 	const char *request_class;
 	/*
 	 * Milliseconds that a request may take from submit to answer, reconnects and retries
-	 * included. Default 30000.
+	 * included. Default 30000. The daemon is told, and ends by it what has not begun; its answer
+	 * is waited for a moment longer, that of a verb and of lf_batch_ack_shipped() for 5 s.
 	 */
 	uint32_t deadline_ms;
 	/*
@@ -511,7 +512,9 @@ int lf_lease_close(lf_lease *lease, uint64_t cursor, lf_reply **ret_reply);
 
 /*
  * The end. After a commit that fails with SQLite's code 787, deferred foreign keys, the lease is still open:
- * mend it and commit again, or roll back. Whatever a rollback returns, nothing of the lease is kept.
+ * mend it and commit again, or roll back. Whatever a rollback returns, nothing of a lease is kept that was
+ * not committed before. What is asked of a lease that is over is FAILED ("lease_gone"): that request did
+ * nothing, and its message says what became of the lease.
  */
 int lf_lease_commit(lf_lease *lease, lf_reply **ret_reply);
 int lf_lease_rollback(lf_lease *lease, lf_reply **ret_reply);

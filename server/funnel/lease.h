@@ -55,7 +55,8 @@ struct lease {
 	uint64_t begun_us;
 	uint64_t idle_us; /* since when it waits for its client; 0: it does not */
 	uint64_t steps;
-	struct known_by known; /* its label, which stays, and the last statement */
+	struct known_by known;        /* its label, which stays, and the last statement */
+	struct known_by known_before; /* the same before what runs; COMMIT is nobody's statement */
 
 	/* The writer's until the task has ended, then the loop's. */
 	struct list last; /* answers that go out when it has ended */

@@ -140,6 +140,7 @@ static struct request *take(struct lease *lease, uint64_t wait_us, bool *ret_lef
 		lease->idle_us = 0;
 		lease->steps += request->lease.op == LEASE_OP_STEP;
 		if (request->steps_count > 0) {
+			lease->known_before = lease->known;
 			known_by_text(&lease->known, request->steps[0].sql);
 		}
 	} else if (lease->idle_us == 0) {
@@ -268,6 +269,14 @@ static bool is_refused(struct run *run, struct request *request, const struct st
 	return true;
 }
 
+/* What ended the lease says nothing of what held the writer: that was the statement before it. */
+static void forget_end(struct lease *lease)
+{
+	pthread_mutex_lock(&lease->lock);
+	lease->known = lease->known_before;
+	pthread_mutex_unlock(&lease->lock);
+}
+
 static enum after step(struct run *run, struct request *request)
 {
 	struct store_error error = {.row = -1};
@@ -296,6 +305,9 @@ static enum after step(struct run *run, struct request *request)
 		: store_lease_step(run->store, role, &one, until_us, &sink, &result, &error);
 	bool interrupted = interruptible(run, NULL);
 	enum after after = AFTER_OPEN;
+	if (rc == 0 && result.control != 0) {
+		forget_end(run->lease);
+	}
 	if (rc != 0) {
 		after = after_failure(run, request, &error, interrupted);
 	} else if (result.control == STEP_COMMITS) {

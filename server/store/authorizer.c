@@ -9,6 +9,7 @@
 #include "server/store/authorizer.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char *role_name(enum role role)
@@ -82,6 +83,13 @@ static bool is_own_table(const char *table)
 	return table != NULL && sqlite3_strnicmp(table, "_lf_", 4) == 0;
 }
 
+/* A switch as SQLite reads it. */
+static bool is_on(const char *argument)
+{
+	static const char *const words[] = {"on", "yes", "true", NULL};
+	return in_list(words, argument) || strtol(argument, NULL, 0) != 0;
+}
+
 static int authorize_pragma(struct authorizer *authorizer, const char *name, const char *argument)
 {
 	if (in_list(pragmas_telling, name)) {
@@ -100,9 +108,16 @@ static int authorize_pragma(struct authorizer *authorizer, const char *name, con
 		return require(authorizer, ROLE_WRITE, "PRAGMA", name);
 	}
 	if (authorizer->lease && argument != NULL && sqlite3_stricmp(name, "foreign_keys") == 0) {
+		/* Inside a transaction it does nothing, and SQLite would not say so. */
+		if (is_on(argument) != authorizer->lease_foreign_keys) {
+			return refuse(authorizer, ROLE_NONE,
+				"PRAGMA foreign_keys within a transaction, where it does nothing: "
+				"give it to `begin`, in `set`",
+				NULL);
+		}
 		authorizer->saw_lease = true;
 		snprintf(authorizer->answered, sizeof(authorizer->answered), "%s", name);
-		return SQLITE_IGNORE; /* inside a transaction it does nothing anyway */
+		return SQLITE_IGNORE;
 	}
 	if (argument != NULL && in_list(pragmas_answered, name) &&
 		(sqlite3_stricmp(name, "journal_mode") != 0 ||

@@ -27,6 +27,7 @@ struct authorizer {
 	/* Told of each action while a statement is looked at (slicing.c), or NULL. */
 	void (*observe)(void *ctx, int action, const char *first, const char *second);
 	void *observe_ctx;
+	bool lease_foreign_keys; /* what the lease has them at */
 	/* A PRAGMA that is answered without being executed: its name, or "". */
 	char answered[32];
 	/* The first refusal. */

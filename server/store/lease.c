@@ -108,6 +108,7 @@ int store_lease_begin(struct store *store, const struct lease_settings *settings
 	if (rc == 0) {
 		store_batch_begin(store, 0);
 		store->authorizer.lease = true;
+		store->authorizer.lease_foreign_keys = store->lease.foreign_keys;
 	}
 	return rc;
 }

@@ -132,7 +132,7 @@ class Trial:
         if draw < 0.18 + TEMP_SHARE:
             return [rng.choice(TEMP)]
         if draw < 0.28:
-            return [rng.choice(("PRAGMA defer_foreign_keys = 1", "BEGIN", "PRAGMA foreign_keys = 0",
+            return [rng.choice(("PRAGMA defer_foreign_keys = 1", "BEGIN", "PRAGMA foreign_keys = 1",
                                 "BEGIN EXCLUSIVE", "EXPLAIN COMMIT"))]
         return self.program.step()
 

@@ -208,7 +208,11 @@ def test_settings(served, wire):
     wire.call("begin", lease=1, set={"foreign_keys": False, "recursive_triggers": not before[0][0]})
     step(wire, "INSERT INTO strict_child(p) VALUES (99)")
     assert step(wire, "PRAGMA foreign_keys")["rows"] == [[0]]
-    step(wire, "PRAGMA foreign_keys = 1")  # as in every transaction, without effect
+    # SQLite would do nothing, and not say so; what asks for what is there is answered.
+    for value in ("1", "on", "'yes'"):
+        error = fails(wire, "step", "denied", True, lease=1, sql=f"PRAGMA foreign_keys = {value}")
+        assert "give it to `begin`, in `set`" in error["message"]
+    step(wire, "PRAGMA foreign_keys = off")
     assert step(wire, "PRAGMA foreign_keys")["rows"] == [[0]]
     step(wire, "CREATE TABLE IF NOT EXISTS rebuilt(a)")
     wire.call("commit", lease=1)
@@ -341,6 +345,21 @@ def test_others_wait_and_get_no_error(daemon):
 def rows_of(wire, what):
     shown = wire.call("show", what=what)
     return [dict(zip(shown["columns"], row)) for row in shown["rows"]]
+
+
+def test_who_held_a_lease_is_named_by_what_it_did_and_not_by_its_end(daemon, slow):
+    served = daemon(lease_idle="1h", lease_total="1h", waited_long="1ms")
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as holder, served.wire() as other:
+        for end in ("COMMIT", "ROLLBACK"):
+            holder.call("begin", lease=1)
+            step(holder, "INSERT INTO t VALUES (1)")
+            write = other.request("write", batch=[["INSERT INTO t VALUES (2)"]])
+            wait_for(lambda: len(rows_of(holder, "waits")) == 2, "the other waits")
+            time.sleep(0.01)  # longer than `waited_long`
+            assert step(holder, end)["open"] is False
+            error, result = other.reply(write)
+            assert error is None and result["waited_for"]["sql"] == "INSERT INTO t VALUES (1)"
 
 
 def test_who_holds_a_lease_is_named(daemon, slow):

@@ -489,6 +489,60 @@ static void a_step_without_an_answer_ends_it(void)
 	assert_false(engine_lease_open(&peer.engine, lease));
 }
 
+static void told_of_its_end(uint64_t ticket, const char *what)
+{
+	struct lf_reply *reply = engine_take(&peer.engine, ticket);
+	assert_non_null(reply);
+	assert_int_equal(reply->outcome, LF_FAILED);
+	assert_string_equal(reply->code, "lease_gone");
+	assert_non_null(strstr(reply->message, what));
+	lf_reply_free(reply);
+}
+
+static void what_comes_late_is_told_what_became_of_the_lease(void)
+{
+	uint64_t lease = 0;
+	uint64_t next = 0;
+	connect_peer(1);
+	uint64_t a = begin(&lease);
+	uint64_t c = commit(lease);
+	told_of_its_end(commit(lease), "its commit is on the way");
+	hears("begin commit");
+	answers(peer.heard[0].id, true);
+	answers(peer.heard[1].id, false);
+	is_ok(a);
+	is_ok(c);
+	told_of_its_end(commit(lease), "it was committed, and that stands");
+	told_of_its_end(step(lease), "it was committed, and that stands");
+	a = begin(&next);
+	uint64_t b = step(next);
+	hears("begin step");
+	answers(peer.heard[0].id, true);
+	answers(peer.heard[1].id, false);
+	is_ok(a);
+	is_ok(b);
+	told_of_its_end(commit(next), "a COMMIT or ROLLBACK that was a step");
+	told_of_its_end(commit(lease), "what it committed stands");
+	a = begin(&lease);
+	uint64_t r = ask(PENDING_ROLLBACK, "rollback", lease, NULL, 0);
+	engine_lease_close(&peer.engine, lease);
+	hears("begin rollback");
+	answers(peer.heard[0].id, true);
+	answers(peer.heard[1].id, false);
+	is_ok(a);
+	is_ok(r);
+	told_of_its_end(commit(lease), "nothing of it was kept");
+	a = begin(&lease);
+	c = commit(lease);
+	hears("begin commit");
+	answers(peer.heard[0].id, true);
+	is_ok(a);
+	peer.now_ms += 10000;
+	hears("cancel rollback");
+	outcome_is(c, LF_UNKNOWN, "unknown");
+	told_of_its_end(commit(lease), "nobody can tell");
+}
+
 static void a_commit_without_an_answer_is_unknown(void)
 {
 	uint64_t lease = 0;
@@ -544,6 +598,7 @@ static int finish(void **state)
 	X(deferred_constraints_leave_it_open)                                                      \
 	X(what_is_left_is_rolled_back)                                                             \
 	X(a_step_without_an_answer_ends_it)                                                        \
+	X(what_comes_late_is_told_what_became_of_the_lease)                                        \
 	X(a_commit_without_an_answer_is_unknown)
 
 #define TEST(name)                                                                                 \
