@@ -10,11 +10,12 @@
 #include <string.h>
 
 int db_ask(struct lf_db *db, enum pending_kind kind, const char *method, struct buffer *body,
-	size_t nodes, uint32_t deadline_ms, lf_reply **ret_reply)
+	unsigned keys, size_t nodes, uint32_t deadline_ms, lf_reply **ret_reply)
 {
 	struct pending_spec spec = {.kind = kind,
 		.method = method,
 		.body = body,
+		.body_keys = keys,
 		.nodes = nodes,
 		.deadline_ms = deadline_ms};
 	uint64_t ticket = 0;
@@ -37,18 +38,19 @@ static int ask(struct lf_db *db, enum pending_kind kind, const char *method,
 {
 	struct buffer body;
 	msgpack_packer packer;
+	unsigned given = 0;
 
 	db_enter(db);
 	buffer_init(&body, BATCH_BYTES_MAX);
 	buffer_packer(&body, &packer);
-	msgpack_pack_map(&packer, (values[0] != NULL ? 1u : 0u) + (values[1] != NULL ? 1u : 0u));
 	for (int i = 0; i < 2; i++) {
 		if (values[i] != NULL) {
 			pack_cstr(&packer, keys[i]);
 			pack_cstr(&packer, values[i]);
+			given++;
 		}
 	}
-	return db_ask(db, kind, method, &body, 5, 0, ret_reply);
+	return db_ask(db, kind, method, &body, given, 2 * given, 0, ret_reply);
 }
 
 int lf_ping(lf_db *db, lf_reply **ret_reply)
@@ -97,10 +99,9 @@ int lf_admin_int64(
 	db_enter(db);
 	buffer_init(&body, BATCH_BYTES_MAX);
 	buffer_packer(&body, &packer);
-	msgpack_pack_map(&packer, 1);
 	pack_cstr(&packer, key);
 	msgpack_pack_int64(&packer, value);
-	return db_ask(db, PENDING_ADMIN, verb, &body, 3, 0, ret_reply);
+	return db_ask(db, PENDING_ADMIN, verb, &body, 1, 2, 0, ret_reply);
 }
 
 /* ---- what hello said ------------------------------------------------------------------------- */

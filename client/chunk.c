@@ -55,8 +55,6 @@ int lf_chunk(lf_db *db, const char *name, const lf_batch *batch,
 	}
 	buffer_init(&body, BATCH_BYTES_MAX);
 	buffer_packer(&body, &packer);
-	msgpack_pack_map(
-		&packer, 3u + (chosen.by != NULL) + (chosen.slice_ms > 0) + (chosen.rate > 0));
 	pack_key_str(&packer, "name", name);
 	pack_statement(&body, batch);
 	if (chosen.by != NULL) {
@@ -68,7 +66,8 @@ int lf_chunk(lf_db *db, const char *name, const lf_batch *batch,
 	if (chosen.rate > 0) {
 		pack_key_uint(&packer, "rate", chosen.rate);
 	}
-	return db_ask(db, PENDING_READ, "chunk", &body, 16 + batch->step.nodes, 0, ret_reply);
+	unsigned keys = 3u + (chosen.by != NULL) + (chosen.slice_ms > 0) + (chosen.rate > 0);
+	return db_ask(db, PENDING_READ, "chunk", &body, keys, 16 + batch->step.nodes, 0, ret_reply);
 }
 
 static int control(lf_db *db, const char *name, const char *op, const char *key, uint64_t number,
@@ -78,13 +77,13 @@ static int control(lf_db *db, const char *name, const char *op, const char *key,
 	msgpack_packer packer;
 	buffer_init(&body, BATCH_BYTES_MAX);
 	buffer_packer(&body, &packer);
-	msgpack_pack_map(&packer, 2u + (key != NULL));
 	pack_key_str(&packer, "chunk", name);
 	pack_key_str(&packer, "op", op);
 	if (key != NULL) {
 		pack_key_uint(&packer, key, number);
 	}
-	return db_ask(db, PENDING_READ, "chunk_ctl", &body, 16, deadline_ms, ret_reply);
+	return db_ask(db, PENDING_READ, "chunk_ctl", &body, 2u + (key != NULL), 16, deadline_ms,
+		ret_reply);
 }
 
 int lf_chunk_control(

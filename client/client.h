@@ -42,11 +42,11 @@ void db_turn_and_wait(struct lf_db *db, int max_ms);
 int db_wait_ticket(struct lf_db *db, uint64_t ticket, lf_reply **ret_reply);
 
 /*
- * Sends a request that is no write, its params map packed in `body`, which is finished, and waits for
- * the answer: as lf_ping(). deadline_ms 0: the client's.
+ * Sends a request that is no write, its params as `keys` pairs in `body`, which is finished, and waits
+ * for the answer: as lf_ping(). deadline_ms 0: the client's.
  */
 int db_ask(struct lf_db *db, enum pending_kind kind, const char *method, struct buffer *body,
-	size_t nodes, uint32_t deadline_ms, lf_reply **ret_reply);
+	unsigned keys, size_t nodes, uint32_t deadline_ms, lf_reply **ret_reply);
 
 /* CLOCK_BOOTTIME in milliseconds. */
 uint64_t db_now_ms(void);

@@ -33,7 +33,9 @@ enum {
 	KEY_TTL_DEFAULT_S = 24 * 3600,
 	RETRY_FIRST_MS = 10,
 	RETRY_MAX_MS = 1000,
-	GRACE_MAX_MS = 100,
+	GRACE_MIN_MS = 100,
+	GRACE_MAX_MS = 1000,
+	GRACE_CERTAIN_MS = 5000,
 };
 
 void engine_init(struct engine *engine, const struct engine_config *config)
@@ -383,15 +385,21 @@ size_t engine_unsent(const struct engine *engine)
 
 /*
  * The daemon runs on the same deadline and says "deadline, applied: no" when it ends; its answer
- * then is on its way. A moment's patience turns an UNKNOWN into that answer.
+ * then is on its way. A moment's patience turns an UNKNOWN into that answer. What waits for others
+ * by its nature, a verb or `ack` "shipped", often ends so, and some of it cannot be asked again: it
+ * is given up only when the daemon does not answer at all.
  */
 static uint64_t end_ms(const struct engine *engine, const struct pending *pending)
 {
-	uint64_t grace_ms = pending->deadline_ms / 8;
+	bool certain = pending->kind == PENDING_ADMIN || pending->ack_shipped;
+	uint64_t grace_ms = certain ? GRACE_CERTAIN_MS : pending->deadline_ms / 8;
 	if (engine->link != LINK_READY || !pending->sent) {
 		return pending->deadline_at_ms;
 	}
-	return pending->deadline_at_ms + (grace_ms < GRACE_MAX_MS ? grace_ms : GRACE_MAX_MS);
+	if (!certain && grace_ms > GRACE_MAX_MS) {
+		grace_ms = GRACE_MAX_MS;
+	}
+	return pending->deadline_at_ms + (grace_ms < GRACE_MIN_MS ? GRACE_MIN_MS : grace_ms);
 }
 
 void engine_tick(struct engine *engine, uint64_t now_ms)

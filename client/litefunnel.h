@@ -96,7 +96,7 @@ struct lf_options {
 	/*
 	 * Milliseconds that a request may take from submit to answer, reconnects and retries
 	 * included. Default 30000. The daemon is told, and ends by it what has not begun; its answer
-	 * is waited for a moment longer, that of a verb and of lf_batch_ack_shipped() for 5 s.
+	 * is waited for a moment longer, up to 1 s; of a verb and of lf_batch_ack_shipped() 5 s.
 	 */
 	uint32_t deadline_ms;
 	/*

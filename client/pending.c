@@ -121,8 +121,8 @@ static size_t pack_write_params(
 	return keys;
 }
 
-/* The params of another request of a lease. */
-static void pack_lease_params(
+/* The params of a request that is no write: its pairs, and how long the daemon may take. */
+static void pack_params(
 	const struct pending *pending, struct buffer *out, uint64_t deadline_left_ms)
 {
 	msgpack_packer packer;
@@ -138,14 +138,12 @@ void pending_pack(const struct pending *pending, struct buffer *out, uint64_t do
 {
 	size_t mark = message_begin_request(out, pending->id, pending->method);
 	size_t nodes = 4 + pending->nodes; /* the message, its type, id and method */
-	if (pending->lease != 0 && !pending_keeps(pending)) {
-		pack_lease_params(pending, out, deadline_left_ms);
-		nodes += 3; /* the map, and one pair more */
-	} else if (pending_keeps(pending)) {
+	if (pending_keeps(pending)) {
 		/* the map, and for each key itself and its value: some are counted already */
 		nodes += 2 * pack_write_params(pending, out, done, deadline_left_ms);
 	} else {
-		buffer_append(out, pending->body.data, pending->body.len);
+		pack_params(pending, out, deadline_left_ms);
+		nodes += 3; /* the map, and one pair more */
 	}
 	frame_end(out, mark);
 	*ret_nodes = nodes;

@@ -38,9 +38,8 @@ struct pending {
 	enum pending_state state;
 	char method[MESSAGE_METHOD_MAX + 1];
 
-	/* A write's `batch`, a commit's `lease`, the pairs of another request of a lease, else the
-	 * whole params map. */
-	struct buffer body;
+	struct buffer
+		body; /* a write's `batch`, a commit's `lease`, else the pairs of its params */
 	unsigned body_keys;  /* how many pairs */
 	struct buffer guard; /* a write's `if_commit` value, or nothing */
 	size_t nodes;        /* MessagePack values in both */

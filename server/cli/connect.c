@@ -71,10 +71,15 @@ static bool never_accepted(const lf_reply *reply)
 			strcmp(code, "shutting_down") == 0);
 }
 
+bool connect_unshipped(const lf_reply *reply)
+{
+	return reply != NULL && strcmp(lf_reply_code(reply), "not_shipped") == 0;
+}
+
 int connect_code(int result, const lf_reply *reply)
 {
 	if (result == LF_OK) {
-		return CLI_DONE;
+		return connect_unshipped(reply) ? CLI_PARTLY : CLI_DONE;
 	}
 	if (result == LF_UNKNOWN) {
 		return CLI_UNKNOWN;
@@ -91,7 +96,11 @@ int connect_report(
 		cli_fail(connect->command, "%s", why[0] != '\0' ? why : strerror(-result));
 	} else if (code == CLI_UNKNOWN) {
 		cli_fail(connect->command, "outcome unknown: %s", lf_reply_message(reply));
-	} else if (code != CLI_DONE || lf_reply_code(reply)[0] != '\0') {
+	} else if (code == CLI_PARTLY) {
+		cli_fail(connect->command,
+			"%s; do not send it again: `litefunnel sync %s` waits for it",
+			lf_reply_message(reply), connect->db);
+	} else if (code != CLI_DONE || (reply != NULL && lf_reply_code(reply)[0] != '\0')) {
 		cli_fail(connect->command, "%s", lf_reply_message(reply));
 	}
 	return code;

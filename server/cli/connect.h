@@ -36,6 +36,9 @@ int connect_option(struct connect *connect, int option);
 int connect_open(const struct connect *connect, lf_db **ret_db);
 void connect_close(lf_db **db);
 
+/* Committed, and not on the replicas as it was to be: done by half. */
+bool connect_unshipped(const lf_reply *reply);
+
 /* The exit code for a result of lf_write() and its like. Prints nothing. */
 int connect_code(int result, const lf_reply *reply);
 

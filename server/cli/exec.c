@@ -51,7 +51,8 @@ static const char help[] =
 	"                  have begun end as they end; with 1 nothing behind it has begun\n"
 	"\n"
 	"Exit codes: 0 done, 1 failed and nothing applied, 2 usage, 3 unknown outcome, 4 daemon not\n"
-	"reachable or too busy, 5 some lines applied: the last line says which, and how to go on.\n";
+	"reachable or too busy, 5 some lines applied: the last line says which, and how to go on; or\n"
+	"committed, but not shipped by the deadline: not to be sent again.\n";
 
 enum {
 	OPTION_HELP,

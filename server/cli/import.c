@@ -444,10 +444,14 @@ static int check_statement(struct import *import)
 
 static void print_json(const struct import *import, const struct pour_result *result)
 {
-	printf("{\"rows\":%" PRIu64 ",\"rejected\":%" PRIu64 ",\"position\":%" PRIu64
-	       ",\"line\":%" PRIu64 ",\"complete\":%s,\"name\":",
-		result->rows, result->rejected, result->position, result->line,
-		result->complete ? "true" : "false");
+	printf("{\"rows\":%" PRIu64 ",\"rejected\":%" PRIu64 ",\"position\":%" PRIu64, result->rows,
+		result->rejected, result->position);
+	if (result->line > 0) {
+		printf(",\"line\":%" PRIu64, result->line);
+	}
+	printf(",\"complete\":%s%s%s,\"name\":", result->complete ? "true" : "false",
+		result->line == 0 ? ",\"before\":true" : "",
+		result->unshipped ? ",\"shipped\":false" : "");
 	text_json_cstr(stdout, import->name);
 	if (result->why[0] != '\0') {
 		fputs(",\"error\":", stdout);
@@ -471,8 +475,14 @@ static int report(const struct import *import, const struct pour_result *result)
 	if (print_flush("import") != 0) {
 		return CLI_FAILED;
 	}
+	if (result->complete && result->unshipped) {
+		cli_fail("import",
+			"all of it is committed, but was not shipped in time: `litefunnel sync %s` "
+			"waits for it",
+			import->connect.db);
+	}
 	if (result->complete) {
-		return CLI_DONE;
+		return result->unshipped ? CLI_PARTLY : CLI_DONE;
 	}
 	fprintf(stderr,
 		"litefunnel import: %s%s%" PRIu64 " rows imported, up to line %" PRIu64
@@ -481,6 +491,19 @@ static int report(const struct import *import, const struct pour_result *result)
 		result->line - 1, import->name);
 	bool partly = result->position > 0 && result->code != CLI_UNKNOWN;
 	return partly ? CLI_PARTLY : result->code != 0 ? result->code : CLI_FAILED;
+}
+
+/* All of it was imported by an earlier run. */
+static int report_before(const struct import *import)
+{
+	if (import->json) {
+		struct pour_result result = {.position = import->size, .complete = true};
+		print_json(import, &result);
+	} else {
+		printf("this file was imported before, with the name %s: --again imports it once more\n",
+			import->name);
+	}
+	return print_flush("import") == 0 ? CLI_DONE : CLI_FAILED;
 }
 
 static int go(struct import *import)
@@ -494,9 +517,7 @@ static int go(struct import *import)
 		return code;
 	}
 	if (position > 0 && position == import->size) {
-		printf("this file was imported before, with the name %s: --again imports it once more\n",
-			import->name);
-		return CLI_DONE;
+		return report_before(import);
 	}
 	int rc = position > import->records.at ? records_skip(&import->records, position) : 0;
 	if (rc != 0) {

@@ -176,6 +176,9 @@ static void print_slot(struct stream *stream, const struct slot *slot)
 		tally_add_not_begun(&stream->tally, slot->line);
 	} else if (result == LF_OK) {
 		tally_add_applied(&stream->tally, slot->line);
+		if (connect_unshipped(slot->reply)) {
+			tally_add_unshipped(&stream->tally, slot->line);
+		}
 	} else if (rows_applied(slot) > 0) {
 		tally_add_partly(&stream->tally, slot->line);
 		complain(stream, slot, false);

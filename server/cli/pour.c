@@ -334,6 +334,7 @@ static void applied(struct pour *pour, const struct piece *piece, const lf_reply
 	struct pour_result *result = pour->result;
 	result->position = piece->to;
 	result->line = piece->next_line;
+	result->unshipped = connect_unshipped(reply); /* with the last one all are */
 	if (piece->rows > 0) {
 		result->rows += (uint64_t)lf_reply_changes(reply, STEP_ROWS);
 		if (!lf_reply_repeat(reply)) {

@@ -35,6 +35,7 @@ struct pour_result {
 	uint64_t line; /* of the first record that was not applied */
 	bool complete;
 	bool interrupted;
+	bool unshipped; /* the last of it is committed, but was not shipped as it was to be */
 	char why[1024]; /* it ended before its end; "" */
 	int code;       /* exit code of that */
 };

@@ -31,6 +31,12 @@ void tally_add_applied(struct tally *tally, uint64_t line)
 	}
 }
 
+void tally_add_unshipped(struct tally *tally, uint64_t line)
+{
+	tally->unshipped++;
+	add(&tally->unshipped_lines, line);
+}
+
 void tally_add_failed(struct tally *tally, uint64_t line, int code)
 {
 	tally->first_code = tally->failed == 0 ? code : tally->first_code;
@@ -110,6 +116,10 @@ static void print_way_on(FILE *out, const struct tally *tally, const char *db)
 	if (tally->failed > 0) {
 		fprintf(out, "; correct what failed%s", in_place ? "" : " and send it by itself");
 	}
+	if (tally->unshipped > 0) {
+		fputs("; to wait for the replicas: litefunnel sync ", out);
+		print_quoted(out, db);
+	}
 	if (tally->ended && tally->not_begun == 0 && !in_place) {
 		return;
 	}
@@ -127,7 +137,7 @@ static int code_of(const struct tally *tally)
 		return CLI_UNKNOWN;
 	}
 	if (!left) {
-		return CLI_DONE;
+		return tally->unshipped > 0 ? CLI_PARTLY : CLI_DONE;
 	}
 	return tally->applied > 0 || tally->partly > 0 ? CLI_PARTLY
 		: tally->failed > 0                    ? tally->first_code
@@ -153,6 +163,8 @@ int tally_end(const struct tally *tally, const char *db, bool json)
 		print_lines(out, tally->partly > 0 ? "failed, some in part" : "failed",
 			&tally->failed_lines);
 		print_lines(out, "unknown", &tally->unknown_lines);
+		print_lines(out, "committed, but not shipped in time (not to be sent again)",
+			&tally->unshipped_lines);
 		print_lines(out, "applied behind the first that was not begun", &tally->beyond);
 		print_way_on(out, tally, db);
 	}

@@ -24,10 +24,12 @@ struct tally {
 	uint64_t failed;
 	uint64_t partly; /* of those that failed: some of their rows are applied */
 	uint64_t unknown;
+	uint64_t unshipped; /* of those that were applied */
 	uint64_t lines;     /* of the input, that were looked at */
 	uint64_t not_begun; /* the first such line, 0: none */
 	struct tally_lines failed_lines;
 	struct tally_lines unknown_lines;
+	struct tally_lines unshipped_lines;
 	struct tally_lines beyond; /* applied behind `not_begun` */
 	int first_code;            /* exit code of the first failure */
 	int input_error;           /* negative errno, or 0 */
@@ -38,6 +40,7 @@ struct tally {
 
 /* In the order of lines. */
 void tally_add_applied(struct tally *tally, uint64_t line);
+void tally_add_unshipped(struct tally *tally, uint64_t line); /* applied, and that */
 void tally_add_failed(struct tally *tally, uint64_t line, int code);
 void tally_add_partly(struct tally *tally, uint64_t line);
 void tally_add_unknown(struct tally *tally, uint64_t line);

@@ -51,8 +51,7 @@ def test_paused_shipping_leaves_it_in_the_spool(litefunnel, daemon, place):
     segment = stats(one)["ship_segment"]
     write(one, 5)
     wait_for(lambda: stats(one)["ship_segment"] > segment, "a segment is cut all the same")
-    code, said = ask(litefunnel, "sync", one.db, "--deadline", "300ms")
-    assert code != 0
+    assert ask(litefunnel, "sync", one.db, "--deadline", "300ms")[0] == 1
     assert files(place) == before
     code, said = ask(litefunnel, "status", one.db)
     assert said.startswith("degraded: shipping is paused"), said
@@ -62,6 +61,58 @@ def test_paused_shipping_leaves_it_in_the_spool(litefunnel, daemon, place):
     equal_after_restore(litefunnel, one, place)
     assert stats(one)["ship_paused"] == 0 and ask(litefunnel, "status", one.db)[1].startswith("ok")
     assert json.loads(ask(litefunnel, "resume", "--shipping", one.db, "--json")[1]) == {"paused_ms": 0}
+
+
+@pytest.fixture
+def held(litefunnel, daemon, place):
+    """A daemon whose replica gets nothing more."""
+    one = start_with_table(ship(daemon, place))
+    sync(litefunnel, one)
+    assert ask(litefunnel, "pause", "--shipping", one.db)[0] == 0
+    write(one)
+    return one
+
+
+def test_sync_says_at_its_deadline_what_is_missing(litefunnel, held):
+    code, said = ask(litefunnel, "sync", held.db, "--deadline", "100ms")
+    assert code == 1 and "committed, but was not shipped" in said, said
+    code, said = ask(litefunnel, "sync", held.db, "--deadline", "100ms", "--json")
+    assert code == 1 and json.loads(said.splitlines()[0])["shipped"] is False, said
+
+
+def test_what_is_committed_and_not_shipped_is_neither_done_nor_failed(litefunnel, held, place):
+    shipped = ("--ack", "shipped", "--deadline", "100ms")
+    code, said = ask(litefunnel, "exec", held.db, "INSERT INTO t(b) VALUES (1)", *shipped)
+    assert code == 5 and "not shipped" in said and "do not send it again" in said, said
+    done = subprocess.run([litefunnel, "exec", held.db, "INSERT INTO t(b) VALUES (1)", *shipped, "--json"],
+                          capture_output=True, text=True, check=False)
+    told = json.loads(done.stdout)
+    assert done.returncode == 5 and told["outcome"] == "ok" and told["code"] == "not_shipped"
+    assert told["applied"] == "yes" and told["commit"] > 0
+    lines = "".join(json.dumps([["INSERT INTO t(b) VALUES (?)", [i]]]) + "\n" for i in range(3))
+    done = subprocess.run([litefunnel, "exec", held.db, "-", *shipped], input=lines, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.startswith("litefunnel exec: 3 lines applied; committed, but not shipped"), done.stderr
+    assert "lines 1-3" in done.stderr and f"litefunnel sync {held.db}" in done.stderr, done.stderr
+    assert held.read("SELECT count(*) FROM t WHERE b IN (0, 1, 2)") == [(5,)]
+
+
+def test_an_import_that_is_not_shipped_says_so(litefunnel, daemon, place):
+    one = start_with_table(ship(daemon, place, ack_shipped="bulk", drain_timeout="100ms"))
+    sync(litefunnel, one)
+    assert ask(litefunnel, "pause", "--shipping", one.db)[0] == 0
+    (place / "rows.csv").write_text("7\n8\n")
+    one.write("CREATE TABLE u(b)")
+    command = (litefunnel, "import", one.db, "u", place / "rows.csv")
+    importing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: one.read("SELECT count(*) FROM u") == [(2,)], "it is committed")
+    one.stop()
+    said, _ = importing.communicate(timeout=120)
+    assert importing.returncode == 5 and "2 rows imported" in said and "not shipped in time" in said, said
+    one.start()
+    code, said = ask(*command, "--json")
+    assert code == 0 and json.loads(said)["before"] is True, said
 
 
 def test_a_pause_of_shipping_ends_by_itself_and_survives_the_shipper(litefunnel, daemon, place):

@@ -67,6 +67,18 @@ def test_what_comes_during_a_pause_waits_and_nobody_gets_an_error(served):
         assert admin.call("resume") == {"paused_ms": 0}
 
 
+def test_a_pause_that_cannot_begin_in_time_says_so_and_holds(daemon):
+    one = daemon(lease_idle="1h", lease_total="1h")
+    with one.wire() as admin, one.wire() as client:
+        client.call("begin", lease=1)
+        done = subprocess.run([one.program, "pause", one.db, "--deadline", "100ms"],
+                              capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 4 and "unknown" not in done.stderr, done.stderr
+        assert one.stats()["paused"] == 1
+        client.call("rollback", lease=1)
+        admin.call("resume")
+
+
 def test_a_pause_waits_for_what_runs(served):
     with served.wire() as admin, served.wire() as client:
         id = busy(served, client, 600)

@@ -331,6 +331,7 @@ struct ask {
 	size_t bytes;       /* of a text in the batch */
 	const char *key;
 	uint32_t deadline_ms;
+	bool ack_shipped;
 };
 
 static inline int ask_engine(struct peer *peer, const struct ask *ask, uint64_t *ret_ticket)
@@ -339,9 +340,7 @@ static inline int ask_engine(struct peer *peer, const struct ask *ask, uint64_t 
 	msgpack_packer packer;
 	buffer_init(&body, 0);
 	buffer_packer(&body, &packer);
-	if (ask->method != NULL) {
-		msgpack_pack_map(&packer, 0);
-	} else {
+	if (ask->method == NULL) {
 		/* Each request has a text of its own, so that a resend can be told from another. */
 		msgpack_pack_array(&packer, 2);
 		msgpack_pack_uint64(&packer, peer->engine.next_ticket);
@@ -354,9 +353,10 @@ static inline int ask_engine(struct peer *peer, const struct ask *ask, uint64_t 
 		.kind = ask->kind,
 		.method = ask->method != NULL ? ask->method : "write",
 		.body = &body,
-		.nodes = ask->method != NULL ? 1 : 3,
+		.nodes = ask->method != NULL ? 0 : 3,
 		.key = ask->key,
 		.deadline_ms = ask->deadline_ms,
+		.ack_shipped = ask->ack_shipped,
 	};
 	assert_false(body.failed);
 	enter(true);

@@ -393,6 +393,30 @@ static void daemons_deadline_arrives_in_the_grace(void)
 	is_failed(a, "deadline");
 }
 
+/* What nobody can ask again, and what ends at its deadline as a rule, is waited for much longer. */
+static void an_answer_that_will_come_is_waited_for(void)
+{
+	const struct ask sync_ask = {.kind = PENDING_ADMIN, .method = "sync"};
+	const struct ask shipped_ask = {.kind = PENDING_WRITE, .bytes = 5, .ack_shipped = true};
+	connect_peer(1);
+	uint64_t a = submit(&sync_ask);
+	uint64_t b = submit(&shipped_ask);
+	assert_int_equal(hear_all(&peer), 2);
+	assert_int_equal(peer.heard[0].deadline_ms, 1000);
+	assert_int_equal(peer.heard[1].deadline_ms, 1000);
+	peer.now_ms += 5000;
+	engine_tick(&peer.engine, peer.now_ms);
+	refused(&peer, peer.heard[0].id, "not_shipped", "yes", false, -1);
+	refused(&peer, peer.heard[1].id, "not_shipped", "yes", false, -1);
+	outcome_is(a, LF_OK, "not_shipped", LF_APPLIED_YES);
+	outcome_is(b, LF_OK, "not_shipped", LF_APPLIED_YES);
+	uint64_t c = submit(&sync_ask);
+	hear_all(&peer);
+	peer.now_ms = engine_due_ms(&peer.engine);
+	engine_tick(&peer.engine, peer.now_ms);
+	is_unknown(c);
+}
+
 static void lost_is_unknown_at_the_deadline(void)
 {
 	connect_peer(1);
@@ -932,6 +956,7 @@ static const struct conversation {
 	CONVERSATION(never_sent_is_failed_at_the_deadline),
 	CONVERSATION(sent_is_unknown_at_the_deadline),
 	CONVERSATION(daemons_deadline_arrives_in_the_grace),
+	CONVERSATION(an_answer_that_will_come_is_waited_for),
 	CONVERSATION(lost_is_unknown_at_the_deadline),
 	CONVERSATION(unsent_output_is_withdrawn),
 	CONVERSATION(partly_sent_is_unknown),
