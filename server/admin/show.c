@@ -9,6 +9,7 @@
 
 #include "server/admin/table.h"
 #include "server/base/clock.h"
+#include "server/base/usage.h"
 #include "server/funnel/holder.h"
 #include "server/funnel/lease.h"
 #include "server/store/store.h"
@@ -330,7 +331,10 @@ static void show_stats(struct funnel *funnel, struct table *table)
 /* ---- replicas ---- */
 
 static const char *const replicas_columns[] = {"url", "state", "acks", "commit", "behind", "lag_ms",
-	"segment", "waiting", "percent", "requests", "bytes_sent", "failing_s", "error"};
+	"segment", "waiting", "percent", "requests", "bytes_sent", "failing_s", "error",
+	"requests_today", "bytes_today", "received_today", "puts_today", "gets_today",
+	"lists_today", "deletes_today", "requests_month", "bytes_month", "received_month",
+	"puts_month", "gets_month", "lists_month", "deletes_month"};
 
 /* How long ago the oldest commit was made that the replica does not have. */
 static uint64_t lag_ms(
@@ -341,8 +345,22 @@ static uint64_t lag_ms(
 	return since_ms != 0 && now_ms > (uint64_t)since_ms ? now_ms - (uint64_t)since_ms : 0;
 }
 
+static void usage_cells(struct table *table, const struct usage_counts *counts)
+{
+	uint64_t requests = 0;
+	for (size_t i = 0; i < USAGE_KINDS; i++) {
+		requests += counts->requests[i];
+	}
+	table_number(table, requests);
+	table_number(table, counts->bytes_sent + counts->bytes_received);
+	table_number(table, counts->bytes_received);
+	for (size_t i = 0; i < USAGE_KINDS; i++) {
+		table_number(table, counts->requests[i]);
+	}
+}
+
 static void replica_row(struct table *table, const struct replica_report *report,
-	const struct ship_report *ship, const struct notice *notice)
+	const struct ship_report *ship, const struct notice *notice, const struct usage *usage)
 {
 	uint64_t now_ms = clock_wall_us() / 1000;
 	bool behind = report->commit_no < notice->commit_no;
@@ -362,6 +380,8 @@ static void replica_row(struct table *table, const struct replica_report *report
 		report->failing_since_ms > 0 ? (now_ms - (uint64_t)report->failing_since_ms) / 1000
 					     : 0);
 	table_text(table, report->error);
+	usage_cells(table, &usage->today);
+	usage_cells(table, &usage->month);
 }
 
 static void show_replicas(struct funnel *funnel, struct table *table)
@@ -376,7 +396,9 @@ static void show_replicas(struct funnel *funnel, struct table *table)
 	for (size_t i = 0; i < NOTICE_REPLICAS_MAX; i++) {
 		struct replica_report report = board_replica_report(facts.board, i);
 		if (report.url[0] != 0 && table_wants(table, report.url)) {
-			replica_row(table, &report, &ship, &notice);
+			struct usage usage = usage_read(
+				facts.spool, report.url, (int64_t)(clock_wall_us() / 1000));
+			replica_row(table, &report, &ship, &notice, &usage);
 		}
 	}
 }

@@ -169,6 +169,9 @@ const struct setting settings[SETTING_COUNT] = {
 		"how often a replica gets the whole database again"),
 	[SETTING_RETENTION] = MS("retention", "168h", 1000, 3650 * DAY_MS, false,
 		"how far back a replica can be restored"),
+	[SETTING_COMPACT_EVERY] = MS("compact_every", "30s", 10, DAY_MS, false,
+		"how often new segments of a replica are merged into a larger one; of those, again after "
+		"10 and after 120 times as long. Whatever is merged is removed after 10 times as long"),
 	[SETTING_CONTINUE_LITESTREAM] = BOOL("continue_litestream", "off", false,
 		"take over a replica that Litestream has written"),
 	[SETTING_ACK_SHIPPED] = TEXT("ack_shipped", "", true,

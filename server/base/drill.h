@@ -40,6 +40,7 @@ struct drill_order {
 	char replica[DRILL_URL_BYTES];
 	uint64_t commit_no; /* where both are compared */
 	uint8_t digest[DRILL_DIGEST_BYTES];
+	char spool[DRILL_PATH_BYTES];      /* where what it asks of the replica is counted */
 	char dir[DRILL_PATH_BYTES];        /* to restore into; it is made, and removed again */
 	uint64_t keep_free;                /* bytes of its disk that are not to be used */
 	char assertions[DRILL_PATH_BYTES]; /* a file of SELECTs, or "" */

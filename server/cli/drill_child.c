@@ -13,6 +13,7 @@
 #include "server/cli/drill_run.h"
 #include "server/ship/digest_file.h"
 #include "server/ship/heartbeat.h"
+#include "server/ship/replica.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -175,6 +176,7 @@ static void restore(const struct drill_order *order, struct drill_report *report
 		.quiet = true,
 	};
 	memcpy(run.digest, order->digest, sizeof run.digest);
+	replica_count_usage(order->spool);
 	int rc = scratch_begin_at(&scratch, order->dir);
 	if (rc == 0) {
 		setenv("SQLITE_TMPDIR", order->dir,

@@ -25,7 +25,7 @@
 /* What the shipper must know of the daemon's settings. */
 static const enum setting_id handed_over[] = {SETTING_SYNC, SETTING_REPLICA, SETTING_SHIP_LINGER,
 	SETTING_SPOOL_MAX, SETTING_DISK_FLOOR, SETTING_SNAPSHOT_EVERY, SETTING_RETENTION,
-	SETTING_CONTINUE_LITESTREAM, SETTING_LOG_LEVEL, SETTING_LOG_FORMAT};
+	SETTING_COMPACT_EVERY, SETTING_CONTINUE_LITESTREAM, SETTING_LOG_LEVEL, SETTING_LOG_FORMAT};
 
 enum { HANDED_OVER = sizeof(handed_over) / sizeof(handed_over[0]), FIXED = 4 };
 
@@ -117,6 +117,7 @@ int cli_shipper(int argc, char **argv)
 		.disk_floor = config_number(&config, SETTING_DISK_FLOOR),
 		.snapshot_every_ms = config_number(&config, SETTING_SNAPSHOT_EVERY),
 		.retention_ms = config_number(&config, SETTING_RETENTION),
+		.compact_every_ms = config_number(&config, SETTING_COMPACT_EVERY),
 	};
 	rc = shipper_run(&options);
 	board_free(board);

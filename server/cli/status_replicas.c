@@ -55,6 +55,24 @@ bool status_replicas_well(const lf_reply *replicas, char *ret_reason, size_t byt
 	return true;
 }
 
+static double mib(const lf_reply *replicas, size_t row, const char *name)
+{
+	return (double)cell(replicas, row, name).integer / 1048576;
+}
+
+/* What it costs; nothing of a daemon that does not tell. */
+static void print_usage(const lf_reply *replicas, size_t row)
+{
+	struct print_value today = cell(replicas, row, "requests_today");
+	if (today.type != LF_NULL) {
+		printf("           today %" PRId64 " requests, %.1f MiB; this month %" PRId64
+		       " requests, %.1f MiB\n",
+			today.integer, mib(replicas, row, "bytes_today"),
+			cell(replicas, row, "requests_month").integer,
+			mib(replicas, row, "bytes_month"));
+	}
+}
+
 static void print_one(const lf_reply *replicas, size_t row)
 {
 	struct print_value url = cell(replicas, row, "url");
@@ -77,6 +95,7 @@ static void print_one(const lf_reply *replicas, size_t row)
 		printf("; %.*s", (int)error.len, error.data);
 	}
 	putchar('\n');
+	print_usage(replicas, row);
 }
 
 void status_replicas_print(const lf_reply *replicas, const char *db)

@@ -159,6 +159,7 @@ int drill_fill_order(const struct config *config, size_t replica, const char *db
 	order->keep_free = config_number(config, SETTING_DISK_FLOOR);
 	rc = rc == 0 ? name_dir(config, db, spool, order->dir) : rc;
 	rc = rc == 0 ? take_text(order->db, sizeof(order->db), db) : rc;
+	rc = rc == 0 ? take_text(order->spool, sizeof(order->spool), spool) : rc;
 	rc = rc == 0 ? take_text(order->assertions, sizeof(order->assertions),
 			       config_text(config, SETTING_DRILL_ASSERTIONS))
 		     : rc;

@@ -25,6 +25,7 @@ struct funnel_facts funnel_facts(struct funnel *funnel)
 		.writer = writer_stats(funnel->writer),
 		.dedupe = dedupe_stats(funnel->dedupe),
 		.board = funnel->options->board,
+		.spool = funnel->options->spool,
 		.gate = funnel->gate != NULL ? gate_stats(funnel->gate) : (struct gate_stats){0},
 		.drills = funnel->drills != NULL ? drill_desk_facts(funnel->drills)
 						 : (struct drill_facts){0},

@@ -88,6 +88,7 @@ struct funnel_facts {
 	struct writer_stats writer;
 	struct dedupe_stats dedupe;
 	const struct board *board; /* NULL: nothing is shipped */
+	const char *spool;
 	struct gate_stats gate;
 	struct drill_facts drills;
 	uint64_t pause_until_us; /* 0: until it is ended, or there is none */

@@ -20,10 +20,12 @@
 #include <unistd.h>
 
 enum {
-	LOOK_SECONDS = 5,
-	FAILED_SECONDS = 60,
+	LOOK_MS = 5000,
+	FAILED_MS = 60 * 1000,
 	LOG_AGAIN_MS = 60 * 60 * 1000,
+	KEEP_PERIODS = 10, /* of level 0 */
 };
+static const uint64_t level_periods[COMPACT_LEVELS] = {1, 10, 120};
 
 struct keeper {
 	struct keeper_options options;
@@ -92,11 +94,14 @@ static void say(struct keeper *keeper, int rc, const struct replica_error *error
 }
 
 /* False: it is to end. */
-static bool rest(struct keeper *keeper, int seconds)
+static bool rest(struct keeper *keeper, uint64_t ms)
 {
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += seconds;
+	until.tv_sec += (time_t)(ms / 1000);
+	until.tv_nsec += (long)(ms % 1000) * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
 	pthread_mutex_lock(&keeper->lock);
 	while (!keeper->stopping &&
 		pthread_cond_timedwait(&keeper->wake, &keeper->lock, &until) == 0) {
@@ -109,8 +114,10 @@ static bool rest(struct keeper *keeper, int seconds)
 static void *keeper_main(void *ctx)
 {
 	struct keeper *keeper = ctx;
-	int seconds = LOOK_SECONDS;
-	while (rest(keeper, seconds)) {
+	uint64_t every_ms = keeper->options.compact_every_ms;
+	uint64_t look_ms = every_ms < LOOK_MS ? every_ms : LOOK_MS;
+	uint64_t ms = look_ms;
+	while (rest(keeper, ms)) {
 		struct replica_error error = {.text = ""};
 		int rc = look_after(keeper, &error);
 		if (rc == 0) {
@@ -118,7 +125,7 @@ static void *keeper_main(void *ctx)
 		} else {
 			say(keeper, rc, &error);
 		}
-		seconds = rc == 0 ? LOOK_SECONDS : FAILED_SECONDS;
+		ms = rc == 0 ? look_ms : FAILED_MS;
 	}
 	return NULL;
 }
@@ -128,6 +135,11 @@ static int set_up(struct keeper *keeper)
 	struct replica_error error;
 	struct compact_options options = {
 		.dir = spool_dir(keeper->options.spool), .local = take_local, .ctx = keeper};
+	uint64_t every_ms = keeper->options.compact_every_ms;
+	for (int i = 0; i < COMPACT_LEVELS; i++) {
+		options.every_ms[i] = every_ms * level_periods[i];
+	}
+	options.keep_level0_ms = every_ms * KEEP_PERIODS;
 	int rc = replica_open(keeper->options.url, &keeper->replica, &error);
 	if (rc != 0) {
 		return rc;

@@ -25,6 +25,7 @@ struct keeper_options {
 	struct spool *spool;
 	uint8_t writer[RECORD_ID_BYTES];
 	uint64_t retention_ms;
+	uint64_t compact_every_ms;
 	/* Called in the keeper's thread. */
 	struct keeper_facts (*facts)(void *ctx);
 	void *ctx;

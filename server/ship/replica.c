@@ -7,6 +7,7 @@
 
 #include "server/ship/replica.h"
 
+#include "server/base/clock.h"
 #include "server/ship/replica_inside.h"
 
 #include <assert.h>
@@ -80,9 +81,55 @@ bool replica_same_upload(const struct record *there, const struct record *ours)
 		memcmp(there->sha256, ours->sha256, sizeof there->sha256) == 0;
 }
 
-int replica_open(const char *url, struct replica **ret_replica, struct replica_error *ret_error)
+/* ---- what it costs ---- */
+
+static const char *usage_dir; /* set before there are threads */
+
+void replica_count_usage(const char *spool)
 {
-	*ret_error = (struct replica_error){0};
+	usage_dir = spool;
+}
+
+/* Tells the meter what has come since the last time. What it cannot take now, it gets the next time. */
+static void tell_meter(struct replica *replica)
+{
+	static const enum usage_kind counted_as[REPLICA_REQUESTS] = {[REQUEST_PUT] = USAGE_PUT,
+		[REQUEST_GET] = USAGE_GET,
+		[REQUEST_HEAD] = USAGE_GET,
+		[REQUEST_LIST] = USAGE_LIST,
+		[REQUEST_DELETE] = USAGE_DELETE};
+	struct replica_stats now = replica_stats(replica);
+	struct usage_counts counts = {
+		.bytes_sent = now.bytes_sent - replica->told.bytes_sent,
+		.bytes_received = now.bytes_received - replica->told.bytes_received,
+	};
+	if (replica->meter == NULL || memcmp(&now, &replica->told, sizeof now) == 0) {
+		return;
+	}
+	for (int i = 0; i < REPLICA_REQUESTS; i++) {
+		counts.requests[counted_as[i]] += now.requests[i] - replica->told.requests[i];
+	}
+	if (usage_meter_add(replica->meter, &counts, (int64_t)(clock_wall_us() / 1000)) == 0) {
+		replica->told = now;
+	}
+}
+
+void replica_asks(struct replica *replica, enum replica_request request)
+{
+	replica->requests[request]++;
+	tell_meter(replica); /* before it is done: who is killed in the middle has asked */
+}
+
+/* Nobody is kept from a backup because it cannot be counted. */
+static void take_meter(struct replica *replica)
+{
+	if (usage_dir != NULL && usage_meter_open(usage_dir, replica->url, &replica->meter) != 0) {
+		replica->meter = NULL;
+	}
+}
+
+static int open_kind(const char *url, struct replica **ret_replica, struct replica_error *ret_error)
+{
 	for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
 		size_t len = strlen(kinds[i].scheme);
 		if (strncmp(url, kinds[i].scheme, len) == 0) {
@@ -94,9 +141,41 @@ int replica_open(const char *url, struct replica **ret_replica, struct replica_e
 	return -EINVAL;
 }
 
+/* What is said to the daemon leaves the URL. */
+static void drop_ack(char *url)
+{
+	char *at = strstr(url, "ack=1");
+	if (at != NULL && at > url && (at[-1] == '?' || at[-1] == '&')) {
+		char *rest = at + strlen("ack=1");
+		if (*rest == '&') {
+			memmove(at, rest + 1, strlen(rest + 1) + 1);
+		} else if (*rest == '\0') {
+			at[-1] = '\0';
+		}
+	}
+}
+
+int replica_open(const char *url, struct replica **ret_replica, struct replica_error *ret_error)
+{
+	*ret_error = (struct replica_error){0};
+	char *own = strdup(url);
+	if (own == NULL) {
+		return -ENOMEM;
+	}
+	drop_ack(own);
+	int rc = open_kind(own, ret_replica, ret_error);
+	free(own);
+	if (rc == 0) {
+		take_meter(*ret_replica);
+	}
+	return rc;
+}
+
 void replica_free(struct replica *replica)
 {
 	if (replica != NULL) {
+		tell_meter(replica);
+		usage_meter_close(replica->meter);
 		free(replica->url);
 		replica->kind->free(replica);
 	}
@@ -130,6 +209,12 @@ static int begin(struct replica *replica, struct replica_error *ret_error)
 				    : 0;
 }
 
+static int ended(struct replica *replica, int rc)
+{
+	tell_meter(replica);
+	return rc;
+}
+
 /* The name of a file that may exist; others are the caller's mistake. */
 static void name_of(int level, uint64_t min_txid, uint64_t max_txid, char name[LTX_NAME_BYTES])
 {
@@ -141,7 +226,7 @@ static void name_of(int level, uint64_t min_txid, uint64_t max_txid, char name[L
 int replica_probe(struct replica *replica, struct replica_error *ret_error)
 {
 	int rc = begin(replica, ret_error);
-	return rc != 0 ? rc : replica->kind->probe(replica, ret_error);
+	return ended(replica, rc != 0 ? rc : replica->kind->probe(replica, ret_error));
 }
 
 int replica_put(struct replica *replica, int level, uint64_t min_txid, uint64_t max_txid, int fd,
@@ -151,9 +236,10 @@ int replica_put(struct replica *replica, int level, uint64_t min_txid, uint64_t 
 	char name[LTX_NAME_BYTES];
 	name_of(level, min_txid, max_txid, name);
 	int rc = begin(replica, ret_error);
-	return rc != 0 ? rc
-		       : replica->kind->put(
-				 replica, level, name, fd, size, timestamp_ms, record, ret_error);
+	return ended(replica,
+		rc != 0 ? rc
+			: replica->kind->put(
+				  replica, level, name, fd, size, timestamp_ms, record, ret_error));
 }
 
 int replica_get(struct replica *replica, const struct replica_file *file, uint64_t offset,
@@ -162,9 +248,10 @@ int replica_get(struct replica *replica, const struct replica_file *file, uint64
 	char name[LTX_NAME_BYTES];
 	name_of(file->level, file->min_txid, file->max_txid, name);
 	int rc = begin(replica, ret_error);
-	return rc != 0 ? rc
-		       : replica->kind->get(replica, file->level, name, file->size, offset, len,
-				 sink, ctx, ret_error);
+	return ended(replica,
+		rc != 0 ? rc
+			: replica->kind->get(replica, file->level, name, file->size, offset, len,
+				  sink, ctx, ret_error));
 }
 
 int replica_look(struct replica *replica, int level, uint64_t min_txid, uint64_t max_txid,
@@ -180,6 +267,7 @@ int replica_look(struct replica *replica, int level, uint64_t min_txid, uint64_t
 	rc = rc != 0 ? rc
 		     : replica->kind->look(
 			       replica, level, name, &file, ret_record, ret_known, ret_error);
+	tell_meter(replica);
 	if (rc == 0 && ret_file != NULL) {
 		*ret_file = file;
 	}
@@ -192,7 +280,8 @@ int replica_list(struct replica *replica, int level, uint64_t from,
 {
 	assert(level >= 0 && level <= REPLICA_LEVEL_MAX);
 	int rc = begin(replica, ret_error);
-	return rc != 0 ? rc : replica->kind->list(replica, level, from, fn, ctx, ret_error);
+	return ended(replica,
+		rc != 0 ? rc : replica->kind->list(replica, level, from, fn, ctx, ret_error));
 }
 
 int replica_delete(
@@ -201,12 +290,14 @@ int replica_delete(
 	char name[LTX_NAME_BYTES];
 	name_of(file->level, file->min_txid, file->max_txid, name);
 	int rc = begin(replica, ret_error);
-	return rc != 0 ? rc : replica->kind->remove(replica, file->level, name, ret_error);
+	return ended(replica,
+		rc != 0 ? rc : replica->kind->remove(replica, file->level, name, ret_error));
 }
 
 int replica_has_generations(struct replica *replica, bool *ret_has, struct replica_error *ret_error)
 {
 	*ret_has = false;
 	int rc = begin(replica, ret_error);
-	return rc != 0 ? rc : replica->kind->has_generations(replica, ret_has, ret_error);
+	return ended(replica,
+		rc != 0 ? rc : replica->kind->has_generations(replica, ret_has, ret_error));
 }

@@ -59,9 +59,18 @@ struct replica_file {
 	int64_t created_ms; /* what Litestream goes by: mtime, object metadata or LastModified */
 };
 
-/* -EINVAL: the URL is none that we know; the error says what is wrong with it. */
+/*
+ * -EINVAL: the URL is none that we know; the error says what is wrong with it. An ack=1 in it is said to
+ * the daemon, and not looked at.
+ */
 int replica_open(const char *url, struct replica **ret_replica, struct replica_error *ret_error);
 void replica_free(struct replica *replica);
+
+/*
+ * From now on whatever this process asks of replicas is counted in this directory (usage.h), by all
+ * handles that are opened later. For the start of a process; the string must stay.
+ */
+void replica_count_usage(const char *spool);
 
 /* The URL without secrets, for people. */
 const char *replica_url(const struct replica *replica);

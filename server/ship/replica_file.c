@@ -196,7 +196,7 @@ static int dir_get(struct replica *replica, int level, const char *name, uint64_
 {
 	struct stat st;
 	CLEANUP_FD int dir = replica_dir_level((struct replica_dir *)replica, level, false);
-	replica->requests[REQUEST_GET]++;
+	replica_asks(replica, REQUEST_GET);
 	CLEANUP_FD int fd = dir < 0 ? -1 : openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		return replica_dir_fail(
@@ -222,7 +222,7 @@ static int dir_look(struct replica *replica, int level, const char *name,
 {
 	struct stat st;
 	CLEANUP_FD int dir = replica_dir_level((struct replica_dir *)replica, level, false);
-	replica->requests[REQUEST_HEAD]++;
+	replica_asks(replica, REQUEST_HEAD);
 	if (dir < 0 || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
 		return replica_dir_fail(
 			replica, ret_error, dir < 0 ? -dir : errno, "cannot find", name);
@@ -328,7 +328,7 @@ static int dir_list(struct replica *replica, int level, uint64_t from,
 {
 	struct listing listing = {0};
 	CLEANUP_FD int dir = replica_dir_level((struct replica_dir *)replica, level, false);
-	replica->requests[REQUEST_LIST]++;
+	replica_asks(replica, REQUEST_LIST);
 	if (dir == -ENOENT) {
 		return 0;
 	}
@@ -355,7 +355,7 @@ static int dir_remove(
 	struct replica *replica, int level, const char *name, struct replica_error *ret_error)
 {
 	CLEANUP_FD int dir = replica_dir_level((struct replica_dir *)replica, level, false);
-	replica->requests[REQUEST_DELETE]++;
+	replica_asks(replica, REQUEST_DELETE);
 	if (dir == -ENOENT) {
 		return 0;
 	}

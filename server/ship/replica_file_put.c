@@ -220,7 +220,7 @@ int replica_dir_put(struct replica *replica, int level, const char *name, int fd
 		.timestamp_ms = timestamp_ms,
 		.record = record,
 		.error = ret_error};
-	replica->requests[REQUEST_PUT]++;
+	replica_asks(replica, REQUEST_PUT);
 	int rc = dir < 0 ? dir : put_in(&put);
 	if (rc >= 0) {
 		replica->bytes_sent += rc == 0 ? size : 0;

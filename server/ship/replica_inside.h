@@ -6,6 +6,7 @@
  * struct, and fills in the table.
  */
 
+#include "server/base/usage.h"
 #include "server/ship/ltx.h"
 #include "server/ship/replica.h"
 
@@ -41,6 +42,8 @@ struct replica {
 	_Atomic uint64_t requests[REPLICA_REQUESTS];
 	_Atomic uint64_t bytes_sent;
 	_Atomic uint64_t bytes_received;
+	struct usage_meter *meter; /* or NULL */
+	struct replica_stats told; /* to the meter */
 };
 
 /* The kinds. `rest` is what follows "file://" and "s3://". */
@@ -49,6 +52,9 @@ int replica_file_open(
 
 int replica_s3_open(
 	const char *rest, struct replica **ret_replica, struct replica_error *ret_error);
+
+/* The kinds say what they are about to ask. */
+void replica_asks(struct replica *replica, enum replica_request request);
 
 /* Writes "URL: sentence" and returns `result`. */
 int replica_fail(const struct replica *replica, struct replica_error *ret_error, int result,

@@ -484,7 +484,7 @@ int s3_http_exchange(struct s3_http *http, struct s3_exchange *exchange)
 	if (http->answer != NULL) {
 		http->answer[0] = '\0';
 	}
-	http->owner->requests[exchange->request->counts_as]++;
+	replica_asks(http->owner, exchange->request->counts_as);
 	int rc = perform(&transit, &code);
 	if (rc < 0) {
 		return rc;

@@ -19,6 +19,7 @@
 
 #include "server/base/clock.h"
 #include "server/base/log.h"
+#include "server/ship/replica.h"
 #include "server/ship/shipper_inside.h"
 
 #include <errno.h>
@@ -98,6 +99,7 @@ static int start_uploaders(struct shipper *shipper)
 			.board = shipper->board,
 			.spool = shipper->spool,
 			.retention_ms = shipper->options->retention_ms,
+			.compact_every_ms = shipper->options->compact_every_ms,
 			.changed = uploader_changed,
 			.ctx = shipper,
 		};
@@ -267,6 +269,7 @@ static int set_up(struct shipper *shipper)
 		(ssize_t)sizeof(shipper->writer)) {
 		return -EIO;
 	}
+	replica_count_usage(options->spool);
 	int rc = spool_open(options->spool, &shipper->spool);
 	if (rc == SPOOL_LOCKED) {
 		/* The last one is about to end: its parent is gone. */

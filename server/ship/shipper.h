@@ -25,6 +25,7 @@ struct shipper_options {
 	uint64_t disk_floor; /* free bytes below which the spool gives up what it holds */
 	uint64_t snapshot_every_ms;
 	uint64_t retention_ms;
+	uint64_t compact_every_ms;
 };
 
 /* Until the funnel stops it or is gone: 0; negative errno: it cannot run (logged and reported). */

@@ -325,27 +325,12 @@ static int start_keeper(struct uploader *uploader)
 		.url = uploader->url,
 		.spool = uploader->options.spool,
 		.retention_ms = uploader->options.retention_ms,
+		.compact_every_ms = uploader->options.compact_every_ms,
 		.facts = facts_for_keeper,
 		.ctx = uploader,
 	};
 	memcpy(options.writer, uploader->options.writer, sizeof(options.writer));
 	return keeper_start(&options, &uploader->keeper);
-}
-
-/* The URL for the replica's own code, without what is said to us. */
-static char *without_ack(const char *url)
-{
-	char *copy = strdup(url);
-	char *at = copy != NULL ? strstr(copy, "ack=1") : NULL;
-	if (at != NULL && at > copy && (at[-1] == '?' || at[-1] == '&')) {
-		char *rest = at + strlen("ack=1");
-		if (*rest == '&') {
-			memmove(at, rest + 1, strlen(rest + 1) + 1);
-		} else if (*rest == 0) {
-			at[-1] = 0;
-		}
-	}
-	return copy;
 }
 
 /*
@@ -378,7 +363,7 @@ int uploader_start(const struct uploader_options *options, struct uploader **ret
 	}
 	uploader->options = *options;
 	uploader->report.acks = options->acks;
-	uploader->url = without_ack(options->url);
+	uploader->url = strdup(options->url);
 	pthread_mutex_init(&uploader->lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);

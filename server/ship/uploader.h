@@ -34,6 +34,7 @@ struct uploader_options {
 	struct spool *spool;
 	uint8_t writer[RECORD_ID_BYTES];
 	uint64_t retention_ms;
+	uint64_t compact_every_ms;
 	/* Called, in the uploader's thread, when its state or what is confirmed has changed. */
 	void (*changed)(void *ctx);
 	void *ctx;

@@ -17,7 +17,7 @@ enum { UPLOADER_BACKOFF_MAX_MS = 20000 };
 
 struct uploader {
 	struct uploader_options options;
-	char *url; /* without ack=1 */
+	char *url;
 	bool used; /* the spool knows that the replica has had something; the thread's own */
 	struct replica *replica;
 	pthread_t thread;

@@ -410,7 +410,7 @@ def test_idle_costs_nothing(daemon, litefunnel):
 
         before, cpu = switches(), served.cpu_s()
         time.sleep(3)
-        assert served.cpu_s() - cpu <= 0.01 * served.slow
+        assert round(served.cpu_s() - cpu, 3) <= 0.01 * served.slow  # a tick is 0.01, but not in binary
         if not sanitizer(str(litefunnel)):  # whose runtimes have threads of their own
             assert switches() - before <= 10
             assert served.rss() < 16 << 20, served.rss()
