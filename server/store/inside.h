@@ -219,7 +219,7 @@ int own_run(struct store *store, sqlite3_stmt *stmt);
  */
 void recovery_hold(struct hold *hold, const char *db);
 void recovery_keep(struct hold *hold, sqlite3 *handle);
-void recovery_let_go(struct hold *hold);
+void recovery_let_go(struct hold *hold, const char *db);
 void recovery_finish(struct hold *hold);
 
 /* 0, or negative with a sentence. */

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 /* Where SQLite's WAL_WRITE_LOCK lies in the -shm file, by its wal-index format. */
-enum { WRITE_LOCK_BYTE = 120 };
+enum { WRITE_LOCK_BYTE = 120, INDEX_REGION_BYTES = 32768 };
 
 /*
  * The first to open a database empties its -shm, and only then takes the write lock under which it
@@ -49,6 +49,23 @@ static int lock_but_keep(sqlite3_file *file, int offset, int count, int flags)
 	return hold->methods->xShmLock(file, offset, count, flags);
 }
 
+/*
+ * The index of the WAL is written through a mapping, and a page that has no block when the disk is full
+ * is SIGBUS. SQLite sees to a byte of each 4 KiB, which is not enough where blocks are smaller; so all
+ * of it gets its blocks first, or there is no mapping.
+ */
+static int map_with_blocks(
+	sqlite3_file *file, int region, int bytes, int extend, void volatile **ret_region)
+{
+	struct hold *hold = container_of((void *)(uintptr_t)file->pMethods, struct hold, keeping);
+	if (extend && hold->shm_fd >= 0 &&
+		fallocate(hold->shm_fd, 0, (off_t)region * bytes, bytes) != 0 && errno == ENOSPC) {
+		*ret_region = NULL;
+		return SQLITE_FULL;
+	}
+	return hold->methods->xShmMap(file, region, bytes, extend, ret_region);
+}
+
 void recovery_keep(struct hold *hold, sqlite3 *handle)
 {
 	if (sqlite3_file_control(handle, "main", SQLITE_FCNTL_FILE_POINTER, &hold->file) !=
@@ -61,10 +78,25 @@ void recovery_keep(struct hold *hold, sqlite3 *handle)
 	hold->methods = hold->file->pMethods;
 	hold->keeping = *hold->methods;
 	hold->keeping.xShmLock = lock_but_keep;
+	hold->keeping.xShmMap = map_with_blocks;
 	hold->file->pMethods = &hold->keeping;
 }
 
-void recovery_let_go(struct hold *hold)
+/* SQLite's next start empties the file and fills it again: it needs no more than it has given back. */
+static void keep_blocks(struct hold *hold, const char *db)
+{
+	char path[4096];
+	if (hold->shm_fd <
+		0) { /* SQLite has made it; a second descriptor is not closed before its own */
+		snprintf(path, sizeof(path), "%s-shm", db);
+		hold->shm_fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	}
+	if (hold->shm_fd >= 0) {
+		(void)fallocate(hold->shm_fd, 0, 0, INDEX_REGION_BYTES);
+	}
+}
+
+void recovery_let_go(struct hold *hold, const char *db)
 {
 	struct flock lock = {
 		.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = WRITE_LOCK_BYTE, .l_len = 1};
@@ -79,6 +111,7 @@ void recovery_let_go(struct hold *hold)
 	if (hold->shm_fd >= 0 && !hold->kept) {
 		(void)fcntl(hold->shm_fd, F_SETLK, &lock);
 	}
+	keep_blocks(hold, db);
 }
 
 void recovery_finish(struct hold *hold)

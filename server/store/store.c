@@ -124,6 +124,18 @@ static int prepare_own(struct store *store, char *ret_error)
 	return 0;
 }
 
+/*
+ * The first commit of this run found the disk full, and it was to say nothing but that there was a
+ * start: then this run begins with its first write instead. Meanwhile writes are refused, and what is
+ * remembered and read is as good as ever. A new epoch cannot be put off: by it clients and the shipper
+ * know that what they hold is of another lineage.
+ */
+static bool may_be_put_off(const struct store *store, int rc, bool restored)
+{
+	return rc == STORE_RESOURCE && store->wal_file.full && !restored && store->commit_no > 0 &&
+		store->foreign_count == 0;
+}
+
 /* Takes the first number of this run, so that every start is a commit and can be told apart. */
 static int first_commit(struct store *store, bool restored, char *ret_error)
 {
@@ -141,6 +153,10 @@ static int first_commit(struct store *store, bool restored, char *ret_error)
 			return -EINVAL;
 		}
 		rc = store_commit(store, &error);
+	}
+	if (may_be_put_off(store, rc, restored)) {
+		store_error_clear(&error);
+		return 0;
 	}
 	if (rc != 0) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
@@ -254,7 +270,7 @@ int store_open(const struct store_options *options, struct store **ret_store,
 	store->wal.fd = -1;
 	snprintf(ret_error, STORE_ERROR_BYTES, "%s: cannot be opened", options->path);
 	int rc = set_up(store, options, ret_error);
-	recovery_let_go(&store->hold);
+	recovery_let_go(&store->hold, options->path);
 	if (rc != 0) {
 		store_close(store);
 		return rc == -ENOMEM ? rc : -EINVAL;
