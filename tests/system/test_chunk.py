@@ -282,7 +282,7 @@ def test_a_drain_does_not_wait_for_it(daemon):
     served = daemon()
     fill(served, 50_000)
     with served.wire() as wire:
-        wire.call("chunk", sql="UPDATE t SET n = -1", name="long", rate=5_000)
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="long", rate=50)  # a quarter of an hour
         waiting = wire.request("chunk_ctl", chunk="long", op="wait")
         wire.call("ping")
         began = time.monotonic()
@@ -293,7 +293,7 @@ def test_a_drain_does_not_wait_for_it(daemon):
         except Closed as closed:
             pytest.fail(f"no answer to the wait, {closed}")
     served.wait()
-    assert time.monotonic() - began < 8 * served.slow
+    assert time.monotonic() - began < 60
     served.start()
     with served.wire() as wire:
         wire.call("chunk_ctl", chunk="long", op="resume", rate=10_000_000)

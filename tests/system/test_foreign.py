@@ -41,6 +41,7 @@ class Load(threading.Thread):
         self.served, self.first = served, first
         self.acked, self.epochs, self.errors = [], [], []
         self.over = threading.Event()
+        self.turn = threading.Lock()  # held around each write: whoever has it, nobody writes
         self.start()
 
     def run(self):
@@ -48,7 +49,8 @@ class Load(threading.Thread):
             a, seq = self.first, 0
             while not self.over.is_set():
                 seq += 1
-                error, result = wire.ask("write", batch=[["INSERT INTO t VALUES (?, 'funnel')", [a]]], seq=seq)
+                with self.turn:
+                    error, result = wire.ask("write", batch=[["INSERT INTO t VALUES (?, 'funnel')", [a]]], seq=seq)
                 if error is not None:
                     self.errors.append(error)
                     return
@@ -112,8 +114,13 @@ def test_another_hand_while_it_runs(daemon, soak, hand):
         def noticed():
             if served.stats()["foreign_total"] > foreign:
                 return True
-            if hand is checkpoint:  # one that finds nothing to do, or is overtaken, leaves no trace
-                cli(served.db, ".timeout 5000", *hand(served, i))
+            if hand is checkpoint:
+                # One that finds nothing to do, or is overtaken, leaves no trace: so one that nobody overtakes,
+                # and then a write, which begins the WAL anew.
+                with load.turn:
+                    cli(served.db, ".timeout 5000", *hand(served, i))
+                count = len(load.acked)
+                wait_for(lambda: len(load.acked) > count, "a write")
             return False
         if hand is not checkpoint:
             # The very next commit stands in the new epoch. The count is no sign of it: it grows for the

@@ -50,7 +50,7 @@ def test_new_work_while_draining_is_refused_with_retry(daemon):
         slow = wire.request("write", batch=[[BUSY.format(4_000_000 // served.slow // served.slow)]])
         wait_for(lambda: dict(other.call("show", what="stats")["rows"])["running_batches"] > 0, "not running")
         served.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        wait_for(lambda: "event=draining" in served.log(), "it does not drain")
         try:
             error, _ = other.ask("write", batch=[["INSERT INTO t VALUES (1)"]])
             assert (error["code"], error["applied"], error["retry"]) == ("shutting_down", "no", True)
@@ -62,18 +62,16 @@ def test_new_work_while_draining_is_refused_with_retry(daemon):
 
 
 def test_second_sigterm_is_prompt(daemon):
-    served = daemon(exec_timeout="60s", drain_timeout="60s")
+    served = daemon(exec_timeout="10m", drain_timeout="10m")
     wire = served.wire(timeout=60)
     wire.write("CREATE TABLE t(a)")
     wire.request("write", batch=[["INSERT INTO t VALUES (1)"], [BUSY.format(10**9)]])
     wait_for(lambda: served.stats()["running_batches"] > 0, "it does not run")
     served.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    wait_for(lambda: "event=draining" in served.log(), "it does not drain")
     assert served.running()
-    began = time.monotonic()
     served.process.send_signal(signal.SIGTERM)
-    assert served.wait(10) == 0
-    assert time.monotonic() - began < 5 * served.slow
+    assert served.wait(60) == 0  # a tenth of what either limit would have let it take
     assert served.read("SELECT count(*) FROM t") == [(0,)]  # undone, and nobody was told otherwise
     wire.close()
 
@@ -118,11 +116,11 @@ def test_shutdown_verb(daemon):
 
 
 def test_stopping_with_silent_clients_is_prompt(daemon):
-    served = daemon()
+    served = daemon(hello_timeout="10m", drain_timeout="10m")
     wires = [served.wire() for _ in range(50)] + [served.wire(greet=False) for _ in range(50)]
     began = time.monotonic()
     served.stop()
-    assert time.monotonic() - began < 3 * served.slow
+    assert time.monotonic() - began < 60
     for wire in wires:
         closing = wire.wait_closed()
         assert closing is None or closing["code"] == "shutting_down"
@@ -399,7 +397,6 @@ def test_idle_costs_nothing(daemon, litefunnel):
         wire.write("CREATE TABLE t(a)")
         for number in range(200):
             wire.write(["INSERT INTO t VALUES (?)", [number]])
-        time.sleep(0.3)
 
         def switches():
             total = 0
@@ -408,6 +405,12 @@ def test_idle_costs_nothing(daemon, litefunnel):
                     total += sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
             return total
 
+        def rests():
+            before = switches()
+            time.sleep(0.2)
+            return switches() - before <= 1
+
+        wait_for(rests, "it has something left to do")
         before, cpu = switches(), served.cpu_s()
         time.sleep(3)
         assert round(served.cpu_s() - cpu, 3) <= 0.01 * served.slow  # a tick is 0.01, but not in binary

@@ -258,9 +258,9 @@ def test_answers_that_nobody_reads_are_bounded(daemon, litefunnel):
 
 def test_large_statements_are_not_kept(daemon, litefunnel):
     """The statement cache counted statements and not bytes: 60 INSERTs of a dump took 480 MiB."""
-    served = daemon(sync="normal")
+    served = daemon(sync="normal", exec_timeout="10m")
     values = ",".join(f"({i},{i})" for i in range(30_000))
-    with served.wire(timeout=30) as wire:
+    with served.wire(timeout=300) as wire:
         wire.write("CREATE TABLE t(a, b)", f"INSERT INTO t VALUES {values}")
         before = served.rss()
         for number in range(20):
@@ -283,13 +283,13 @@ def test_memory_of_one_statement_is_bounded(daemon):
 
 def test_names_are_looked_up_once_for_all_rows(daemon):
     """Each row of `many` searched each name among all: exec_timeout was passed twenty times over."""
-    served = daemon()
+    served = daemon(exec_timeout="10m")
     names = [f"p{i:04}" for i in range(8000)]
     sql = "SELECT coalesce(" + "),coalesce(".join(
         ",".join("$" + name for name in names[i:i + 100]) for i in range(0, len(names), 100)) + ") -- {}"
     row = dict.fromkeys(names, 1)
     used = []
-    with served.wire(timeout=60) as wire:
+    with served.wire(timeout=300) as wire:
         for rows in (1, 10):
             before = served.cpu_s()
             wire.write([sql.format(rows), [row] * rows, {"many": True}])
