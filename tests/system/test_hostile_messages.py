@@ -300,9 +300,10 @@ def test_clients_that_never_read(daemon, slow, litefunnel):
     deaf = in_background(never_read, served.socket, 50)
     try:
         took = latencies(served, 1.5)
-        assert p99(took) < 1.0 * slow
-        # 50 connections, each with its limit and one answer beyond it (and a socket's buffer).
+        # 50 connections, each with its limit and one answer beyond it (and a socket's buffer). A sanitizer's
+        # build is here for what it finds: on a busy machine it may take any time over 5000 requests.
         if not sanitizer(str(litefunnel)):
+            assert p99(took) < 1.0
             assert served.rss() - before < 50 * 3 * MIB
         wait_for(lambda: served.stats()["clients"] <= 1, "deaf clients stay", timeout=30 * slow)
     finally:
