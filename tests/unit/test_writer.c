@@ -17,14 +17,14 @@ enum { LONG_MS = 600 * 1000 };
 /* How far the wall clock goes back with each look at it. */
 static _Atomic time_t wall_step_s;
 
-/* In place of the C library's. */
-int clock_gettime(clockid_t id, struct timespec *time)
+/* In place of the C library's, with its names. */
+int clock_gettime(clockid_t __clock_id, struct timespec *__tp)
 {
 	static _Atomic time_t stepped_s;
-	int rc = (int)syscall(SYS_clock_gettime, id, time);
-	if (id == CLOCK_REALTIME) {
+	int rc = (int)syscall(SYS_clock_gettime, __clock_id, __tp);
+	if (__clock_id == CLOCK_REALTIME) {
 		time_t step_s = atomic_load(&wall_step_s);
-		time->tv_sec -= atomic_fetch_add(&stepped_s, step_s) + step_s;
+		__tp->tv_sec -= atomic_fetch_add(&stepped_s, step_s) + step_s;
 	}
 	return rc;
 }
