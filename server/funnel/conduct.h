@@ -59,6 +59,7 @@ struct funnel {
 	uint32_t page_size;
 	char encoding[16];
 	bool sync_full;
+	bool standing_in; /* the loop's thread runs a commit group */
 	bool foreign_keys;
 	struct dedupe *dedupe; /* for dedupe_peek() and dedupe_stats() only */
 };

@@ -442,6 +442,23 @@ static int open_drill_desk(struct funnel *funnel)
 	return drill_desk_new(&options, &funnel->drills);
 }
 
+/*
+ * A disk that stalls may hold this thread up for long: then the writer's thread minds the loop, and
+ * must not do the same.
+ */
+static bool stand_in(struct funnel *funnel)
+{
+	if (funnel->standing_in) {
+		return false;
+	}
+	funnel->standing_in = true;
+	loop_lend(funnel->loop);
+	bool stood_in = writer_stand_in(funnel->writer);
+	loop_take_back(funnel->loop);
+	funnel->standing_in = false;
+	return stood_in;
+}
+
 /* Everything that was ready has been read: what waits now is run here, or the writer's. */
 static bool turn_over(void *ctx)
 {
@@ -450,7 +467,7 @@ static bool turn_over(void *ctx)
 		gather_waits(&funnel->gather, clock_now_us(), writer_patience_us(funnel->writer))) {
 		return true;
 	}
-	bool stood_in = writer_stand_in(funnel->writer);
+	bool stood_in = stand_in(funnel);
 	if (stood_in) {
 		answers_arrived(funnel);
 	}
@@ -678,6 +695,7 @@ static int set_up(struct funnel *funnel)
 		.reserve = options->reserve,
 		.poisoned = options->poisoned,
 		.ctx = options->ctx,
+		.loop = funnel->loop,
 	};
 	rc = open_chunk_desk(funnel);
 	rc = rc == 0 && options->board != NULL ? open_drill_desk(funnel) : rc;

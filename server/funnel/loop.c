@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/time.h>
@@ -45,6 +46,8 @@ struct loop {
 	struct event_base *base;
 	int wake_fd;
 	bool stopped;
+	pthread_mutex_t helm; /* held by the thread that runs the loop */
+	_Atomic bool wanted;  /* its own thread waits for it */
 	struct callback wake;
 	loop_turn_fn *turn;
 	void *turn_ctx;
@@ -63,7 +66,8 @@ int loop_new(struct loop **ret_loop)
 		}
 		return -ENOMEM;
 	}
-	/* Our own threads meet at an eventfd; libevent needs no locks. */
+	pthread_mutex_init(&loop->helm, NULL);
+	/* Our own threads meet at an eventfd and at the helm; libevent needs no locks. */
 	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
 	loop->base = event_base_new_with_config(config);
 	event_config_free(config);
@@ -98,6 +102,7 @@ void loop_free(struct loop *loop)
 	if (loop->wake_fd >= 0) {
 		close(loop->wake_fd);
 	}
+	pthread_mutex_destroy(&loop->helm);
 	free(loop);
 }
 
@@ -111,10 +116,11 @@ static void mask_signals(const struct loop *loop, int how)
 	pthread_sigmask(how, &set, NULL);
 }
 
+/* With the helm: until the loop is stopped or, if another's thread minds it, wanted back. */
 static int dispatch(struct loop *loop)
 {
 	bool again = false;
-	while (!loop->stopped) {
+	while (!loop->stopped && !atomic_load_explicit(&loop->wanted, memory_order_relaxed)) {
 		int rc = event_base_loop(loop->base, again ? EVLOOP_NONBLOCK : EVLOOP_ONCE);
 		if (rc != 0) {
 			return rc < 0 ? -EIO : 0;
@@ -129,10 +135,36 @@ static int dispatch(struct loop *loop)
 
 int loop_run(struct loop *loop)
 {
+	pthread_mutex_lock(&loop->helm);
 	int rc = dispatch(loop);
+	pthread_mutex_unlock(&loop->helm);
 	/* The end has begun: a signal that comes now must not kill what still closes its files. */
 	mask_signals(loop, SIG_BLOCK);
 	return rc;
+}
+
+void loop_lend(struct loop *loop)
+{
+	pthread_mutex_unlock(&loop->helm);
+}
+
+void loop_take_back(struct loop *loop)
+{
+	if (pthread_mutex_trylock(&loop->helm) == 0) {
+		return;
+	}
+	atomic_store_explicit(&loop->wanted, true, memory_order_relaxed);
+	loop_wake(loop);
+	pthread_mutex_lock(&loop->helm);
+	atomic_store_explicit(&loop->wanted, false, memory_order_relaxed);
+}
+
+void loop_mind(struct loop *loop)
+{
+	if (pthread_mutex_trylock(&loop->helm) == 0) {
+		(void)dispatch(loop); /* an error shows again where its own thread runs it */
+		pthread_mutex_unlock(&loop->helm);
+	}
 }
 
 void loop_on_turn(struct loop *loop, loop_turn_fn *fn, void *ctx)

@@ -6,6 +6,9 @@
  *
  * Everything runs in the thread that calls loop_run(), except loop_wake(), which any thread may
  * call. A callback may free its own watch or timer and any other.
+ *
+ * That thread may lend the loop while it does something that can take long. Another one then minds
+ * it: it runs what is ready in its place, so that there is one thread in the loop at any time.
  */
 
 #include <stdbool.h>
@@ -33,6 +36,13 @@ int loop_run(struct loop *loop);
  */
 void loop_on_turn(struct loop *loop, loop_turn_fn *fn, void *ctx);
 void loop_stop(struct loop *loop);
+
+/* Its own thread, in what loop_on_turn() calls: nothing of the loop is touched until it is back. */
+void loop_lend(struct loop *loop);
+void loop_take_back(struct loop *loop);
+
+/* Another thread: if the loop is lent, runs it until it is taken back or stopped. */
+void loop_mind(struct loop *loop);
 
 /*
  * Calls fn when fd is ready for what loop_watch_set() asks for; at first nothing. NULL: no memory.

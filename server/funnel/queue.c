@@ -20,7 +20,7 @@
  * What is taken under one lock: enough to make the lock cheap, little enough that who comes
  * meanwhile, and goes first, need not wait for the whole commit group.
  */
-enum { TAKE_COUNT = 256, TAKE_US = 1000 };
+enum { TAKE_COUNT = 256, TAKE_US = 1000, HELD_UP_US = 100 * 1000 };
 
 struct queue {
 	pthread_mutex_t lock;
@@ -42,6 +42,7 @@ struct queue {
 	bool writer_waits;
 	bool nudged;
 	bool stood_in; /* the loop does the writer's work */
+	uint64_t stood_in_at_us;
 	size_t gather;
 	void (*wake)(void *ctx);
 	void *wake_ctx;
@@ -315,6 +316,12 @@ void queue_wake(struct queue *queue)
 	queue->wake(queue->wake_ctx);
 }
 
+/* With the lock held: the loop stands in, and not just for a moment. */
+static bool is_held_up(const struct queue *queue)
+{
+	return queue->stood_in && clock_now_us() >= queue->stood_in_at_us + HELD_UP_US;
+}
+
 enum queue_call queue_wait(struct queue *queue, uint64_t us)
 {
 	struct timespec until = after_us(us);
@@ -324,8 +331,13 @@ enum queue_call queue_wait(struct queue *queue, uint64_t us)
 		(!has_work(queue) && !queue->nudged && !queue->stopped && !over)) {
 		queue->writer_waits = true;
 		over = pthread_cond_timedwait(&queue->work, &queue->lock, &until) == ETIMEDOUT;
+		if (over && is_held_up(queue)) {
+			queue->writer_waits = false;
+			pthread_mutex_unlock(&queue->lock);
+			return QUEUE_MIND;
+		}
 		if (over && queue->stood_in) {
-			until = after_us(1000); /* not now, but soon */
+			until = after_us(HELD_UP_US / 4);
 		}
 	}
 	queue->writer_waits = false;
@@ -381,6 +393,7 @@ bool queue_stand_in(struct queue *queue, size_t count_max, size_t bytes_max)
 	queue->stood_in = queue->writer_waits && has_work(queue) && queue->count <= count_max &&
 		queue->bytes <= bytes_max && only_batches_wait(queue);
 	bool stood_in = queue->stood_in;
+	queue->stood_in_at_us = stood_in ? clock_now_us() : 0;
 	pthread_mutex_unlock(&queue->lock);
 	return stood_in;
 }

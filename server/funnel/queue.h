@@ -106,6 +106,7 @@ enum queue_call {
 	QUEUE_STOP, /* there will be none */
 	QUEUE_WORK,
 	QUEUE_NUDGED, /* none, but queue_nudge() was called, or the time is over */
+	QUEUE_MIND,   /* the loop, in the writer's place, is held up: mind the loop meanwhile */
 };
 enum queue_call queue_wait(struct queue *queue, uint64_t us);
 

@@ -494,6 +494,10 @@ static void work(struct writer *writer)
 			look_around(writer);
 			continue;
 		}
+		if (call == QUEUE_MIND) {
+			loop_mind(writer->options.loop);
+			continue;
+		}
 		if (!may_touch(writer)) {
 			continue;
 		}

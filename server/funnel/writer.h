@@ -4,12 +4,14 @@
 /*
  * The writer: the one thread that touches the database. It takes what waits, runs commit groups,
  * answers, checkpoints, and sleeps. While it sleeps the loop may do a short commit group in its
- * place: handing a few batches to another thread and back takes longer than committing them.
+ * place: handing a few batches to another thread and back takes longer than committing them. If the
+ * disk holds that up, the two have changed places: the writer's thread minds the loop.
  */
 
 #include "server/base/config.h"
 #include "server/funnel/gate.h"
 #include "server/funnel/lookout.h"
+#include "server/funnel/loop.h"
 #include "server/funnel/queue.h"
 #include "server/store/store.h"
 
@@ -42,6 +44,8 @@ struct writer_options {
 	 */
 	void (*poisoned)(void *ctx, const char *reason);
 	void *ctx;
+	struct loop
+		*loop; /* minded while its thread stands in and is held up; NULL: it never does */
 };
 
 int writer_start(const struct writer_options *options, struct writer **ret_writer);

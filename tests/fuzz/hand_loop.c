@@ -394,6 +394,21 @@ void loop_on_turn(struct loop *loop, loop_turn_fn *fn, void *ctx)
 	(void)ctx;
 }
 
+void loop_lend(struct loop *loop)
+{
+	(void)loop;
+}
+
+void loop_take_back(struct loop *loop)
+{
+	(void)loop;
+}
+
+void loop_mind(struct loop *loop)
+{
+	(void)loop;
+}
+
 struct loop_watch *loop_watch_new(struct loop *loop, int fd, loop_watch_fn *fn, void *ctx)
 {
 	struct loop_watch *watch = calloc(1, sizeof(*watch));

@@ -405,6 +405,49 @@ def test_a_disk_that_becomes_read_only(litefunnel, tmp_path, soak):
             acked = goes_on(served, session, acked)
 
 
+@contextlib.contextmanager
+def frozen(place):
+    """Whatever would write to the file system of that place waits in the kernel, as if the disk did not answer."""
+    subprocess.run(["fsfreeze", "--freeze", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", place], check=True)
+
+
+@pytest.mark.parametrize("group", [1, 40], ids=["the loop in the writer's place", "the writer"])
+def test_a_disk_that_stalls(litefunnel, tmp_path, soak, group):
+    """Whoever asks is answered, deadlines hold, the queue is bounded; then all goes on where it stood."""
+    with disk_of(litefunnel, tmp_path, 64, "ext4", queue_max=100) as served:
+        served.start()
+        served.write("CREATE TABLE t(a)")
+        sent = 0
+        with served.wire(timeout=120) as client, served.wire(timeout=120) as other:
+            for _ in range(20 if soak else 2):
+                for i in range(30):  # commits are quick: the loop does them itself
+                    client.write(["INSERT INTO t VALUES (?)", [i]])
+                with frozen(served.place):
+                    ids = [client.request("write", batch=[["INSERT INTO t VALUES ('held up')"]]) for _ in range(group)]
+                    wait_for(lambda: "running" in [row[2] for row in other.call("show", what="waits")["rows"]],
+                             "one of them runs")
+                    error, _ = other.ask("write", batch=[["INSERT INTO t VALUES ('never')"]], deadline_ms=200)
+                    assert error["code"] == "deadline" and error["applied"] == "no" and error["retry"]
+                    assert error["waited_for"]["sql"].startswith("INSERT INTO t")
+                    stats = other.call("show", what="stats")
+                    assert stats["rows"]
+                    many = [other.request("write", batch=[["INSERT INTO t VALUES ('too many')"]], deadline_ms=300)
+                            for _ in range(300)]
+                    said = [other.reply(id)[0]["code"] for id in many]
+                    assert set(said) == {"overloaded", "deadline"} and said.count("deadline") <= 100
+                    with served.wire() as late:
+                        assert late.call("ping") is not None
+                assert all(client.reply(id)[0] is None for id in ids)
+                sent += group
+        assert served.read("SELECT count(*) FROM t WHERE a = 'held up'") == [(sent,)]
+        assert served.read("SELECT count(*) FROM t WHERE a IN ('never', 'too many')") == [(0,)]
+        served.stop()
+
+
 def test_a_file_that_may_not_be_written_any_more(litefunnel, tmp_path):
     with disk_of(litefunnel, tmp_path, 32, "ext4") as served:
         session, acked = os.urandom(16), 0
