@@ -86,8 +86,8 @@ void recovery_keep(struct hold *hold, sqlite3 *handle)
 static void keep_blocks(struct hold *hold, const char *db)
 {
 	char path[4096];
-	if (hold->shm_fd <
-		0) { /* SQLite has made it; a second descriptor is not closed before its own */
+	if (hold->shm_fd < 0) {
+		/* SQLite has made it. A second descriptor, which is not closed before its own. */
 		snprintf(path, sizeof(path), "%s-shm", db);
 		hold->shm_fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	}
