@@ -43,7 +43,7 @@ static const char help[] =
 	"  --wait NAME     wait for one that there is\n"
 	"  --pause NAME    it holds still until --resume, also through restarts\n"
 	"  --resume NAME   goes on with one that was paused or has failed\n"
-	"  --cancel NAME   ends it; what was done stays\n"
+	"  --cancel NAME   ends it; what was done stays. Fails if it was done already\n"
 	"  --json          print the end as an object\n"
 	"  --deadline T    give up after 500ms, 30s, 5m if the daemon cannot be reached [30s]\n"
 	"  --socket PATH   the daemon's socket [LITEFUNNEL_SOCKET, or DB-funnel]\n"
@@ -297,6 +297,17 @@ static int report(const struct chunk *chunk, const lf_reply *reply, bool asked_f
 	return good ? CLI_DONE : facts.slices > 0 ? CLI_PARTLY : CLI_FAILED;
 }
 
+/* What had ended before cannot be ended: whoever cancels believes that something is left undone. */
+static int report_cancel(const struct chunk *chunk, const lf_reply *reply)
+{
+	struct facts facts = facts_of(reply);
+	int code = report(chunk, reply, false);
+	if (code != CLI_DONE || !is_state(&facts, "done")) {
+		return code;
+	}
+	return cli_fail("chunk", "%s was done already: nothing is left to cancel", chunk->name);
+}
+
 /* ---- waiting ---- */
 
 static volatile sig_atomic_t interrupted;
@@ -373,6 +384,9 @@ static int run(const struct chunk *chunk, const struct params *params)
 	int result = lf_chunk_control(db, chunk->name, chunk->op, chunk->options.rate, &reply);
 	if (result != LF_OK) {
 		return connect_report(&chunk->connect, db, result, reply);
+	}
+	if (strcmp(chunk->op, "cancel") == 0) {
+		return report_cancel(chunk, reply);
 	}
 	bool go_on = strcmp(chunk->op, "resume") == 0 && !chunk->detach;
 	return go_on ? wait_for_end(chunk, db) : report(chunk, reply, false);

@@ -45,7 +45,9 @@ static const char help[] =
 	"  --help          this text\n"
 	"\n"
 	"Values become what the column's affinity makes of them. In CSV nothing between two commas is\n"
-	"NULL, \"\" is the empty text; in TSV \\N is NULL. Empty lines are skipped.\n"
+	"NULL, \"\" is the empty text; in TSV \\N is NULL. Empty lines are skipped. A number in NDJSON\n"
+	"that fits neither 64 bits nor a double is taken as text, as in CSV: a column of INTEGER or\n"
+	"REAL affinity makes the nearest REAL of it.\n"
 	"\n"
 	"Exit codes: 0 done, 1 failed and nothing applied, 2 usage, 3 unknown outcome, 4 daemon not\n"
 	"reachable, 5 partly applied: the last line says how far, and how to go on.\n";
@@ -417,7 +419,9 @@ static int find_columns(struct import *import)
 			return cli_fail("import", "%s: the first record: %s", import->file,
 				rc == RECORDS_END           ? "there is none"
 					: rc == RECORDS_BAD ? import->records.why
-							    : strerror(-rc));
+					: rc == -EFBIG
+					? "it is larger than 16 MiB (a quote that is not closed?)"
+					: strerror(-rc));
 		}
 		bool named = import->header || record.names != NULL;
 		code = fields_of_record(import, &record, named);

@@ -10,7 +10,9 @@
 #include "server/cli/text.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -387,11 +389,83 @@ static int json_members(struct records *records, json_t *object, struct record *
 	return 0;
 }
 
+/* Where a number ends that begins there. */
+static const char *number_end(const char *text, const char *to)
+{
+	while (text < to && *text != 0 && strchr("+-.0123456789eE", *text) != NULL) {
+		text++;
+	}
+	return text;
+}
+
+/* Whether neither an integer of 64 bits nor a double holds it. */
+static bool is_beyond(const char *text, const char *to)
+{
+	char number[512];
+	size_t len = (size_t)(to - text);
+	if (len >= sizeof(number)) {
+		return true;
+	}
+	memcpy(number, text, len);
+	number[len] = '\0';
+	errno = 0;
+	if (strpbrk(number, ".eE") == NULL) {
+		(void)strtoll(number, NULL, 10);
+		return errno == ERANGE;
+	}
+	return isinf(strtod(number, NULL));
+}
+
+/*
+ * The record once more, with strings for numbers that are too large: the column's affinity then makes
+ * of them what it makes of them in CSV, and no digit is lost where they stay text. 0 or -ENOMEM.
+ */
+static int quote_numbers(struct records *records, const char *text, size_t len, size_t *ret_len)
+{
+	const char *to = text + len;
+	bool string = false;
+	/* A number that is too large has 19 digits, or at least an exponent: "1e309". */
+	int rc = make_scratch(records, 2 * len + 1);
+	if (rc != 0) {
+		return rc;
+	}
+	char *out = records->scratch;
+	while (text < to) {
+		const char *end = string ? text : number_end(text, to);
+		if (end > text) {
+			bool beyond = is_beyond(text, end);
+			out += beyond ? (*out = '"', 1) : 0;
+			memcpy(out, text, (size_t)(end - text));
+			out += end - text;
+			out += beyond ? (*out = '"', 1) : 0;
+			text = end;
+			continue;
+		}
+		if (string && *text == '\\' && text + 1 < to) {
+			*out++ = *text++;
+		} else if (*text == '"') {
+			string = !string;
+		}
+		*out++ = *text++;
+	}
+	*ret_len = (size_t)(out - records->scratch);
+	return 0;
+}
+
 static int json_values(struct records *records, const char *text, size_t len, struct record *record)
 {
 	json_error_t error;
 	json_decref(records->json);
 	json_t *json = json_loadb(text, len, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
+	if (json == NULL && json_error_code(&error) == json_error_numeric_overflow) {
+		int rc = quote_numbers(records, text, len, &len);
+		if (rc != 0) {
+			records->json = NULL;
+			return rc;
+		}
+		json = json_loadb(
+			records->scratch, len, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
+	}
 	records->json = json;
 	if (json == NULL) {
 		return bad(records, error.text);
@@ -408,9 +482,31 @@ static int json_values(struct records *records, const char *text, size_t len, st
 
 /* ---- records ---- */
 
+/* The line in which a quote opens that swallows the rest of the file; 0: there is none. */
+static uint64_t open_quote(const struct record *record)
+{
+	const char *opened = NULL;
+	for (size_t i = 0; i < record->raw_len; i++) {
+		if (record->raw[i] == '"') {
+			opened = opened == NULL ? record->raw + i : NULL;
+		}
+	}
+	return opened == NULL
+		? 0
+		: record->line + count_lines(record->raw, (size_t)(opened - record->raw));
+}
+
 static int read_values(struct records *records, struct record *record)
 {
+	uint64_t line = records->format == RECORDS_CSV ? open_quote(record) : 0;
 	int rc = make_scratch(records, record->raw_len + 1);
+	if (rc == 0 && line > 0) {
+		snprintf(records->why, sizeof(records->why),
+			"a quote is not closed: it opens in line %" PRIu64
+			", and all behind it would be one value",
+			line);
+		return RECORDS_BAD;
+	}
 	if (rc == 0 && !text_is_utf8(record->raw, record->raw_len)) {
 		rc = bad(records, "not UTF-8");
 	}

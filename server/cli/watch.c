@@ -18,7 +18,8 @@ static const char help[] =
 	"\n"
 	"Prints a line for each commit that changed one of the tables, or in which somebody called\n"
 	"lf_notify('NAME') for one of the channels; without tables and channels, for each commit. Goes\n"
-	"on when the daemon restarts. What may have been missed is said as a range of commits.\n"
+	"on when the daemon restarts. What may have been missed is said as a range of commits. Names of\n"
+	"tables are matched as in SQL, without regard to case; one that does not exist is named.\n"
 	"\n"
 	"  DB              path of the database; alone, it may be left out for LITEFUNNEL_DB\n"
 	"  --channel NAME  watch that channel, too; any number of times\n"
@@ -32,6 +33,8 @@ static const char help[] =
 	"Exit codes: 0 the count is reached, 1 failed, 2 usage, 4 daemon not reachable.\n";
 
 enum { OPTION_HELP, OPTION_CHANNEL, OPTION_COUNT, OPTION_JSON };
+
+enum { LOOK_MS = 500 /* in a pause nobody can look */ };
 
 static const struct option table[] = {
 	{"help", no_argument, NULL, OPTION_HELP},
@@ -173,6 +176,32 @@ static int follow(const struct watching *watching, lf_db *db)
 	return CLI_DONE;
 }
 
+/* False also if nobody can tell now. */
+static bool is_missing(lf_db *db, const char *name)
+{
+	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
+	lf_batch *batch = lf_batch_new();
+	if (batch == NULL) {
+		return false;
+	}
+	lf_batch_step(batch, "SELECT 1 FROM pragma_table_list WHERE name = ? COLLATE NOCASE");
+	lf_bind_text(batch, name, -1);
+	lf_batch_deadline(batch, LOOK_MS);
+	int result = lf_write(db, batch, &reply);
+	lf_batch_free(batch);
+	return result == LF_OK && lf_reply_rows(reply, 0) == 0;
+}
+
+/* A table may come later; a name that was mistyped is waited for in vain. */
+static void name_missing(const struct watching *watching, lf_db *db)
+{
+	for (size_t i = 0; watching->tables[i] != NULL; i++) {
+		if (is_missing(db, watching->tables[i])) {
+			cli_fail("watch", "there is no table \"%s\" yet", watching->tables[i]);
+		}
+	}
+}
+
 static int run(const struct watching *watching)
 {
 	CLEANUP(connect_close) lf_db *db = NULL;
@@ -186,6 +215,7 @@ static int run(const struct watching *watching)
 		cli_fail("watch", "%s", lf_errmsg(db));
 		return r == -ETIMEDOUT ? CLI_UNREACHABLE : CLI_FAILED;
 	}
+	name_missing(watching, db);
 	fputs("watching\n", stderr);
 	return follow(watching, db);
 }

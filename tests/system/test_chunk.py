@@ -320,6 +320,8 @@ def test_command(litefunnel, daemon):
     assert done.returncode in (1, 5) and "--resume slow" in done.stderr
     done = run(litefunnel, served, "--resume", "slow", "--rate", "10000000")
     assert done.returncode == 0 and "slow: done" in done.stdout, done.stderr
+    done = run(litefunnel, served, "--cancel", "slow")
+    assert done.returncode == 1 and "slow was done already" in done.stderr, done.stderr
     done = run(litefunnel, served, "--cancel", "nobody")
     assert done.returncode == 1 and "no chunk" in done.stderr
     with pytest.raises(Refused):

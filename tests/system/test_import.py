@@ -98,6 +98,17 @@ def test_tsv_and_ndjson(litefunnel, daemon, tmp_path):
     arrays = tmp_path / "b.ndjson"
     arrays.write_text('[5, "v", 1.25]\n[6, true, false]\n', encoding="utf-8")
     assert run(litefunnel, served, "t", arrays).returncode == 0
+    large = tmp_path / "c.ndjson"
+    large.write_text('{"a": 18446744073709551616, "b": 18446744073709551616, "c": [1][0]}\n'
+                     '[-9223372036854775808, "\\"1e999", 1e999]\n'
+                     '[9223372036854775807, 123456789012345678901, -98765432109876543210]\n'.replace("[1][0]", "7"),
+                     encoding="utf-8")
+    done = run(litefunnel, served, "t", large, "--map", "1=a")
+    assert done.returncode == 0, done.stderr
+    assert served.read("SELECT a, b, c FROM t WHERE abs(a + 0.0) > 1e18 ORDER BY a") == [
+        (-2**63, '"1e999', "1e999"), (2**63 - 1, "123456789012345678901", "-98765432109876543210"),
+        (2.0**64, "18446744073709551616", 7)]
+    served.write("DELETE FROM t WHERE abs(a + 0.0) > 1e18")
     assert served.read("SELECT * FROM t ORDER BY a") == [
         (1, "x\ty", None), (2, '\\ "', "z"), (3, "k", None), (5, "v", 1.25), (6, "1", 0),
         (9007199254740993, None, None)]
@@ -163,6 +174,20 @@ def test_refusals(litefunnel, daemon, tmp_path):
     assert served.read("SELECT count(*) FROM t") == [(0,)]
 
 
+def test_a_quote_that_is_never_closed_is_named(litefunnel, daemon, tmp_path):
+    """It swallows the rest of the file, whatever stands there: also bytes that are no text."""
+    served = daemon()
+    served.write("CREATE TABLE t(a, b)")
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'1,"x\ny"\n2,z\n3,"a ""\nb\n\xff\xfe,5\n')
+    done = run(litefunnel, served, "t", path)
+    assert done.returncode == 1 and "a quote is not closed: it opens in line 4" in done.stderr, done.stderr
+    rejects = tmp_path / "rejects"
+    done = run(litefunnel, served, "t", path, "--rejects", rejects)
+    assert done.returncode == 0 and "2 rows imported, 1 rejected" in done.stdout, done.stderr
+    assert "it opens in line 4" in rejects.read_text(encoding="utf-8", errors="replace")
+
+
 def test_done_is_done(litefunnel, daemon, tmp_path):
     served = daemon()
     served.write("CREATE TABLE t(a)")
@@ -171,6 +196,9 @@ def test_done_is_done(litefunnel, daemon, tmp_path):
     assert run(litefunnel, served, "t", path).returncode == 0
     again = run(litefunnel, served, "t", path)
     assert again.returncode == 0 and "imported before" in again.stdout
+    again = run(litefunnel, served, "t", path, "--json")
+    told = json.loads(again.stdout)
+    assert again.returncode == 0 and (told["complete"], told["before"], told["rows"]) == (True, True, 0)
     served.restart()
     assert "imported before" in run(litefunnel, served, "t", path).stdout
     assert served.read("SELECT count(*) FROM t") == [(2,)]

@@ -218,6 +218,13 @@ def test_the_command_s_options(served, tmp_path):
     assert run(served.db, "--nonsense").returncode == 2
     nobody = run(tmp_path / "nobody.db", "--deadline", "50ms")
     assert nobody.returncode == 4 and "nobody answered in time" in nobody.stderr
+    served.write("CREATE TABLE IF NOT EXISTS Wanted(a)")
+    watching = subprocess.Popen([served.program, "watch", served.db, "wANTED", "mistyped", "--count", "1"], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert watching.stderr.readline() == 'litefunnel watch: there is no table "mistyped" yet\n'
+    assert watching.stderr.readline() == "watching\n"
+    served.write("INSERT INTO WANTED VALUES (1)")
+    assert watching.communicate(timeout=60)[0].endswith(" Wanted\n") and watching.returncode == 0
     refused = run(served.db, "t" * 256)
     assert refused.returncode == 1 and "bad_request" in refused.stderr
 
