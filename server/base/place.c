@@ -623,7 +623,7 @@ static int lock_refused(const struct place *place, int fd, char *ret_error, size
 	}
 	refuse(ret_error, error_bytes,
 		"another litefunnel (%s) serves this database, %s (cure: use that one, or stop it: "
-		"litefunnel shutdown %s)",
+		"litefunnel shutdown %s; one that is stopping already has to end first)",
 		who, place->db, place->db);
 	return PLACE_LOCKED;
 }

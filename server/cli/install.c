@@ -156,8 +156,10 @@ int install_begin(
 	}
 	old_files(&install->place, old);
 	for (size_t i = 0; rc == 0 && i < OLD_FILES; i++) {
-		install->exists = install->exists || is_there(old[i]);
-		if (install->exists && !force) {
+		/* What an earlier restore said of a file that is gone is in nobody's way. */
+		bool there = is_there(old[i]) && old[i] != install->place.restored;
+		install->exists = install->exists || there;
+		if (there && !force) {
 			(void)refuse(ret_error, "%s exists (cure: --force, which moves it aside)",
 				old[i]);
 			rc = INSTALL_EXISTS;

@@ -28,7 +28,7 @@ static const char help[] =
 	"ls lists the files of a replica: level, segments, commits, size, time of the last commit.\n"
 	"verify reads each of them whole: checksums, SHA-256, digests, how they follow each other;\n"
 	"then it restores the newest point into a directory that it removes again. With DB the\n"
-	"replicas are those of its settings.\n"
+	"replicas are those of its settings, or, where those name none, of the daemon that runs.\n"
 	"\n"
 	"  --names          ls: do not ask for the commits, which is a request for each file on S3\n"
 	"  --dir DIRECTORY  verify: where to restore to [TMPDIR, or /var/tmp]\n"
@@ -181,6 +181,10 @@ static int list_replica(struct looking *looking, const char *url)
 		rc = replica_open(url, &lister, &error);
 		rc = rc == 0 ? replica_list(lister, level, 0, list_file, looking, &error) : rc;
 		replica_free(lister);
+	}
+	if (rc == 0 && !replica_is_there(looking->replica)) {
+		replica_say_empty(looking->replica, &error);
+		rc = -ENOENT;
 	}
 	replica_free(looking->replica);
 	looking->replica = NULL;

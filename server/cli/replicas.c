@@ -6,7 +6,10 @@
 
 #include "server/base/cleanup.h"
 #include "server/base/config.h"
+#include "server/base/place.h"
 #include "server/cli/cli.h"
+#include "server/cli/connect.h"
+#include "server/cli/lock.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -63,6 +66,35 @@ static int split(const char *command, const char *text, struct replicas *replica
 	return 0;
 }
 
+/* A daemon that runs may have been told its replicas on its command line. None: no replicas, and 0. */
+static int ask_daemon(const char *command, const char *db, struct replicas *replicas)
+{
+	CLEANUP(connect_close) lf_db *client = NULL;
+	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
+	const struct connect connect = {
+		.command = command, .db = db, .deadline_ms = CONNECT_PROMPT_MS};
+	struct place place;
+	char text[4096] = "";
+	char error[PLACE_TEXT_BYTES];
+	if (place_resolve(db, NULL, &place, error, sizeof error) != 0) {
+		return 0;
+	}
+	bool runs = lock_look(place.lock).state == LOCK_HELD;
+	place_finish(&place);
+	if (!runs || connect_open(&connect, &client) != CLI_DONE ||
+		lf_show(client, "config", "replica", &reply) != LF_OK ||
+		lf_reply_rows(reply, 0) != 1) {
+		return 0;
+	}
+	size_t len = 0;
+	const char *value = lf_reply_text(reply, 0, 0, 1, &len);
+	if (value != NULL && len < sizeof text) {
+		memcpy(text, value, len);
+	}
+	replicas_finish(replicas);
+	return split(command, text, replicas);
+}
+
 int replicas_find(
 	const char *command, const char *arg, const char *config, struct replicas *ret_replicas)
 {
@@ -74,6 +106,9 @@ int replicas_find(
 	int code = read_settings(command, arg, config, &set);
 	if (code == 0) {
 		code = split(command, config_text(&set, SETTING_REPLICA), ret_replicas);
+	}
+	if (code == 0 && ret_replicas->count == 0 && config == NULL) {
+		code = ask_daemon(command, arg, ret_replicas);
 	}
 	if (code == 0 && ret_replicas->count == 0) {
 		code = cli_usage(command,

@@ -282,6 +282,22 @@ static void print_json(const struct restoring *restoring)
 	fputs("}\n", stdout);
 }
 
+/* The newest point of a replica is not what was asked for, if that lies beyond it. */
+static void name_what_is_missing(const struct restoring *restoring)
+{
+	const struct recover *recover = &restoring->recover;
+	const struct restore_point *point = &recover->result.point;
+	if (recover->target.kind == PLAN_COMMIT && point->known &&
+		point->txid == recover->result.newest_txid &&
+		point->commit < recover->target.number) {
+		fprintf(stderr,
+			"litefunnel restore: commit %" PRIu64
+			" is beyond what %s holds: its newest "
+			"restore point is commit %" PRIu64 "\n",
+			recover->target.number, recover->url, point->commit);
+	}
+}
+
 static void print_lines(const struct restoring *restoring)
 {
 	const struct recover *recover = &restoring->recover;
@@ -368,6 +384,9 @@ static int restore(struct restoring *restoring)
 	}
 	int code = check_result(restoring);
 	code = code == CLI_DONE ? put_into_place(restoring) : code;
+	if (code == CLI_DONE) {
+		name_what_is_missing(restoring);
+	}
 	if (code == CLI_DONE && restoring->json) {
 		print_json(restoring);
 	} else if (code == CLI_DONE) {

@@ -12,12 +12,29 @@
 static const char help[] =
 	"usage: litefunnel show DB WHAT [--like PATTERN] [--json] [options]\n"
 	"\n"
-	"Prints a table of the running daemon: clients, queue, waits (who has the writer, and who waits\n"
-	"for it), classes, readers, chunks, leases, replicas, drills, config or stats.\n"
+	"Prints a table of the running daemon:\n"
+	"\n"
+	"  clients   pid uid user client label role class state in_flight requests out_bytes age_s\n"
+	"  queue     class waiting\n"
+	"  waits     position id state what class pid uid user client label age_ms digest sql: who has\n"
+	"            the writer, and who waits for it\n"
+	"  classes   class waiting served_total writer_us_total turns_total waited_us_total\n"
+	"            waited_us_max slice_ms refused_total\n"
+	"  readers   pid command namespace lock slot frames_pinned behind_s mark\n"
+	"  chunks    name uid state rows of changes slices rows_per_s eta_s limit slice_ms longest_us\n"
+	"            busy_us table key commit started_at ended_at error sql\n"
+	"  leases    lease pid uid user label class state age_ms idle_ms steps sql\n"
+	"  replicas  url state acks commit behind lag_ms segment waiting percent requests bytes_sent\n"
+	"            failing_s error\n"
+	"  drills    id replica verdict reason scheduled began_ms ended_ms commit segment digest behind\n"
+	"            rpo_ms ship_ms rto_ms bytes database_bytes violations assertions tables\n"
+	"  config    name value default source reloads help\n"
+	"  stats     name value\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
-	"  --like PATTERN  only rows whose first column matches, such as 'wal_*'; of clients, the\n"
-	"                  name of the client\n"
+	"  --like PATTERN  only rows whose name matches, such as 'wal_*': the name or url; of clients\n"
+	"                  the client, of waits and leases the label, of readers the command, of\n"
+	"                  drills the replica, of queue and classes the class\n"
 	"  --json          an array of objects\n"
 	"  --deadline T    give up after 500ms, 30s, 5m [5s]\n"
 	"  --socket PATH   the daemon's socket [LITEFUNNEL_SOCKET, or DB-funnel]\n"
@@ -66,7 +83,8 @@ static int parse(struct show *show, struct options *options)
 	}
 	if (show->what == NULL) {
 		return cli_usage("show",
-			"what? clients, queue, waits, classes, readers, chunks, leases, replicas, config or stats");
+			"what? clients, queue, waits, classes, readers, chunks, leases, replicas, drills, config or "
+			"stats");
 	}
 	return options_finish(options) != 0 ? CLI_USAGE : -1;
 }

@@ -29,9 +29,10 @@ static const char help[] =
 	"\n"
 	"The first line is ok, or degraded, paused, stopped or unknown with the reason. Degraded is a\n"
 	"daemon that is about to stop, that refuses writes for want of room on the disk, in which\n"
-	"somebody has waited for more than 5 s, whose WAL is over 1 GiB, whose replica is late or\n"
-	"failed its last drill, or that has no drill that passed in 30 days. Without a daemon the facts\n"
-	"come from the files.\n"
+	"somebody has waited for more than 5 s, whose WAL is over 1 GiB, whose replica has failed or is\n"
+	"behind for more than 60 s, refuses, or failed its last drill, or that has no drill that passed\n"
+	"in 30 days. Without a daemon the facts come from the files. A daemon that is stopping takes no\n"
+	"clients: it is told as stopped, with its pid, and holds the database until it has ended.\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
 	"  --check         for monitoring: exit with 1 if degraded or paused, and print one line\n"
@@ -211,7 +212,9 @@ static void judge_absence(struct status *status)
 			"socket_group)",
 			geteuid(), status->place.socket);
 	} else if (lock->state == LOCK_HELD) {
-		judge(status, "stopped", "the daemon, pid %ld%s, does not answer (%s)",
+		judge(status, "stopped",
+			"the daemon, pid %ld%s, does not answer (%s); it still holds the database: it "
+			"is stopping, or hangs",
 			(long)lock->pid, lives ? "" : " elsewhere", why);
 	} else if (lock->state == LOCK_HIDDEN) {
 		judge(status, "stopped", "no daemon answers, and %s cannot be read (%s)",

@@ -301,3 +301,15 @@ int replica_has_generations(struct replica *replica, bool *ret_has, struct repli
 	return ended(replica,
 		rc != 0 ? rc : replica->kind->has_generations(replica, ret_has, ret_error));
 }
+
+bool replica_is_there(const struct replica *replica)
+{
+	return replica->kind->is_there == NULL || replica->kind->is_there(replica);
+}
+
+void replica_say_empty(const struct replica *replica, struct replica_error *ret_error)
+{
+	snprintf(ret_error->text, sizeof ret_error->text, "%s %s", replica->url,
+		replica_is_there(replica) ? "holds no segment"
+					  : "does not exist: there is no such directory");
+}

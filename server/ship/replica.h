@@ -131,6 +131,12 @@ int replica_list(struct replica *replica, int level, uint64_t from,
 int replica_delete(
 	struct replica *replica, const struct replica_file *file, struct replica_error *ret_error);
 
+/* False if there is not even a place that could hold something: no such directory. */
+bool replica_is_there(const struct replica *replica);
+
+/* The sentence about a replica in which no file was found. */
+void replica_say_empty(const struct replica *replica, struct replica_error *ret_error);
+
 /* True if there is anything of Litestream 0.3 (`generations/`), which stock restore would prefer. */
 int replica_has_generations(
 	struct replica *replica, bool *ret_has, struct replica_error *ret_error);

@@ -385,6 +385,11 @@ static int dir_has_generations(
 	return 0;
 }
 
+static bool dir_is_there(const struct replica *replica)
+{
+	return access(((const struct replica_dir *)replica)->root, F_OK) == 0 || errno != ENOENT;
+}
+
 static const struct replica_kind dir_kind = {
 	.free = dir_free,
 	.probe = replica_dir_probe,
@@ -394,6 +399,7 @@ static const struct replica_kind dir_kind = {
 	.list = dir_list,
 	.remove = dir_remove,
 	.has_generations = dir_has_generations,
+	.is_there = dir_is_there,
 };
 
 /* The path of a URL, decoded; NULL or what is wrong with it. */

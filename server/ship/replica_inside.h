@@ -31,6 +31,7 @@ struct replica_kind {
 		struct replica_error *ret_error);
 	int (*has_generations)(
 		struct replica *replica, bool *ret_has, struct replica_error *ret_error);
+	bool (*is_there)(const struct replica *replica); /* NULL: always */
 };
 
 enum { REPLICA_REQUESTS = sizeof((struct replica_stats *)0)->requests / sizeof(uint64_t) };

@@ -113,8 +113,7 @@ static int list_files(struct restore *restore)
 	int rc = plan_new(look, restore, &restore->plan);
 	rc = rc == 0 ? plan_read(restore->plan, restore->replica, restore->error) : rc;
 	if (rc == 0 && plan_files(restore->plan) == 0) {
-		snprintf(restore->error->text, sizeof restore->error->text, "%s holds no segment",
-			replica_url(restore->replica));
+		replica_say_empty(restore->replica, restore->error);
 		return RESTORE_EMPTY;
 	}
 	return rc;

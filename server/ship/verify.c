@@ -262,8 +262,7 @@ static int run(struct verify *verify)
 	rc = rc == 0 ? replica_open(verify->options->url, &verify->replica, verify->error) : rc;
 	rc = rc == 0 ? plan_read(verify->plan, verify->replica, verify->error) : rc;
 	if (rc == 0 && plan_files(verify->plan) == 0) {
-		snprintf(verify->error->text, sizeof verify->error->text, "%s holds no segment",
-			replica_url(verify->replica));
+		replica_say_empty(verify->replica, verify->error);
 		return RESTORE_EMPTY;
 	}
 	rc = rc == 0 ? read_all(verify) : rc;

@@ -862,9 +862,10 @@ def test_shutdown(bare, daemon):
 
 
 def test_shutdown_waits_for_what_runs(bare, daemon):
-    one = daemon(drain_timeout="60s")
+    one = daemon(drain_timeout="10m", exec_timeout="10m")
     bare("exec", one.db, "CREATE TABLE t(a)")
-    slow = bare.start("exec", one.db, LONG.format(10**7 // one.slow) + "INSERT INTO t SELECT max(i) FROM n",
+    slow = bare.start("exec", one.db, "--deadline", "10m",
+                      LONG.format(10**7 // one.slow) + "INSERT INTO t SELECT max(i) FROM n",
                       stdout=subprocess.DEVNULL)
     one.wait_runs(slow)
     done = bare("shutdown", one.db, "--wait", "--deadline", "50ms", code=3)
