@@ -69,7 +69,8 @@ struct replica_report {
 	int64_t waiting_since_ms; /* wall clock; 0: none waits */
 	uint64_t percent;         /* of the first snapshot; 100: done */
 	int64_t failing_since_ms; /* wall clock */
-	uint64_t requests;        /* since the shipper started */
+	bool gone;         /* its directory is not there: it comes back by somebody's hand only */
+	uint64_t requests; /* since the shipper started */
 	uint64_t bytes_sent;
 	char error[NOTICE_TEXT_BYTES]; /* the last one, or "" */
 };

@@ -384,7 +384,8 @@ static void step_shipping(struct drill_desk *desk)
 {
 	struct replica_report report = board_replica_report(desk->options.board, desk->replica);
 	int64_t failing_ms = report.failing_since_ms > 0 ? now_ms() - report.failing_since_ms : 0;
-	if (report.state == REPLICA_REFUSED || failing_ms * 1000 > (int64_t)FAILING_US) {
+	if (report.state == REPLICA_REFUSED || report.gone ||
+		failing_ms * 1000 > (int64_t)FAILING_US) {
 		decide(desk, DRILL_INCONCLUSIVE, "the replica does not get commit %llu: %s",
 			(unsigned long long)desk->record.commit_no, report.error);
 		conclude(desk);

@@ -51,24 +51,60 @@ void catalog_finish(struct catalog *catalog)
 	*catalog = (struct catalog){0};
 }
 
-int catalog_ours(struct replica *replica, uint64_t confirmed, const uint8_t writer[RECORD_ID_BYTES],
-	struct replica_error *ret_error)
+static int check_writer(struct replica *replica, const struct replica_file *file,
+	const uint8_t writer[RECORD_ID_BYTES], struct replica_error *error)
 {
-	struct catalog newer;
 	struct record record;
 	bool known = false;
-	int rc = catalog_read(replica, 0, confirmed + 1, 1, &newer, ret_error);
-	if (rc != 0 || newer.count == 0) {
-		return rc;
-	}
-	const struct replica_file file = newer.files[0];
-	catalog_finish(&newer);
-	rc = replica_look(
-		replica, 0, file.min_txid, file.max_txid, NULL, &record, &known, ret_error);
+	int rc = replica_look(
+		replica, 0, file->min_txid, file->max_txid, NULL, &record, &known, error);
 	if (rc == 0 && (!known || memcmp(record.writer, writer, sizeof record.writer) != 0)) {
-		snprintf(ret_error->text, sizeof ret_error->text,
-			"%s: somebody else has shipped to it", replica_url(replica));
+		snprintf(error->text, sizeof error->text, "%s: somebody else has shipped to it",
+			replica_url(replica));
 		return REPLICA_EXISTS;
 	}
+	return rc;
+}
+
+/* The list does not show it. Some stores list late: the file itself has the last word. */
+static int check_known(
+	struct replica *replica, const struct replica_file *known, struct replica_error *error)
+{
+	struct record record;
+	bool any = false;
+	int rc = replica_look(
+		replica, 0, known->min_txid, known->max_txid, NULL, &record, &any, error);
+	if (rc == REPLICA_MISSING) {
+		snprintf(error->text, sizeof error->text,
+			"%s has lost segments that were shipped to it", replica_url(replica));
+		error->gone = true;
+		return REPLICA_AGAIN;
+	}
+	return rc;
+}
+
+int catalog_ours(struct replica *replica, struct replica_file *known, uint64_t confirmed,
+	const uint8_t writer[RECORD_ID_BYTES], struct replica_error *ret_error)
+{
+	struct catalog found;
+	bool must = known != NULL && known->max_txid != 0;
+	uint64_t from = must ? known->min_txid : known != NULL ? confirmed : confirmed + 1;
+	int rc = catalog_read(replica, 0, from, SIZE_MAX, &found, ret_error);
+	size_t newer = 0;
+	while (newer < found.count && found.files[newer].max_txid <= confirmed) {
+		newer++;
+	}
+	if (rc == 0 && newer < found.count) {
+		rc = check_writer(replica, &found.files[newer], writer, ret_error);
+	}
+	if (rc == 0 && must &&
+		(found.count == 0 || found.files[0].min_txid != known->min_txid ||
+			found.files[0].max_txid != known->max_txid)) {
+		rc = check_known(replica, known, ret_error);
+	}
+	if (rc == 0 && known != NULL && newer > 0) {
+		*known = found.files[newer - 1];
+	}
+	catalog_finish(&found);
 	return rc;
 }

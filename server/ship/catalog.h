@@ -23,6 +23,9 @@ void catalog_finish(struct catalog *catalog);
 /*
  * REPLICA_EXISTS if level 0 holds numbers above `confirmed` that `writer` has not written: then
  * another daemon has taken the replica over, or our own has just got further than `confirmed` says.
+ *
+ * `known` (or NULL): a file of level 0 that must be there, since nobody of ours removes it; max_txid 0:
+ * none is known. If it is not, REPLICA_AGAIN with `gone`; else it becomes the newest confirmed one.
  */
-int catalog_ours(struct replica *replica, uint64_t confirmed, const uint8_t writer[RECORD_ID_BYTES],
-	struct replica_error *ret_error);
+int catalog_ours(struct replica *replica, struct replica_file *known, uint64_t confirmed,
+	const uint8_t writer[RECORD_ID_BYTES], struct replica_error *ret_error);

@@ -33,6 +33,8 @@ struct level {
 struct compact {
 	struct compact_options options;
 	struct level levels[COMPACT_LEVELS + 1]; /* [0]: top is what is confirmed */
+	struct replica_file
+		known;     /* of level 0; it must be there, or somebody has emptied the replica */
 	int64_t expire_ms; /* when level 0 is to be looked at; 0: when level 1 has grown */
 };
 
@@ -229,6 +231,9 @@ static int expire_level0(struct compact *compact, int64_t now_ms, struct replica
 	int rc = catalog_read(replica, 0, 0, EXPIRE_MAX, &level0, error);
 	rc = rc == 0 ? catalog_read(replica, 1, 0, EXPIRE_MAX, &level1, error) : rc;
 	rc = rc == 0 ? expire(compact, now_ms, &level0, &level1, error) : rc;
+	if (level0.count > 0) {
+		compact->known = level0.files[level0.count - 1]; /* it is never removed */
+	}
 	catalog_finish(&level0);
 	catalog_finish(&level1);
 	return rc;
@@ -268,6 +273,18 @@ static int pass(struct compact *compact, int64_t now_ms, struct replica_error *e
 	return rc;
 }
 
+void compact_forget_known(struct compact *compact)
+{
+	compact->known = (struct replica_file){0};
+}
+
+void compact_forget(struct compact *compact)
+{
+	memset(compact->levels, 0, sizeof compact->levels);
+	compact->expire_ms = 0;
+	compact_forget_known(compact);
+}
+
 int compact_pass(struct compact *compact, uint64_t confirmed, int64_t now_ms,
 	struct replica_error *ret_error)
 {
@@ -279,7 +296,11 @@ int compact_pass(struct compact *compact, uint64_t confirmed, int64_t now_ms,
 	if (!any || confirmed == 0) {
 		return 0;
 	}
-	int rc = catalog_ours(
-		compact->options.replica, confirmed, compact->options.writer, ret_error);
-	return rc == 0 ? pass(compact, now_ms, ret_error) : rc;
+	int rc = catalog_ours(compact->options.replica, &compact->known, confirmed,
+		compact->options.writer, ret_error);
+	rc = rc == 0 ? pass(compact, now_ms, ret_error) : rc;
+	if (rc != 0 && ret_error->gone) {
+		compact_forget(compact);
+	}
+	return rc;
 }

@@ -15,6 +15,8 @@
  * A pass blocks. Nothing is asked of the replica while nothing new is confirmed. Time comes in, so
  * that a test can let it pass.
  *
+ * A pass also finds out whether somebody has emptied the replica: REPLICA_AGAIN, with `gone`.
+ *
  * Results: 0; a replica_condition: REPLICA_EXISTS says that another daemon ships to the replica, or
  * that `confirmed` was out of date, and nothing was done; negative errno.
  */
@@ -45,3 +47,9 @@ void compact_free(struct compact *compact); /* accepts NULL */
 /* Does what is due. `confirmed`: the newest number that the replica is known to have from us. */
 int compact_pass(struct compact *compact, uint64_t confirmed, int64_t now_ms,
 	struct replica_error *ret_error);
+
+/* Somebody of ours has removed files of level 0: none of them is looked for. */
+void compact_forget_known(struct compact *compact);
+
+/* All that was known of a replica which is not what it was. */
+void compact_forget(struct compact *compact);

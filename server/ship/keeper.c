@@ -21,9 +21,9 @@
 
 enum {
 	LOOK_MS = 5000,
-	FAILED_MS = 60 * 1000,
 	LOG_AGAIN_MS = 60 * 60 * 1000,
-	KEEP_PERIODS = 10, /* of level 0 */
+	KEEP_PERIODS = 10,  /* of level 0 */
+	FAILED_PERIODS = 2, /* until one that failed is tried again */
 };
 static const uint64_t level_periods[COMPACT_LEVELS] = {1, 10, 120};
 
@@ -35,6 +35,7 @@ struct keeper {
 	pthread_mutex_t lock; /* guards `stopping` */
 	pthread_cond_t wake;
 	bool stopping;
+	uint64_t begun_anew; /* as far as is known here */
 	int64_t retained_ms; /* the snapshot after which retention was done */
 	int64_t logged_ms;
 };
@@ -57,6 +58,7 @@ static int retain(struct keeper *keeper, const struct keeper_facts *facts, int64
 	memcpy(options.writer, keeper->options.writer, sizeof options.writer);
 	int rc = retain_pass(&options, facts->confirmed, now_ms, &result, error);
 	if (result.removed > 0) {
+		compact_forget_known(keeper->compact);
 		log_info("retention", log_str("replica", replica_url(keeper->replica)),
 			log_uint("removed", result.removed),
 			log_uint("bytes", result.removed_bytes));
@@ -74,7 +76,23 @@ static int look_after(struct keeper *keeper, struct replica_error *error)
 	if (!facts.ours) {
 		return 0;
 	}
+	if (facts.begun_anew != keeper->begun_anew) {
+		keeper->begun_anew = facts.begun_anew;
+		compact_forget(keeper->compact);
+		replica_forget(keeper->replica);
+	}
+	bool vanished = replica_vanished(keeper->replica);
+	keeper->options.lost(keeper->options.ctx, vanished, false);
+	if (vanished) {
+		return 0;
+	}
 	int rc = compact_pass(keeper->compact, facts.confirmed, now_ms, error);
+	if (rc != 0 && error->gone) {
+		replica_forget(keeper->replica); /* it makes no directory for what is not there */
+		vanished = replica_vanished(keeper->replica);
+		keeper->options.lost(keeper->options.ctx, vanished, !vanished);
+		return 0; /* said by the uploader */
+	}
 	if (rc == 0 && facts.snapshot_ms != keeper->retained_ms) {
 		rc = retain(keeper, &facts, now_ms, error);
 	}
@@ -125,7 +143,7 @@ static void *keeper_main(void *ctx)
 		} else {
 			say(keeper, rc, &error);
 		}
-		ms = rc == 0 ? look_ms : FAILED_MS;
+		ms = rc == 0 ? look_ms : every_ms * FAILED_PERIODS;
 	}
 	return NULL;
 }

@@ -17,6 +17,7 @@ struct keeper;
 struct keeper_facts {
 	bool ours; /* false: nothing is to be done, or nothing may be asked of it now */
 	uint64_t confirmed;
+	uint64_t begun_anew; /* how often, because it had lost what it held */
 	int64_t snapshot_ms; /* of its newest snapshot; 0: it has none */
 };
 
@@ -28,6 +29,8 @@ struct keeper_options {
 	uint64_t compact_every_ms;
 	/* Called in the keeper's thread. */
 	struct keeper_facts (*facts)(void *ctx);
+	/* What it held is not there: all of it, or, with `partly`, some. False, false: it is there. */
+	void (*lost)(void *ctx, bool wholly, bool partly);
 	void *ctx;
 };
 

@@ -196,6 +196,18 @@ struct replica_stats replica_stats(const struct replica *replica)
 	return stats;
 }
 
+bool replica_vanished(const struct replica *replica)
+{
+	return replica->kind->vanished != NULL && replica->kind->vanished(replica);
+}
+
+void replica_forget(struct replica *replica)
+{
+	if (replica->kind->forget != NULL) {
+		replica->kind->forget(replica);
+	}
+}
+
 void replica_interrupt(struct replica *replica)
 {
 	replica->interrupted = true;

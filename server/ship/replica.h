@@ -41,6 +41,7 @@ enum replica_condition {
 struct replica_error {
 	char text[REPLICA_ERROR_BYTES];
 	uint64_t retry_after_ms; /* asked for by the store, or 0 */
+	bool gone; /* what it held is not there any more: somebody has taken it away */
 };
 
 struct replica_stats {
@@ -77,6 +78,15 @@ const char *replica_url(const struct replica *replica);
 
 /* Totals since it was opened; any thread. */
 struct replica_stats replica_stats(const struct replica *replica);
+
+/*
+ * True if the directory of a replica is not there. Asks nothing of a store: a bucket is never known to
+ * be gone.
+ */
+bool replica_vanished(const struct replica *replica);
+
+/* What was there and is not any more may be made anew. */
+void replica_forget(struct replica *replica);
 
 /*
  * Makes an unfinished request end soon, also one of another thread: it and all later ones return

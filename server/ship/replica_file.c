@@ -54,6 +54,7 @@ int replica_dir_fail(const struct replica *replica, struct replica_error *error,
 	default:
 		result = REPLICA_AGAIN;
 	}
+	error->gone = number == ENODEV;
 	return replica_fail(replica, error, result, "%s %s: %s", what, name,
 		number == ENODEV ? "its directory is gone (cure: mount it)" : strerror(number));
 }
@@ -390,6 +391,22 @@ static bool dir_is_there(const struct replica *replica)
 	return access(((const struct replica_dir *)replica)->root, F_OK) == 0 || errno != ENOENT;
 }
 
+static bool dir_vanished(const struct replica *replica)
+{
+	char path[PATH_MAX];
+	const char *root = ((const struct replica_dir *)replica)->root;
+	return snprintf(path, sizeof path, "%s/ltx", root) < (int)sizeof path &&
+		access(path, F_OK) != 0 && errno == ENOENT;
+}
+
+static void dir_forget(struct replica *replica)
+{
+	struct replica_dir *place = (struct replica_dir *)replica;
+	for (int level = 0; level <= REPLICA_LEVEL_MAX; level++) {
+		place->seen[level] = false;
+	}
+}
+
 static const struct replica_kind dir_kind = {
 	.free = dir_free,
 	.probe = replica_dir_probe,
@@ -398,6 +415,8 @@ static const struct replica_kind dir_kind = {
 	.look = dir_look,
 	.list = dir_list,
 	.remove = dir_remove,
+	.vanished = dir_vanished,
+	.forget = dir_forget,
 	.has_generations = dir_has_generations,
 	.is_there = dir_is_there,
 };

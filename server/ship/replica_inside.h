@@ -29,6 +29,8 @@ struct replica_kind {
 		struct replica_error *ret_error);
 	int (*remove)(struct replica *replica, int level, const char *name,
 		struct replica_error *ret_error);
+	bool (*vanished)(const struct replica *replica); /* may be NULL: never */
+	void (*forget)(struct replica *replica);         /* may be NULL */
 	int (*has_generations)(
 		struct replica *replica, bool *ret_has, struct replica_error *ret_error);
 	bool (*is_there)(const struct replica *replica); /* NULL: always */

@@ -96,7 +96,7 @@ int retain_pass(const struct retain_options *options, uint64_t confirmed, int64_
 	struct catalog snapshots;
 	const struct pass pass = {options, ret_result, ret_error};
 	*ret_result = (struct retain_result){0};
-	int rc = catalog_ours(options->replica, confirmed, options->writer, ret_error);
+	int rc = catalog_ours(options->replica, NULL, confirmed, options->writer, ret_error);
 	rc = rc == 0 ? catalog_read(options->replica, REPLICA_SNAPSHOT_LEVEL, 0, SIZE_MAX,
 			       &snapshots, ret_error)
 		     : rc;

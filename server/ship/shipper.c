@@ -177,6 +177,7 @@ static bool nothing_to_wait_for(struct shipper *shipper)
 	for (size_t i = 0; !board_paused(shipper->board) && i < shipper->uploaders_count; i++) {
 		enum uploader_state state = uploader_state(shipper->uploaders[i]);
 		if (state != UPLOADER_REFUSED && state != UPLOADER_LACKING &&
+			!uploader_gone(shipper->uploaders[i]) &&
 			uploader_confirmed(shipper->uploaders[i]) < last->txid) {
 			return false;
 		}

@@ -44,6 +44,14 @@ bool uploader_fails(struct uploader *uploader)
 	return fails;
 }
 
+bool uploader_gone(struct uploader *uploader)
+{
+	pthread_mutex_lock(&uploader->lock);
+	bool gone = uploader->report.gone;
+	pthread_mutex_unlock(&uploader->lock);
+	return gone;
+}
+
 struct chain_head uploader_head(struct uploader *uploader)
 {
 	pthread_mutex_lock(&uploader->lock);
@@ -228,6 +236,7 @@ void uploader_wait_out(struct uploader *uploader, const struct replica_error *er
 		uploader->report.failing_since_ms = uploader_now_ms();
 		uploader->report.state = REPLICA_FAILING;
 	}
+	uploader->report.gone = error->gone;
 	snprintf(uploader->report.error, sizeof(uploader->report.error), "%s", error->text);
 	uploader_publish(uploader);
 	uploader_sleep_ms(uploader, ms);
@@ -241,6 +250,7 @@ void uploader_works_again(struct uploader *uploader)
 	}
 	uploader->failures = 0;
 	uploader->logged_ms = 0;
+	uploader->report.gone = false;
 	if (uploader->report.state == REPLICA_FAILING) {
 		uploader->report.state =
 			uploader->state == UPLOADER_SHIPPING ? REPLICA_SHIPPING : REPLICA_STARTING;
@@ -313,6 +323,7 @@ static struct keeper_facts facts_for_keeper(void *ctx)
 		.ours = uploader->state == UPLOADER_SHIPPING && uploader->confirmed > 0 &&
 			!board_paused(uploader->options.board),
 		.confirmed = uploader->confirmed,
+		.begun_anew = uploader->begun_anew,
 		.snapshot_ms = uploader->snapshot_ms,
 	};
 	pthread_mutex_unlock(&uploader->lock);
@@ -327,6 +338,7 @@ static int start_keeper(struct uploader *uploader)
 		.retention_ms = uploader->options.retention_ms,
 		.compact_every_ms = uploader->options.compact_every_ms,
 		.facts = facts_for_keeper,
+		.lost = uploader_lost,
 		.ctx = uploader,
 	};
 	memcpy(options.writer, uploader->options.writer, sizeof(options.writer));

@@ -49,6 +49,7 @@ void uploader_free(struct uploader *uploader);
 
 enum uploader_state uploader_state(struct uploader *uploader);
 bool uploader_fails(struct uploader *uploader); /* the last request did */
+bool uploader_gone(struct uploader *uploader);  /* its directory is not there */
 struct chain_head uploader_head(struct uploader *uploader);
 uint64_t uploader_confirmed(
 	struct uploader *uploader); /* number of the newest segment that it has */

@@ -18,7 +18,7 @@ enum { UPLOADER_BACKOFF_MAX_MS = 20000 };
 struct uploader {
 	struct uploader_options options;
 	char *url;
-	bool used; /* the spool knows that the replica has had something; the thread's own */
+	_Atomic bool used; /* the spool knows that the replica has had something */
 	struct replica *replica;
 	pthread_t thread;
 	pthread_t snapshot_thread;
@@ -29,6 +29,10 @@ struct uploader {
 	pthread_cond_t wake;
 	enum uploader_state state;
 	bool stopping;
+	uint64_t begun_anew;  /* how often it had lost what it held */
+	bool bare;            /* what it holds leads to nothing until a snapshot has arrived */
+	uint64_t held_commit; /* of the newest segment that it has */
+	int64_t held_ms;
 	struct chain_head head;
 	int64_t snapshot_ms;
 	uint64_t confirmed;
@@ -55,6 +59,18 @@ bool uploader_stopping(struct uploader *uploader);
 
 /* A request failed in a way that may pass: says so once in a while, waits, with full jitter. */
 void uploader_wait_out(struct uploader *uploader, const struct replica_error *error);
+
+/*
+ * A replica has lost what it held. It gets all pages again; but a directory may be that of a disk which is
+ * not mounted, and then it waits until somebody says so.
+ */
+void uploader_lost(void *ctx, bool wholly, bool partly);
+
+/* An error that says so, with the cure. False: it may be filled anew. */
+bool uploader_emptied(struct uploader *uploader, struct replica_error *error);
+
+/* A snapshot has arrived. The lock is held. */
+void uploader_restorable(struct uploader *uploader, const struct record *record);
 
 /* Finds out what the replica holds, for the conductor: 0, or a replica_condition. */
 int uploader_look(struct uploader *uploader, struct replica_error *error);

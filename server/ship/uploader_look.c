@@ -30,6 +30,21 @@ static int note_file(void *ctx, const struct replica_file *file)
 	return 0;
 }
 
+bool uploader_emptied(struct uploader *uploader, struct replica_error *error)
+{
+	char name[SPOOL_USED_BYTES];
+	const char *url = replica_url(uploader->replica);
+	if (!spool_was_used(uploader->options.spool, url, name)) {
+		return false;
+	}
+	error->gone = true;
+	snprintf(error->text, sizeof(error->text),
+		"%s is empty, but held segments of this database: is its disk mounted? (cure: mount "
+		"it; or, to fill it anew, remove %s/%s)",
+		url, spool_dir(uploader->options.spool), name);
+	return true;
+}
+
 /*
  * An empty replica that was none: a bucket was emptied, and gets all pages again. A directory may be
  * that of a disk which is not mounted; then a new chain would fill up another disk, and nobody would
@@ -47,11 +62,7 @@ static int check_emptied(struct uploader *uploader, struct replica_error *error)
 			log_str("replica", url));
 		return 0;
 	}
-	snprintf(error->text, sizeof(error->text),
-		"%s is empty, but held segments of this database: is its disk mounted? (cure: mount "
-		"it; or, to fill it anew, remove %s/%s)",
-		url, spool_dir(uploader->options.spool), name);
-	return REPLICA_AGAIN;
+	return uploader_emptied(uploader, error) ? REPLICA_AGAIN : 0;
 }
 
 int uploader_look(struct uploader *uploader, struct replica_error *error)

@@ -74,9 +74,11 @@ static void shipped(
 	uploader_works_again(uploader);
 	uploader->report.state = REPLICA_SHIPPING;
 	uploader->report.error[0] = 0;
-	uploader->report.commit_no = record->commit_last;
-	uploader->report.committed_ms = record->committed_ms;
-	uploader->report.percent = 100;
+	uploader->held_commit = record->commit_last;
+	uploader->held_ms = record->committed_ms;
+	if (!uploader->bare || file->min_txid == 1) {
+		uploader_restorable(uploader, record);
+	}
 	uploader->report.waiting_since_ms =
 		uploader->newest > uploader->confirmed ? record->committed_ms : 0;
 	uploader_publish(uploader);
@@ -164,6 +166,12 @@ void uploader_ship_next(struct uploader *uploader, uint64_t confirmed)
 		}
 		pthread_mutex_unlock(&uploader->lock);
 		uploader->options.changed(uploader->options.ctx);
+	} else if (rc == REPLICA_AGAIN && error.gone && !uploader_emptied(uploader, &error)) {
+		bool wholly = replica_vanished(uploader->replica);
+		replica_forget(uploader->replica);
+		if (wholly) { /* else a snapshot has made its directory already */
+			uploader_lost(uploader, true, false);
+		}
 	} else {
 		if (rc < 0) {
 			snprintf(error.text, sizeof(error.text), "spool: %s", strerror(-rc));

@@ -24,16 +24,18 @@ static void use_replica(struct uploader *uploader, struct replica *replica)
 	pthread_mutex_unlock(&uploader->lock);
 }
 
-static int ship_snapshot(struct uploader *uploader, uint64_t txid)
+static int ship_snapshot(struct uploader *uploader, uint64_t txid, struct record *ret_record)
 {
 	struct replica *replica = NULL;
 	struct replica_error error = {.text = ""};
-	struct record record;
 	const struct spool_file file = {.min_txid = 1, .max_txid = txid};
 	int rc = replica_open(uploader->url, &replica, &error);
 	use_replica(uploader, replica);
+	if (rc == 0 && replica_vanished(replica) && uploader_emptied(uploader, &error)) {
+		rc = REPLICA_AGAIN; /* what would be made under its name may be on another disk */
+	}
 	rc = rc == 0 ? uploader_ship_file(uploader, REPLICA_SNAPSHOT_LEVEL, SPOOL_IMAGES, &file,
-			       replica, &record, &error)
+			       replica, ret_record, &error)
 		     : rc;
 	use_replica(uploader, NULL);
 	replica_free(replica);
@@ -53,11 +55,12 @@ static void *snapshot_main(void *ctx)
 	pthread_mutex_lock(&uploader->lock);
 	uint64_t txid = uploader->snapshot;
 	pthread_mutex_unlock(&uploader->lock);
+	struct record record;
 	int rc = REPLICA_AGAIN;
 	for (int tries = 0;
 		rc == REPLICA_AGAIN && tries < SNAPSHOT_TRIES && !uploader_stopping(uploader);
 		tries++) {
-		rc = ship_snapshot(uploader, txid);
+		rc = ship_snapshot(uploader, txid, &record);
 		if (rc == REPLICA_AGAIN) {
 			pthread_mutex_lock(&uploader->lock);
 			uploader_sleep_ms(uploader, UPLOADER_BACKOFF_MAX_MS);
@@ -66,8 +69,14 @@ static void *snapshot_main(void *ctx)
 	}
 	(void)spool_remove(uploader->options.spool, SPOOL_IMAGES, 1, txid);
 	pthread_mutex_lock(&uploader->lock);
-	/* One that failed is not tried again at once: the next is due after the usual time. */
+	/* One that failed is not tried again at once: the next is due after the usual time … */
 	uploader->snapshot_ms = uploader_now_ms();
+	if (rc == 0) {
+		uploader_restorable(uploader, &record);
+	} else if (uploader->bare) {
+		uploader_sleep_ms(uploader, UPLOADER_BACKOFF_MAX_MS);
+		uploader->snapshot_ms = 0; /* … unless without it there is nothing */
+	}
 	uploader->snapshot = 0;
 	pthread_mutex_unlock(&uploader->lock);
 	uploader->options.changed(uploader->options.ctx);
