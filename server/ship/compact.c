@@ -33,8 +33,8 @@ struct level {
 struct compact {
 	struct compact_options options;
 	struct level levels[COMPACT_LEVELS + 1]; /* [0]: top is what is confirmed */
-	struct replica_file
-		known;     /* of level 0; it must be there, or somebody has emptied the replica */
+	/* Of level 0. It must be there, or somebody has emptied the replica. */
+	struct replica_file known;
 	int64_t expire_ms; /* when level 0 is to be looked at; 0: when level 1 has grown */
 };
 
