@@ -84,7 +84,10 @@ def test_nobody_can_tell(litefunnel, walk, tmp_path):
     code, said, errors = drill(litefunnel, walk.url, "--dir", tmp_path / "missing")
     assert code == 4 and "--dir" in errors
     code, said, _ = drill(litefunnel, f"file://{tmp_path}/nothing")
-    assert code == 1 and "no segment" in said["reason"]  # there is no backup: no doubt about that
+    assert code == 1 and "does not exist" in said["reason"]  # there is no backup: no doubt about that
+    (tmp_path / "empty").mkdir()
+    code, said, _ = drill(litefunnel, f"file://{tmp_path}/empty")
+    assert code == 1 and "no segment" in said["reason"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
