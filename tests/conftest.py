@@ -2,6 +2,7 @@
 """Fixtures of all tests in Python. LITEFUNNEL_BIN names the built program."""
 import os
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -13,6 +14,15 @@ import daemon as daemons  # noqa: E402
 def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true",
                      help="the long forms of tests: more rounds, more seconds")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What a test leaves in its directory is kept if it failed. All of a run together are gigabytes."""
+    outcome = yield
+    item.has_failed = getattr(item, "has_failed", False) or outcome.get_result().failed
+    if call.when == "teardown" and not item.has_failed and "tmp_path" in item.funcargs:
+        shutil.rmtree(item.funcargs["tmp_path"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
