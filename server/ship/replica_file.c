@@ -129,6 +129,16 @@ static void sweep(int dir)
 	closedir(stream);
 }
 
+static bool has_seen(const struct replica_dir *place)
+{
+	for (int level = 0; level <= REPLICA_LEVEL_MAX; level++) {
+		if (place->seen[level]) {
+			return true;
+		}
+	}
+	return false;
+}
+
 int replica_dir_level(struct replica_dir *place, int level, bool make)
 {
 	char path[PATH_MAX];
@@ -140,9 +150,10 @@ int replica_dir_level(struct replica_dir *place, int level, bool make)
 		return -ENODEV;
 	}
 	if (fd < 0 && errno == ENOENT && make) {
-		int rc = make_dirs(path);
+		bool held = has_seen(place); /* then what is above the level is not made anew */
+		int rc = held ? make_dir(path) : make_dirs(path);
 		if (rc < 0) {
-			return rc;
+			return held && rc == -ENOENT ? -ENODEV : rc;
 		}
 		fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	}

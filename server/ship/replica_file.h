@@ -20,8 +20,9 @@ struct replica_dir {
 /*
  * The open directory of a level, or negative errno. A directory that is missing is made if `make`;
  * what was left behind by a crash over a day ago is removed when the first file is put. One that was
- * there and is not any more is -ENODEV: nobody of ours removes it, so its disk was unmounted, and what
- * would be written under its name would be on another one.
+ * there and is not any more is -ENODEV, and so is one whose place is gone while another of them was there:
+ * nobody of ours removes them, so their disk was unmounted, and what would be written under their name
+ * would be on another one.
  */
 int replica_dir_level(struct replica_dir *place, int level, bool make);
 

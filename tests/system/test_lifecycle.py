@@ -408,7 +408,7 @@ def test_idle_costs_nothing(daemon, litefunnel):
         def rests():
             before = switches()
             time.sleep(0.2)
-            return switches() - before <= 1
+            return switches() - before <= (1 if served.slow == 1 else 20)  # a sanitizer's own threads
 
         wait_for(rests, "it has something left to do")
         before, cpu = switches(), served.cpu_s()
