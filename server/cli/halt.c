@@ -7,6 +7,7 @@
  */
 
 #include "server/base/cleanup.h"
+#include "server/cli/answer.h"
 #include "server/cli/cli.h"
 #include "server/cli/connect.h"
 
@@ -34,8 +35,8 @@ static const char help[] =
 	"  --socket PATH   the daemon's socket [LITEFUNNEL_SOCKET, or DB-funnel]\n"
 	"  --help          this text\n"
 	"\n"
-	"Exit codes: CMD's own; 125: halt itself failed, and says how. If the check fails the daemon stays\n"
-	"paused until `litefunnel resume`.\n";
+	"Exit codes: CMD's own; 125: halt itself failed, and says how. If the check fails, or if the daemon\n"
+	"was paused before, it stays paused until `litefunnel resume`.\n";
 
 enum { OPTION_HELP, OPTION_FOR, OPTION_NO_CHECK };
 
@@ -117,6 +118,26 @@ static int parse(struct halt *halt, struct options *options)
 }
 
 /* ---- the daemon ---- */
+
+/* Somebody has paused it already, by hand or by a halt whose check failed. */
+static bool is_paused(struct halt *halt)
+{
+	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
+	return lf_show(halt->db, "stats", "paused", &reply) == LF_OK &&
+		lf_reply_rows(reply, 0) == 1 && answer_value(reply, 0, 0, 1).integer != 0;
+}
+
+/* The pause that guards what is not right has no end of its own. */
+static void stay_paused(struct halt *halt)
+{
+	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
+	int result = lf_admin(halt->db, "pause", &reply);
+	if (result != LF_OK) {
+		connect_report(&halt->connect, halt->db, result, reply);
+		cli_fail("halt", "the pause may end by itself: litefunnel pause %s",
+			halt->connect.db);
+	}
+}
 
 static int pause_daemon(struct halt *halt)
 {
@@ -277,10 +298,25 @@ static int run_command(const struct halt *halt)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* As it was before: a pause of somebody else's is not ours to end. */
+static int go_on(struct halt *halt, bool was_paused)
+{
+	if (!was_paused) {
+		return resume_daemon(halt);
+	}
+	stay_paused(halt);
+	fprintf(stderr,
+		"litefunnel halt: the daemon was paused before, and stays so: litefunnel resume "
+		"%s\n",
+		halt->connect.db);
+	return 0;
+}
+
 static int run(struct halt *halt)
 {
 	uint8_t epoch[16];
 	uint64_t commit = 0;
+	bool was_paused = is_paused(halt);
 	int code = pause_daemon(halt);
 	if (code != 0) {
 		return code;
@@ -290,17 +326,18 @@ static int run(struct halt *halt)
 		code = read_failed(halt);
 	}
 	if (code != 0) {
-		(void)resume_daemon(halt);
+		(void)go_on(halt, was_paused);
 		return code;
 	}
 	int ended = run_command(halt);
 	if (check_database(halt, epoch) != 0) {
+		stay_paused(halt);
 		cli_fail("halt",
 			"the daemon stays paused: mend the database, then litefunnel resume %s",
 			halt->connect.db);
 		return HALT_FAILED;
 	}
-	return resume_daemon(halt) != 0 ? HALT_FAILED : ended;
+	return go_on(halt, was_paused) != 0 ? HALT_FAILED : ended;
 }
 
 int cli_halt(int argc, char **argv)

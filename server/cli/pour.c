@@ -19,6 +19,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -96,8 +97,18 @@ static bool stopped(const struct pour *pour)
 
 /* ---- rejects ---- */
 
+enum { NO_REJECTS = 1 }; /* the file holds something else */
+
+static bool is_same_file(int one, int other)
+{
+	struct stat a;
+	struct stat b;
+	return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+		a.st_ino == b.st_ino;
+}
+
 /* Lines of the rejects that speak of records from there on are of a run that did not commit them. */
-static int cut_rejects(const char *path, uint64_t line)
+static int cut_rejects(const char *path, const struct records *records)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
 	FILE *file = fd >= 0 ? fdopen(fd, "r+") : NULL;
@@ -105,19 +116,31 @@ static int cut_rejects(const char *path, uint64_t line)
 	size_t size = 0;
 	off_t keep = 0;
 	ssize_t len = 0;
+	int rc = 0;
+	static const char begin[] = "{\"line\":";
+	enum { BEGIN_LEN = sizeof(begin) - 1 };
 	if (file == NULL) {
 		return -errno;
 	}
-	while ((len = getline(&text, &size, file)) > 0) {
+	if (is_same_file(fd, records->fd)) {
+		rc = NO_REJECTS;
+	}
+	while (rc == 0 && (len = getline(&text, &size, file)) > 0) {
 		uint64_t number = 0;
-		if (text[len - 1] != '\n' || sscanf(text, "{\"line\":%" SCNu64, &number) != 1 ||
-			number >= line) {
+		bool known = sscanf(text, "{\"line\":%" SCNu64 ",", &number) == 1;
+		if (!known && keep == 0 &&
+			strncmp(text, begin, len < BEGIN_LEN ? (size_t)len : BEGIN_LEN) != 0) {
+			rc = NO_REJECTS;
+		}
+		if (!known || text[len - 1] != '\n' || number >= records->line) {
 			break;
 		}
 		keep += len;
 	}
 	free(text);
-	int rc = ftruncate(fd, keep) == 0 ? 0 : -errno;
+	if (rc == 0 && ftruncate(fd, keep) != 0) {
+		rc = -errno;
+	}
 	fclose(file);
 	return rc;
 }
@@ -377,6 +400,9 @@ static int piece_failed(struct pour *pour, const struct piece *piece, const lf_r
 	int64_t step = lf_reply_failed_step(reply);
 	int64_t row = lf_reply_failed_row(reply);
 	pour->failed = true;
+	if (row < 0 && piece->rows == 1) {
+		row = 0; /* a step of one row has no number for it */
+	}
 	if (strcmp(code, "too_large") == 0 && piece->rows > 1) {
 		pour->target_rows = piece->rows / 2;
 		return 0;
@@ -477,9 +503,14 @@ static int set_up(struct pour *pour)
 		}
 	}
 	if (options->rejects != NULL) {
-		int rc = cut_rejects(options->rejects, options->records->line);
+		int rc = cut_rejects(options->rejects, options->records);
 		pour->rejects = rc == 0 ? fopen(options->rejects, "ae") : NULL;
-		if (pour->rejects == NULL) {
+		if (rc == NO_REJECTS) {
+			stop(pour, CLI_FAILED,
+				"%s is no file of rejects, and is left as it is (cure: --rejects "
+				"with a name of its own)",
+				options->rejects);
+		} else if (pour->rejects == NULL) {
 			stop(pour, CLI_FAILED, "%s: %s", options->rejects,
 				strerror(rc != 0 ? -rc : errno));
 		}

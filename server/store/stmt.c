@@ -60,8 +60,11 @@ int stmt_failed(
 	case SQLITE_CANTOPEN:
 	case SQLITE_READONLY:
 		return store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(handle));
+	case SQLITE_LOCKED: /* by ourselves: nobody else shares the handle */
+		return store_error_set(error, STORE_SQL, rc,
+			"%s: a cursor of this transaction still reads (cure: close it first)",
+			sqlite3_errmsg(handle));
 	case SQLITE_BUSY:
-	case SQLITE_LOCKED:
 	case SQLITE_PROTOCOL: /* locks that somebody else holds for long */
 		return store_error_set(error, STORE_BUSY, rc, "%s", sqlite3_errmsg(handle));
 	default:

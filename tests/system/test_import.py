@@ -159,6 +159,37 @@ def test_bad_records_go_to_the_rejects(litefunnel, daemon, tmp_path):
         (2995, sum(range(1, 3001)) - 10 - 100 - 500 - 700 - 3000)]
 
 
+def test_rejects_when_every_record_is_bad(litefunnel, daemon, tmp_path):
+    """A piece of one row that was refused said so without its number, and ended the import."""
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY)", "INSERT INTO t VALUES (1), (2), (3)")
+    for count in (1, 3):
+        path, rejects = tmp_path / f"{count}.csv", tmp_path / f"bad {count}"
+        path.write_text("".join(f"{i}\n" for i in range(1, count + 1)), encoding="utf-8")
+        done = run(litefunnel, served, "t", path, "--rejects", rejects)
+        assert done.returncode == 0, done.stderr
+        told = [json.loads(line)["line"] for line in rejects.read_text(encoding="utf-8").splitlines()]
+        assert told == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("text", ["7\n8\n", "7", '{"line":9,"t":1}\n'])
+def test_only_a_file_of_rejects_is_written_over(litefunnel, daemon, tmp_path, text):
+    """--rejects with the name of the file itself emptied it."""
+    served = daemon()
+    served.write("CREATE TABLE t(line, t)")
+    (tmp_path / "a").write_text(text, encoding="utf-8")
+    (tmp_path / "link").symlink_to("a")
+    for name in ("a", "link"):
+        done = run(litefunnel, served, "t", tmp_path / "a", "--format", "ndjson" if "{" in text else "csv",
+                   "--rejects", tmp_path / name)
+        assert done.returncode == 1 and "no file of rejects" in done.stderr, done
+    other = tmp_path / "notes"
+    other.write_text("mine", encoding="utf-8")
+    done = run(litefunnel, served, "t", tmp_path / "a", "--rejects", other)
+    assert done.returncode == 1 and other.read_text(encoding="utf-8") == "mine"
+    assert (tmp_path / "a").read_text(encoding="utf-8") == text
+
+
 def test_refusals(litefunnel, daemon, tmp_path):
     served = daemon()
     served.write("CREATE TABLE t(a, b)")

@@ -264,6 +264,20 @@ def test_constraints_deferred_on_the_way(served, wire):
 
 # ---- cursors
 
+def test_a_cursor_in_the_way(served, wire):
+    """SQLITE_LOCKED is one's own doing: it was taken for another process, and the lease was lost."""
+    served.write("CREATE TABLE other(x)")
+    wire.call("begin", lease=1)
+    step(wire, "INSERT INTO t(a) VALUES (1), (2), (3)")
+    cursor = step(wire, "SELECT a FROM t", cursor=1)["cursor"]
+    error = fails(wire, "step", "sql", True, lease=1, sql="DROP TABLE other")
+    assert error["sqlite"] & 0xff == 6 and "close it first" in error["message"]
+    wire.call("close", lease=1, cursor=cursor)
+    step(wire, "DROP TABLE other")
+    wire.call("commit", lease=1)
+    assert served.read("SELECT name FROM sqlite_schema WHERE name = 'other'") == []
+
+
 def test_cursors(served, wire):
     wire.call("begin", lease=1)
     step(wire, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO t(a) SELECT i FROM n")

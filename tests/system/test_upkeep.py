@@ -158,6 +158,10 @@ def test_halt_finds_damage_and_leaves_the_daemon_paused(litefunnel, daemon):
     assert done.returncode == 125 and "foreign key" in done.stderr and "resume" in done.stderr
     with served.wire() as wire:
         assert wire.ask("write", batch=[["DELETE FROM c"]], deadline_ms=50)[0]["code"] == "deadline"
+    stats = served.stats()  # the pause has no end of its own, and another halt does not end it
+    assert stats["paused"] == 1 and stats["pause_left_s"] == 0
+    done = run(litefunnel, "halt", served, *python("db.execute('DELETE FROM c')"))
+    assert done.returncode == 0 and "paused before" in done.stderr and served.stats()["paused"] == 1
     assert run(litefunnel, "resume", served).returncode == 0
     served.write("DELETE FROM c")
     done = run(litefunnel, "halt", served, "--no-check", *python("db.execute('INSERT INTO c VALUES (9)')"))
