@@ -510,6 +510,11 @@ static void tick(void *ctx)
 		char text[LOOKOUT_TEXT_BYTES + 64];
 		char trouble[LOOKOUT_TEXT_BYTES];
 		writer_trouble(funnel->writer, trouble);
+		if (trouble[0] == 0 && queue.held_us != 0) {
+			(void)snprintf(trouble, sizeof(trouble),
+				"the daemon is paused by %s (cure: litefunnel resume)",
+				funnel->pause_by);
+		}
 		(void)snprintf(text, sizeof(text),
 			"the deadline passed while the request waited%s%s",
 			trouble[0] != 0 ? ": " : "", trouble);

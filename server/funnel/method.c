@@ -414,6 +414,9 @@ static bool do_describe(struct call *call)
 	if (message_field(call->message, "lease") != NULL) {
 		return describe_in_lease(call);
 	}
+	if (lease_forbids(call)) { /* it would wait for itself */
+		return false;
+	}
 	return call_enqueue_decoded(call, describe_decode(call->message, &call->failure));
 }
 

@@ -108,7 +108,8 @@ def test_deadlines_during_a_pause(served):
         patient = client.request("write", batch=[["INSERT INTO t VALUES (1)"]])
         hasty = client.request("write", batch=[["INSERT INTO t VALUES (2)"]], deadline_ms=100)
         later = client.request("write", batch=[["INSERT INTO t VALUES (3)"]], deadline_ms=1000)
-        assert client.reply(hasty)[0]["code"] == "deadline"
+        error, _ = client.reply(hasty)
+        assert error["code"] == "deadline" and "paused by uid" in error["message"]
         assert client.reply(later)[0]["code"] == "deadline"  # by now 300 ms are long over
         admin.call("resume")
         assert client.reply(patient)[0] is None

@@ -264,6 +264,14 @@ def test_constraints_deferred_on_the_way(served, wire):
 
 # ---- cursors
 
+def test_describe_does_not_wait_for_its_own_lease(wire):
+    wire.call("begin", lease=1)
+    error, _ = wire.ask("describe", sql="SELECT 1")
+    assert error["code"] == "bad_request" and "open lease" in error["message"]
+    assert wire.call("describe", sql="SELECT 1", lease=1)["columns"]
+    wire.call("rollback", lease=1)
+
+
 def test_a_cursor_in_the_way(served, wire):
     """SQLITE_LOCKED is one's own doing: it was taken for another process, and the lease was lost."""
     served.write("CREATE TABLE other(x)")
