@@ -33,32 +33,35 @@ static uid_t overflow_uid(void)
 	return uid;
 }
 
-static bool read_uid_map(const char *process, char *ret_text, size_t bytes)
+static int read_uid_map(const char *process, char *ret_text, size_t bytes)
 {
 	char path[64];
 	snprintf(path, sizeof(path), "/proc/%s/uid_map", process);
 	FILE *file = fopen(path, "re");
 	if (file == NULL) {
-		return false;
+		return -errno;
 	}
 	size_t len = fread(ret_text, 1, bytes - 1, file);
 	ret_text[len] = 0;
 	fclose(file);
-	return len > 0;
+	return len > 0 ? 0 : -EIO;
 }
 
 /*
  * Whether a process that is root to us lives in another user namespace. Its mapping tells, and unlike
  * /proc/PID/ns/user it may be read without privilege. A process that is gone is none of ours.
  */
-static bool in_other_user_namespace(pid_t pid)
+static int in_other_user_namespace(pid_t pid, bool *ret_other)
 {
 	char name[16];
 	char ours[512];
 	char theirs[512];
 	snprintf(name, sizeof(name), "%d", (int)pid);
-	return !read_uid_map("self", ours, sizeof(ours)) ||
-		!read_uid_map(name, theirs, sizeof(theirs)) || strcmp(ours, theirs) != 0;
+	int rc = read_uid_map("self", ours, sizeof(ours));
+	rc = rc == 0 ? read_uid_map(name, theirs, sizeof(theirs)) : rc;
+	*ret_other = rc != 0 || strcmp(ours, theirs) != 0;
+	/* Without a descriptor or memory for the question nobody is judged. */
+	return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM ? rc : 0;
 }
 
 static int read_groups(int fd, struct credentials *credentials)
@@ -123,6 +126,9 @@ int credentials_read(int fd, struct credentials **ret_credentials)
 	credentials->references = 1;
 	int rc = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 ? 0 : -errno;
 	rc = rc == 0 ? read_groups(fd, credentials) : rc;
+	if (rc == 0 && peer.uid == 0) {
+		rc = in_other_user_namespace(peer.pid, &credentials->foreign_root);
+	}
 	if (rc < 0) {
 		credentials_unref(credentials);
 		return rc;
@@ -131,7 +137,6 @@ int credentials_read(int fd, struct credentials **ret_credentials)
 	credentials->gid = peer.gid;
 	credentials->pid = peer.pid;
 	credentials->overflow = peer.uid == overflow_uid();
-	credentials->foreign_root = peer.uid == 0 && in_other_user_namespace(peer.pid);
 	describe(credentials);
 	*ret_credentials = credentials;
 	return 0;

@@ -283,6 +283,9 @@ static void run_describe(struct group *group, struct request *request)
 	} else {
 		fail_from_store(request, &error, -1);
 	}
+	if (request->outcome == OUTCOME_OK && request->payload.failed) {
+		fail_for_now(request, "out of memory");
+	}
 	packing_finish(&packing);
 }
 
