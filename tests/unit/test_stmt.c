@@ -510,7 +510,7 @@ static void test_conditions_of_result_codes(void **state)
 		{SQLITE_READONLY, STORE_RESOURCE},
 		{SQLITE_BUSY, STORE_BUSY},
 		{SQLITE_BUSY_SNAPSHOT, STORE_BUSY},
-		{SQLITE_LOCKED, STORE_BUSY},
+		{SQLITE_LOCKED, STORE_SQL},
 	};
 	struct authorizer none = {.role = ROLE_DDL};
 	(void)state;
