@@ -7,7 +7,7 @@
 #include "server/funnel/drill_memory.h"
 
 /*
- * Microseconds until a drill is due, 0 for now, UINT64_MAX for never, and of which replica. The first
+ * Microseconds until a drill is due, 0: it is, UINT64_MAX: never, and of which replica. The first
  * of a daemon, or of a replica, leaves it some minutes.
  */
 uint64_t drill_next(const struct config *config, const struct board *board, uint64_t started_us,

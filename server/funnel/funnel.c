@@ -362,6 +362,26 @@ static void shipping_arrived(void *ctx)
 	funnel_settle(funnel);
 }
 
+/* ---- children ---- */
+
+/*
+ * The kernel ends a child with the thread that started it. The writer's, which minds the loop while a
+ * disk stalls, ends before the daemon has let go of its children, so it starts none.
+ */
+static int start_shipper(void *ctx, pid_t *ret_pid, int *ret_fd)
+{
+	const struct funnel *funnel = ctx;
+	const struct funnel_options *options = funnel->options;
+	return funnel->standing_in ? -EBUSY : options->start_shipper(options->ctx, ret_pid, ret_fd);
+}
+
+static int start_drill(void *ctx, pid_t *ret_pid, int *ret_fd)
+{
+	const struct funnel *funnel = ctx;
+	const struct funnel_options *options = funnel->options;
+	return funnel->standing_in ? -EBUSY : options->start_drill(options->ctx, ret_pid, ret_fd);
+}
+
 /* ---- chunks ---- */
 
 static void chunks_due(void *ctx)
@@ -432,8 +452,8 @@ static int open_drill_desk(struct funnel *funnel)
 		.store = funnel->options->store,
 		.db = funnel->options->db,
 		.spool = funnel->options->spool,
-		.start = funnel->options->start_drill,
-		.start_ctx = funnel->options->ctx,
+		.start = start_drill,
+		.start_ctx = funnel,
 		.stats = drills_stats,
 		.answered = chunks_answered,
 		.due = drills_due,
@@ -653,8 +673,8 @@ static int set_up_shipping(struct funnel *funnel)
 		.board = options->board,
 		.pid = options->shipper_pid,
 		.fd = options->shipper_fd,
-		.start = options->start_shipper,
-		.start_ctx = options->ctx,
+		.start = start_shipper,
+		.start_ctx = funnel,
 		.arrived = shipping_arrived,
 		.ctx = funnel,
 	};

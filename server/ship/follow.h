@@ -24,7 +24,7 @@ struct follow;
 enum follow_condition {
 	FOLLOW_UNREACHABLE = 500, /* it does not answer, or not with what it stored: later */
 	FOLLOW_BEHIND,            /* what it holds ends before the point where the copy stands */
-	FOLLOW_DAMAGED,           /* no way leads on, for now: what is there does not prove true */
+	FOLLOW_DAMAGED,           /* no way leads on: what is there does not prove true */
 };
 
 /* Where a copy stands. */
