@@ -374,6 +374,7 @@ if ! packages_install "${packages_build[@]}" "${packages_example[@]}" "${package
 	exit 1
 fi
 printf '%-12s %44d s\n' packages $((SECONDS - began))
+printf 'free disk: %s below build, %s in /tmp\n' $(df -h --output=avail "$logs" /tmp | tail -n 2)
 
 # What was asked for and all that it needs, in the order of the table.
 declare -A state=() # waiting, running, passed, failed

@@ -35,7 +35,7 @@ trap stop EXIT
 trap 'exit 1' TERM INT HUP
 fail() {
 	echo "rgw.sh: $1" >&2
-	tail -n 20 "$dir"/log/* >&2
+	tail -n 20 "$dir"/log/*.out "$dir"/log/*.log >&2
 	exit 1
 }
 
@@ -63,8 +63,9 @@ osd op num shards = 1
 osd op num threads per shard = 1
 mon allow pool size one = true
 mon max pg per osd = 1000
-mon data avail warn = 1
-mon data avail crit = 1
+# It stands in for a store, and keeps nothing: how full the disk is does not matter to it.
+mon data avail warn = 0
+mon data avail crit = -1
 run dir = $dir/run
 admin socket = $dir/run/\$name.asok
 log file = $dir/log/\$name.log
@@ -94,12 +95,13 @@ start() { # the same, not waited for
 	as_ceph "$@" &
 	started+=($!)
 }
-ceph_says() { timeout 30 ceph -c "$dir/ceph.conf" "$@" 2>/dev/null; }
-until_true() { # WHAT COMMAND...: waits half a minute
-	local what=$1 i
+ceph_says() { timeout 10 ceph -c "$dir/ceph.conf" "$@" 2>/dev/null; }
+until_true() { # WHAT COMMAND...: waits a minute for the daemon that was started last
+	local what=$1 by=$((SECONDS + 60))
 	shift
-	for ((i = 0; i < 300; i++)); do
+	while ((SECONDS < by)); do
 		"$@" && return 0
+		kill -0 "${started[-1]}" 2>/dev/null || fail "$what is gone"
 		sleep 0.1
 	done
 	fail "$what does not come up"
