@@ -200,6 +200,19 @@ static void stand_at(struct capture *capture, const struct notice *notice)
 	at->committed_ms = notice->committed_ms;
 }
 
+/*
+ * With the gate closed no page moves from the WAL to the database. So the notice's generation is the
+ * one that is there, or it was wholly copied before: then the WAL was cut, or the next one has begun,
+ * perhaps by a transaction that was rolled back, and no commit may ever come to tell of it.
+ */
+static bool stands_here(const struct capture *capture, const struct notice *notice)
+{
+	const uint32_t *salt = wal_salt(capture->wal);
+	return notice->frames == 0 || wal_is_empty(capture->wal) ||
+		memcmp(salt, notice->salt, sizeof(notice->salt)) == 0 ||
+		salt[0] == notice->salt[0] + 1;
+}
+
 int capture_begin(struct capture *capture, const struct notice *notice, uint64_t txid)
 {
 	if (chain_break(spool_dir(capture->spool)) != 0) {
@@ -214,8 +227,7 @@ int capture_begin(struct capture *capture, const struct notice *notice, uint64_t
 	stand_at(capture, notice);
 	/* load_frames() finds every frame up to `at`, or says that the notice is out of date. */
 	int rc = load_frames(capture);
-	if (rc == 0 && notice->frames > 0 &&
-		memcmp(wal_salt(capture->wal), notice->salt, sizeof(notice->salt)) != 0) {
+	if (rc == 0 && !stands_here(capture, notice)) {
 		rc = CAPTURE_LATER;
 	}
 	capture->cut = capture->at;

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -31,6 +32,7 @@ struct wal {
 	uint32_t salt[2];
 	uint32_t checksum[2]; /* of the header: what the first frame continues */
 	bool big_endian;
+	bool empty;
 	uint8_t *buffer; /* a frame */
 };
 
@@ -155,14 +157,21 @@ int wal_refresh(struct wal *wal)
 {
 	/* Opened anew each time: the file may be another one by now. */
 	int fd = open(wal->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0) {
-		return errno == ENOENT ? WAL_GONE : -errno;
+	if (fd < 0 && errno != ENOENT) {
+		return -errno;
 	}
 	if (wal->fd >= 0) {
 		close(wal->fd);
 	}
 	wal->fd = fd;
-	return header_read(wal);
+	struct stat status;
+	wal->empty = fd < 0 || (fstat(fd, &status) == 0 && status.st_size == 0);
+	return wal->empty ? WAL_GONE : header_read(wal);
+}
+
+bool wal_is_empty(const struct wal *wal)
+{
+	return wal->empty;
 }
 
 const uint32_t *wal_salt(const struct wal *wal)

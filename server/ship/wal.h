@@ -12,6 +12,7 @@
  * Frames are counted from 1. Results: 0; WAL_GONE; negative errno.
  */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,9 @@ void wal_free(struct wal *wal); /* accepts NULL */
 /* Opens the file if need be, and takes over its present generation. WAL_GONE: no valid header. */
 int wal_refresh(struct wal *wal);
 const uint32_t *wal_salt(const struct wal *wal);
+
+/* At the last refresh there was no file, or one of no bytes: the database file has everything. */
+bool wal_is_empty(const struct wal *wal);
 
 /* The header of one frame of the present generation. */
 int wal_frame(struct wal *wal, uint64_t frame, struct wal_frame *ret_frame);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The shipper beside a real daemon: what is in a replica, restored, is what was committed; whatever is
 killed in between, and whoever else wants the replica."""
+import contextlib
 import json
 import os
 import pathlib
@@ -81,6 +82,29 @@ def shipper_pid(one):
         except (FileNotFoundError, ProcessLookupError):
             pass  # it has just ended
     return None
+
+
+@contextlib.contextmanager
+def no_shipper(one):
+    """Whatever shipper is started meanwhile is killed."""
+    stop = threading.Event()
+
+    def murder():
+        while not stop.is_set():
+            pid = shipper_pid(one)
+            if pid:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+    murderer = threading.Thread(target=murder)
+    murderer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        murderer.join()
 
 
 def churn(one, seed, rounds, **params):
@@ -174,27 +198,29 @@ def test_a_shipper_that_stays_dead_costs_only_the_chain(litefunnel, daemon, plac
     """With no shipper the WAL grows only so far; then the chain is given up, and a new one begins."""
     one = start_with_table(ship(daemon, place, checkpoint_frames=4))
     sync(litefunnel, one)
-    stop = threading.Event()
-
-    def murder():
-        while not stop.is_set():
-            pid = shipper_pid(one)
-            if pid:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-
-    murderer = threading.Thread(target=murder)
-    murderer.start()
-    try:
+    with no_shipper(one):
         churn(one, 1, 150)
         wait_for(lambda: churn(one, 2, 5) or one.stats()["gate_breaks"] > 0, "the gate is broken")
-    finally:
-        stop.set()
-        murderer.join()
     equal_after_restore(litefunnel, one, place)
     assert one.log().count("a chain begins") >= 2
+
+
+def test_a_chain_begins_where_the_wal_was_cut(litefunnel, daemon, place):
+    """Without a shipper the WAL is copied and cut; the next one need not wait for a commit."""
+    one = start_with_table(ship(daemon, place, checkpoint_frames=4))
+    sync(litefunnel, one)
+    wal = pathlib.Path(one.db + "-wal")
+    with no_shipper(one):
+        def cut():
+            churn(one, 3, 1)
+            with one.wire() as wire:
+                wire.call("describe", sql="SELECT 1")  # the writer does it after the checkpoint
+            return wal.stat().st_size == 0
+        wait_for(cut, "the WAL is cut")
+    equal_after_restore(litefunnel, one, place)
+    assert wal.stat().st_size == 0
+    churn(one, 4, 20)
+    equal_after_restore(litefunnel, one, place)
 
 
 # ---- who waits for it
