@@ -70,8 +70,13 @@ void method_frame(void *ctx, struct peer *peer, const uint8_t *payload, size_t l
 /* Answers with an error and forgets the failure. */
 void method_refuse(struct peer *peer, uint32_t id, struct failure *failure);
 
-/* Begins to drain, as SIGTERM does. */
+void funnel_move(struct funnel *funnel, enum funnel_state state); /* to the next one */
+
+/* ending.c. Begins to drain, as SIGTERM does; what SIGTERM and the time for either do. */
 void funnel_drain(struct funnel *funnel);
+void funnel_terminate(void *ctx);
+void funnel_limit_passed(void *ctx);
+void funnel_check_drained(struct funnel *funnel); /* when something was answered or withdrawn */
 
 /*
  * Holds the writer: what runs goes on to its end, what comes waits. A second pause changes the time
@@ -81,9 +86,29 @@ void funnel_drain(struct funnel *funnel);
 void funnel_pause(struct funnel *funnel, uint64_t for_ms, const char *by);
 uint64_t funnel_resume(struct funnel *funnel, const char *by);
 
-/* Answers a request that is out of the queue with a failure, and frees it. */
+/* NULL: it is gone. */
+struct peer *funnel_find_peer(struct funnel *funnel, uint64_t id);
+
+/* A peer has something to send; and all of them send it. */
+void funnel_touch(void *ctx, struct peer *peer);
+void funnel_flush(struct funnel *funnel);
+
+/* answers.c. Answers requests that are out of the queue with a failure, and frees them. */
 void funnel_refuse(struct funnel *funnel, struct request *request, enum failure_code code,
 	const char *message);
+void funnel_refuse_all(
+	struct funnel *funnel, struct list *requests, enum failure_code code, const char *message);
+
+/* Hands an answered request's frame to its peer and frees the request. */
+void funnel_deliver(struct funnel *funnel, struct request *request);
+
+/* The writer has answered, or the shipper has come further: calls from the loop. */
+void funnel_answers_arrived(void *ctx);
+void funnel_shipping_arrived(void *ctx);
+
+/* All that the writer has answered; and answers whose commits are shipped or whose time is up, or `all`. */
+void funnel_collect(struct funnel *funnel);
+void funnel_release_shipped(struct funnel *funnel, bool all);
 
 /* Starts the tick if something may now time out. */
 void funnel_watch_times(struct funnel *funnel);

@@ -11,7 +11,7 @@
  *	writer.c     the other thread     group.c        one transaction for many batches
  *	reply.c      the answer
  *	queue.c      back to the loop     shipping.c     waits for the replicas, if it is to
- *	funnel.c     to the peer, if it is still there
+ *	answers.c    to the peer, if it is still there
  *	feed.c       what was changed     watch.c        to those who watch it
  *	drill.c      proves from time to time that the replicas are good
  *	lease.c      a client that holds the writer      lease_run.c    and how it is served
@@ -23,6 +23,8 @@
  *
  *	STARTING ──▶ RUNNING ──SIGTERM──▶ DRAINING ──all answered──▶ CLOSING ──all sent──▶ STOPPED
  *	                                      └── second SIGTERM, or out of time ──▲
+ *
+ * Of that the end is in ending.c.
  */
 
 #include "server/funnel/funnel.h"
@@ -44,10 +46,8 @@
 #include <unistd.h>
 
 enum {
-	TICK_US = 20 * 1000,                /* how late a deadline may be noticed */
-	CLOSING_US = 1000 * 1000,           /* without a byte that was taken: nobody reads */
-	JOIN_MS = 2000,                     /* for a batch that runs when there is no more time */
-	OUTPUT_HARD_MAX = 64 * 1024 * 1024, /* unread answers at which a connection is given up */
+	TICK_US = 20 * 1000, /* how late a deadline may be noticed */
+	JOIN_MS = 2000,      /* for a batch that runs when there is no more time */
 };
 
 static const char *const state_names[] = {"starting", "running", "draining", "closing", "stopped"};
@@ -57,7 +57,7 @@ const char *funnel_state_name(enum funnel_state state)
 	return state_names[state];
 }
 
-static void funnel_move(struct funnel *funnel, enum funnel_state state)
+void funnel_move(struct funnel *funnel, enum funnel_state state)
 {
 	assert(state == funnel->state + 1);
 	funnel->state = state;
@@ -66,7 +66,7 @@ static void funnel_move(struct funnel *funnel, enum funnel_state state)
 
 /* ---- peers ---- */
 
-static struct peer *find_peer(struct funnel *funnel, uint64_t id)
+struct peer *funnel_find_peer(struct funnel *funnel, uint64_t id)
 {
 	struct list *bucket = &funnel->by_id[id % PEER_INDEX];
 	list_for_each(node, bucket) {
@@ -107,14 +107,14 @@ static void peer_timed(void *ctx)
 	funnel_watch_times(ctx);
 }
 
-static void touch(void *ctx, struct peer *peer)
+void funnel_touch(void *ctx, struct peer *peer)
 {
 	struct funnel *funnel = ctx;
 	list_remove(&peer->touched);
 	list_push_back(&funnel->touched, &peer->touched);
 }
 
-static void flush_touched(struct funnel *funnel)
+void funnel_flush(struct funnel *funnel)
 {
 	list_for_each_safe(node, &funnel->touched) {
 		struct peer *peer = container_of(node, struct peer, touched);
@@ -128,7 +128,7 @@ void funnel_settle(void *ctx)
 {
 	struct funnel *funnel = ctx;
 	watches_catch_up(&funnel->watches);
-	flush_touched(funnel);
+	funnel_flush(funnel);
 	list_for_each_safe(node, &funnel->closed) {
 		peer_free(container_of(node, struct peer, node));
 	}
@@ -200,168 +200,6 @@ static void connected(void *ctx, int fd)
 	funnel_settle(funnel);
 }
 
-/* ---- answers ---- */
-
-/* Hands an answered request's frame to its peer and frees the request. */
-static void deliver(struct funnel *funnel, struct request *request)
-{
-	struct peer *peer = find_peer(funnel, request->peer_id);
-	if (request->kind == REQUEST_LEASE && request->outcome == OUTCOME_FAILED) {
-		lease_answered(request->lease.of, request);
-	}
-	if (peer != NULL) {
-		bool owed = !list_empty(&request->in_flight); /* a task is nobody's to answer */
-		peer_remove(peer, request);
-		if (request->reply.failed || (owed && request->reply.len == 0)) {
-			/* There was no memory for its answer, and to wait for it would be in vain. */
-			peer->out.failed = true;
-			touch(funnel, peer);
-		} else if (peer_out_pending(peer) > OUTPUT_HARD_MAX && peer->state != PEER_CLOSED) {
-			/* It asks for much and reads nothing; its answers are remembered. */
-			log_warn("client does not read: closed",
-				log_int("pid", peer->credentials->pid),
-				log_str("who", peer->credentials->text));
-			peer_move(peer, PEER_CLOSED);
-		} else if (peer->state < PEER_CLOSING && request->reply.len > 0) {
-			buffer_append(&peer->out, request->reply.data, request->reply.len);
-			touch(funnel, peer);
-			if (peer->in_flight_count == 0) {
-				gather_answered(&funnel->gather, &peer->gather, clock_now_us());
-			}
-		}
-	}
-	request_free(request);
-}
-
-void funnel_refuse(
-	struct funnel *funnel, struct request *request, enum failure_code code, const char *message)
-{
-	failure_set(&request->failure, code, "%s", message);
-	request->failure.applied =
-		request->begun ? APPLIED_UNKNOWN : request->failure.applied; /* in part */
-	request->failure.retry_after_ms = code == FAILURE_SHUTTING_DOWN ? 200 : 0;
-	request->outcome = OUTCOME_FAILED;
-	reply_failed(request);
-	deliver(funnel, request);
-}
-
-/* Requests that the loop itself answers with a failure. */
-static void refuse_all(
-	struct funnel *funnel, struct list *requests, enum failure_code code, const char *message)
-{
-	list_for_each_safe(node, requests) {
-		list_remove(node);
-		funnel_refuse(funnel, container_of(node, struct request, node), code, message);
-	}
-}
-
-/* They have waited in vain: for whatever the writer is running this moment. */
-static void blame_running(struct funnel *funnel, struct list *requests)
-{
-	list_for_each(node, requests) {
-		struct request *request = container_of(node, struct request, node);
-		request->waited_for = holder_running(funnel->queue);
-	}
-}
-
-static void close_all(struct funnel *funnel);
-
-static void check_drained(struct funnel *funnel)
-{
-	struct queue_facts facts = queue_facts(funnel->queue);
-	/* What waits for the end of a pause is not begun behind the back of whoever asked for it. */
-	bool none_begins = facts.count == 0 || facts.held_us != 0;
-	if (funnel->state == FUNNEL_DRAINING && none_begins && facts.taken == 0 &&
-		!facts.answered &&
-		(funnel->shipping == NULL || !shipping_holds(funnel->shipping))) {
-		funnel->drained = true;
-		close_all(funnel);
-	}
-}
-
-/* True: it is committed, and its answer is to wait until it is shipped. */
-static bool waits_for_shipping(const struct funnel *funnel, const struct request *request)
-{
-	return request->ack != ACK_COMMITTED && funnel->shipping != NULL &&
-		reply_is_result(request) &&
-		shipping_commit(funnel->shipping, false) < request->commit_no;
-}
-
-void funnel_answer(struct funnel *funnel, struct request *request)
-{
-	if (waits_for_shipping(funnel, request)) {
-		shipping_hold(funnel->shipping, request);
-		funnel_watch_times(funnel);
-	} else {
-		deliver(funnel, request);
-	}
-}
-
-/* Lets go of answers whose commits are shipped, or whose time is up. `all`: no more waiting. */
-static void release_shipped(struct funnel *funnel, bool all)
-{
-	struct list shipped;
-	struct list late;
-	const struct reply_facts facts = {
-		.epoch = funnel->epoch,
-		.durability = funnel->sync_full ? "full" : "normal",
-	};
-	if (funnel->shipping == NULL) {
-		return;
-	}
-	list_init(&shipped);
-	list_init(&late);
-	shipping_collect(funnel->shipping, clock_now_us(), all, &shipped, &late);
-	list_for_each_safe(node, &late) {
-		struct request *request = container_of(node, struct request, node);
-		reply_not_shipped(request, &facts,
-			all ? "it is committed; the daemon shuts down before it was shipped"
-			    : "it is committed, but was not shipped within the deadline "
-			      "(see `litefunnel show DB replicas`)");
-		list_remove(node);
-		list_push_back(&shipped, node);
-	}
-	list_for_each_safe(node, &shipped) {
-		list_remove(node);
-		deliver(funnel, container_of(node, struct request, node));
-	}
-	flush_touched(funnel);
-}
-
-/* Hands on everything that the writer has answered. */
-static void collect_answers(struct funnel *funnel)
-{
-	struct list answered;
-	list_init(&answered);
-	queue_collect(funnel->queue, &answered);
-	list_for_each_safe(node, &answered) {
-		list_remove(node);
-		funnel_answer(funnel, container_of(node, struct request, node));
-	}
-	watches_collect(&funnel->watches);
-	flush_touched(funnel);
-}
-
-static void answers_arrived(void *ctx)
-{
-	struct funnel *funnel = ctx;
-	(void)writer_epoch(funnel->writer, &funnel->epochs, funnel->epoch);
-	collect_answers(funnel);
-	chunk_desk_turn(funnel->chunks);
-	flush_touched(funnel);
-	funnel_watch_times(funnel); /* the writer has put something off */
-	check_drained(funnel);
-	funnel_settle(funnel);
-}
-
-static void shipping_arrived(void *ctx)
-{
-	struct funnel *funnel = ctx;
-	release_shipped(funnel, false);
-	check_drained(funnel);
-	funnel_settle(funnel);
-}
-
 /* ---- children ---- */
 
 /*
@@ -388,25 +226,18 @@ static void chunks_due(void *ctx)
 {
 	struct funnel *funnel = ctx;
 	chunk_desk_turn(funnel->chunks);
-	flush_touched(funnel);
+	funnel_flush(funnel);
 	funnel_settle(funnel);
 }
 
 static struct peer *chunks_peer(void *ctx, uint64_t peer_id)
 {
-	return find_peer(ctx, peer_id);
-}
-
-static void chunks_touched(void *ctx, struct peer *peer)
-{
-	struct funnel *funnel = ctx;
-	list_remove(&peer->touched);
-	list_push_back(&funnel->touched, &peer->touched);
+	return funnel_find_peer(ctx, peer_id);
 }
 
 static void chunks_answered(void *ctx, struct request *request)
 {
-	deliver(ctx, request);
+	funnel_deliver(ctx, request);
 }
 
 static int open_chunk_desk(struct funnel *funnel)
@@ -417,7 +248,7 @@ static int open_chunk_desk(struct funnel *funnel)
 		.config = funnel->options->config,
 		.store = funnel->options->store,
 		.peer = chunks_peer,
-		.touched = chunks_touched,
+		.touched = funnel_touch,
 		.answered = chunks_answered,
 		.due = chunks_due,
 		.ctx = funnel,
@@ -431,7 +262,7 @@ static void drills_due(void *ctx)
 {
 	struct funnel *funnel = ctx;
 	drill_desk_turn(funnel->drills);
-	flush_touched(funnel);
+	funnel_flush(funnel);
 	funnel_settle(funnel);
 }
 
@@ -489,7 +320,7 @@ static bool turn_over(void *ctx)
 	}
 	bool stood_in = stand_in(funnel);
 	if (stood_in) {
-		answers_arrived(funnel);
+		funnel_answers_arrived(funnel);
 	}
 	queue_kick(funnel->queue);
 	return stood_in; /* who was answered may be worth waiting for */
@@ -510,12 +341,21 @@ void funnel_watch_times(struct funnel *funnel)
 	}
 }
 
+/* They have waited in vain: for whatever the writer is running this moment. */
+static void blame_running(struct funnel *funnel, struct list *requests)
+{
+	list_for_each(node, requests) {
+		struct request *request = container_of(node, struct request, node);
+		request->waited_for = holder_running(funnel->queue);
+	}
+}
+
 static void tick(void *ctx)
 {
 	struct funnel *funnel = ctx;
 	struct list expired;
 	uint64_t now_us = clock_now_us();
-	release_shipped(funnel, false);
+	funnel_release_shipped(funnel, false);
 	if (funnel->pause_until_us != 0 && now_us >= funnel->pause_until_us) {
 		(void)funnel_resume(funnel, "its own limit of time");
 	}
@@ -538,9 +378,9 @@ static void tick(void *ctx)
 		(void)snprintf(text, sizeof(text),
 			"the deadline passed while the request waited%s%s",
 			trouble[0] != 0 ? ": " : "", trouble);
-		refuse_all(funnel, &expired, FAILURE_DEADLINE, text);
+		funnel_refuse_all(funnel, &expired, FAILURE_DEADLINE, text);
 	}
-	flush_touched(funnel);
+	funnel_flush(funnel);
 	now_us = clock_now_us(); /* no peer's time lies behind it */
 	list_for_each_safe(node, &funnel->peers) {
 		struct peer *peer = container_of(node, struct peer, node);
@@ -548,7 +388,7 @@ static void tick(void *ctx)
 		again |= peer_check_times(peer, now_us);
 	}
 	again |= writer_settle(funnel->writer);
-	check_drained(funnel);
+	funnel_check_drained(funnel);
 	funnel_settle(funnel);
 	if (again) {
 		funnel_watch_times(
@@ -563,106 +403,6 @@ static void alive(void *ctx)
 	loop_timer_start(funnel->alive, funnel->options->alive_us);
 }
 
-/* ---- the end ---- */
-
-static uint64_t drain_limit_us(const struct funnel *funnel)
-{
-	return config_number(funnel->options->config, SETTING_DRAIN_TIMEOUT) * 1000;
-}
-
-/* Bytes of answers that no client has taken yet. */
-static size_t unsent(const struct funnel *funnel)
-{
-	size_t bytes = 0;
-	list_for_each(node, &((struct funnel *)(uintptr_t)funnel)->peers) {
-		bytes += peer_out_pending(container_of(node, struct peer, node));
-	}
-	return bytes;
-}
-
-/* Whatever still waits is refused; everybody is told; the last bytes get a moment. */
-static void close_all(struct funnel *funnel)
-{
-	struct list waiting;
-	list_init(&waiting);
-	collect_answers(funnel); /* nobody's answer is left behind */
-	release_shipped(funnel, true);
-	funnel_move(funnel, FUNNEL_CLOSING);
-	/* What waits is refused first: the turn of a lease that ends would be theirs. */
-	list_for_each(node, &funnel->peers) {
-		leases_refuse_waiting(container_of(node, struct peer, node));
-	}
-	list_for_each(node, &funnel->peers) {
-		leases_abandon(container_of(node, struct peer, node));
-	}
-	queue_stop(funnel->queue, &waiting);
-	refuse_all(funnel, &waiting, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
-	list_for_each_safe(node, &funnel->peers) {
-		struct peer *peer = container_of(node, struct peer, node);
-		peer_close(peer, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
-	}
-	funnel->closing_until_us = clock_now_us() + drain_limit_us(funnel);
-	funnel->unsent = unsent(funnel);
-	loop_timer_start(funnel->limit, CLOSING_US);
-}
-
-void funnel_drain(struct funnel *funnel)
-{
-	if (funnel->state != FUNNEL_RUNNING) {
-		return;
-	}
-	funnel_move(funnel, FUNNEL_DRAINING);
-	funnel->options->notify(funnel->options->ctx, "stopping");
-	if (funnel->options->listen_inherited) {
-		listener_pause(funnel->listener); /* who comes now waits for the next daemon */
-	} else {
-		listener_free(funnel->listener); /* … or is refused at once, and tries again */
-		funnel->listener = NULL;
-	}
-	queue_close(funnel->queue);
-	chunk_desk_close(funnel->chunks);
-	if (funnel->drills != NULL) {
-		drill_desk_close(funnel->drills);
-	}
-	flush_touched(funnel);
-	loop_timer_start(funnel->limit, drain_limit_us(funnel));
-	/* Not check_drained() at once: whoever asked gets its answer first. */
-	loop_wake(funnel->loop);
-}
-
-static void limit_passed(void *ctx)
-{
-	struct funnel *funnel = ctx;
-	if (funnel->state == FUNNEL_DRAINING) {
-		log_warn("the drain ran out of time", log_str("setting", "drain_timeout"));
-		close_all(funnel);
-		funnel_settle(funnel);
-		return;
-	}
-	size_t left = unsent(funnel);
-	if (left < funnel->unsent && clock_now_us() < funnel->closing_until_us) {
-		funnel->unsent = left; /* somebody still reads what was done for him */
-		loop_timer_start(funnel->limit, CLOSING_US);
-	} else {
-		loop_stop(funnel->loop);
-	}
-}
-
-static void terminate(void *ctx)
-{
-	struct funnel *funnel = ctx;
-	if (funnel->state == FUNNEL_RUNNING) {
-		funnel_drain(funnel);
-	} else if (funnel->state == FUNNEL_DRAINING) {
-		log_warn("second signal: not waiting for what is queued",
-			log_str("db", funnel->options->db));
-		close_all(funnel);
-		funnel_settle(funnel);
-	} else {
-		loop_stop(funnel->loop);
-	}
-}
-
 /* ---- start ---- */
 
 static int set_up_shipping(struct funnel *funnel)
@@ -675,7 +415,7 @@ static int set_up_shipping(struct funnel *funnel)
 		.fd = options->shipper_fd,
 		.start = start_shipper,
 		.start_ctx = funnel,
-		.arrived = shipping_arrived,
+		.arrived = funnel_shipping_arrived,
 		.ctx = funnel,
 	};
 	int rc = gate_new(options->board, options->spool, &funnel->gate);
@@ -687,16 +427,16 @@ static int set_up(struct funnel *funnel)
 	const struct funnel_options *options = funnel->options;
 	int rc = loop_new(&funnel->loop);
 	rc = rc == 0 ? queue_new(wake, funnel, &funnel->queue) : rc;
-	rc = rc == 0 ? loop_on_wake(funnel->loop, answers_arrived, funnel) : rc;
-	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGTERM, terminate, funnel) : rc;
-	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGINT, terminate, funnel) : rc;
+	rc = rc == 0 ? loop_on_wake(funnel->loop, funnel_answers_arrived, funnel) : rc;
+	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGTERM, funnel_terminate, funnel) : rc;
+	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGINT, funnel_terminate, funnel) : rc;
 	rc = rc == 0 ? loop_on_signal(funnel->loop, SIGHUP, funnel_hang_up, funnel) : rc;
 	if (rc < 0) {
 		return rc;
 	}
 	funnel->tick = loop_timer_new(funnel->loop, tick, funnel);
 	funnel->alive = loop_timer_new(funnel->loop, alive, funnel);
-	funnel->limit = loop_timer_new(funnel->loop, limit_passed, funnel);
+	funnel->limit = loop_timer_new(funnel->loop, funnel_limit_passed, funnel);
 	if (funnel->tick == NULL || funnel->alive == NULL || funnel->limit == NULL) {
 		return -ENOMEM;
 	}
@@ -705,7 +445,7 @@ static int set_up(struct funnel *funnel)
 	if (rc < 0) {
 		return rc;
 	}
-	watches_init(&funnel->watches, funnel->feed, touch, funnel);
+	watches_init(&funnel->watches, funnel->feed, funnel_touch, funnel);
 	store_observe(options->store, &(struct store_observer){feed_publish, funnel->feed});
 	rc = options->board != NULL ? set_up_shipping(funnel) : 0;
 	if (rc < 0) {
