@@ -3,8 +3,8 @@
 
 /*
  * A request to somebody who raises an alarm when it does not come: GET of an http or https URL, no
- * redirects, no answer kept. 0, or -EIO with a sentence that does not hold the URL, whose path is
- * often the secret.
+ * redirects, the certificate verified, no answer kept. 0, or -EIO with a sentence that does not hold
+ * the URL, whose path is often the secret.
  */
 
 enum { HEARTBEAT_ERROR_BYTES = 200 };

@@ -20,7 +20,7 @@ packages_test=(
 	clang libclang-rt-14-dev clang-format clang-tidy valgrind
 	libcmocka-dev
 	python3-pytest python3-pytest-xdist sqlite3
-	binutils git patch procps mandoc strace
+	binutils git patch procps mandoc strace openssl
 	systemd e2fsprogs mount util-linux passwd
 	radosgw ceph-mon ceph-osd
 )

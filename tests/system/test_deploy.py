@@ -247,5 +247,6 @@ def test_image_keeps_to_its_promises():
     assert stages == ["debian:bookworm-slim"] * 2
     last = text[text.rindex("FROM"):]
     assert "-dev" not in last and "\nUSER litefunnel\n" in last and "\nVOLUME /data\n" in last
+    assert " ca-certificates " in last  # else no store, and no heartbeat, is trusted
     for forbidden in ("curl ", "wget", "git clone", "ADD http"):
         assert forbidden not in text
