@@ -135,13 +135,15 @@ const struct setting settings[SETTING_COUNT] = {
 	[SETTING_DRAIN_TIMEOUT] = MS("drain_timeout", "10s", 0, DAY_MS, true,
 		"on SIGTERM: how long what is queued may take, and then, who reads his answers"),
 	[SETTING_SESSIONS_MAX] = NUMBER("sessions_max", "10000", 1, 10000000, true,
-		"sessions whose answers are remembered; a new one beyond is answered overloaded"),
+		"sessions whose answers are remembered; a new one beyond is answered overloaded; of 64 and "
+		"more the last quarter is for users who have less than a sixteenth"),
 	[SETTING_SESSION_WINDOW] = NUMBER("session_window", "1024", 1, 65536, false,
 		"answers remembered of one session; for a database it may shrink but not grow"),
 	[SETTING_SESSION_TTL] = MS("session_ttl", "1h", 1000, 30 * DAY_MS, true,
 		"a session lives so long after its last use, in the daemon's own running time"),
 	[SETTING_KEYS_MAX] = NUMBER("keys_max", "1000000", 1, 1000000000, true,
-		"free keys that are remembered; a new one beyond is answered overloaded"),
+		"free keys that are remembered; a new one beyond is answered overloaded; of 64 and more the "
+		"last quarter is for users who have less than a sixteenth"),
 	[SETTING_KEY_TTL] = MS("key_ttl", "24h", 1000, 365 * DAY_MS, true,
 		"a free key is remembered so long, in the daemon's own running time"),
 	[SETTING_CHECKPOINT_FRAMES] = NUMBER("checkpoint_frames", "1000", 1, 10000000, true,

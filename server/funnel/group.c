@@ -96,7 +96,7 @@ bool group_answer_from_memory(struct store *store, struct request *request)
 		return true;
 	case DEDUPE_FULL:
 		fail(request, FAILURE_OVERLOADED,
-			"no room to remember another session or key (sessions_max, keys_max)");
+			"no room to remember another session or key of this user (sessions_max, keys_max)");
 		request->failure.retry_after_ms = 1000;
 		return true;
 	default:

@@ -50,6 +50,8 @@ void dedupe_free(struct dedupe *dedupe)
 	free(dedupe->moves);
 	free(dedupe->doomed);
 	free(dedupe->forgets);
+	free(dedupe->key_changes);
+	shares_finish(&dedupe->key_shares);
 	pthread_mutex_destroy(&dedupe->lock);
 	free(dedupe);
 }
@@ -81,7 +83,7 @@ struct dedupe_stats dedupe_stats(struct dedupe *dedupe)
 {
 	pthread_mutex_lock(&dedupe->lock);
 	struct dedupe_stats stats = {
-		.sessions = dedupe->sessions.count,
+		.sessions = dedupe->sessions.shares.total,
 		.replies = dedupe->sessions.replies,
 		.keys = dedupe->keys,
 		.repeats = dedupe->repeats,
@@ -128,8 +130,10 @@ static int check_seq(
 	if (session == NULL && identity->seq <= identity->done) {
 		verdict = DEDUPE_EXPIRED;
 	} else if (session == NULL) {
-		verdict = dedupe->sessions.count < dedupe->limits.sessions_max ? DEDUPE_NEW
-									       : DEDUPE_FULL;
+		verdict = shares_have_room(&dedupe->sessions.shares, identity->uid,
+				  dedupe->limits.sessions_max)
+			? DEDUPE_NEW
+			: DEDUPE_FULL;
 	} else {
 		session_touch(&dedupe->sessions, session);
 		if (identity->done > session->done) {
@@ -237,7 +241,7 @@ int dedupe_remember(struct dedupe *dedupe, const struct identity *identity, stru
 
 bool dedupe_has_pending(const struct dedupe *dedupe)
 {
-	return dedupe->pending_count > 0 || dedupe->keys_added > 0 || dedupe->keys_dropped > 0 ||
+	return dedupe->pending_count > 0 || dedupe->key_changes_count > 0 ||
 		dedupe->forgets_count > 0 || dedupe->doomed_count > 0;
 }
 
@@ -278,8 +282,7 @@ static void transaction_over(struct dedupe *dedupe)
 	dedupe->moves_count = 0;
 	dedupe->forgets_count = 0;
 	dedupe->trimmed_rows = 0;
-	dedupe->keys_added = 0;
-	dedupe->keys_dropped = 0;
+	dedupe->key_changes_count = 0;
 	dedupe->buried = false;
 }
 
@@ -294,8 +297,7 @@ void dedupe_committed(struct dedupe *dedupe)
 	}
 	dedupe->group_rows += dedupe->pending_count > 0;
 	dedupe->group_rows -= dedupe->trimmed_rows;
-	dedupe->keys += dedupe->keys_added;
-	dedupe->keys -= dedupe->keys_dropped;
+	dedupe->keys = dedupe->key_shares.total;
 	for (size_t i = 0; i < dedupe->pending_count; i++) {
 		struct session *session = dedupe->pending[i].session;
 		session->pending = 0;
@@ -320,6 +322,7 @@ void dedupe_rolled_back(struct dedupe *dedupe)
 	for (size_t i = 0; i < dedupe->forgets_count; i++) {
 		dedupe->forgets[i]->forgotten = false; /* the bye will come again, or has failed */
 	}
+	tables_uncount_keys(dedupe, 0);
 	for (size_t i = dedupe->pending_count; i-- > 0;) {
 		struct pending *pending = &dedupe->pending[i];
 		entry_remove(&dedupe->sessions, pending->session, pending->seq);

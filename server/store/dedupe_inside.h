@@ -28,6 +28,12 @@ struct doomed {
 	uint8_t id[DEDUPE_SESSION_BYTES];
 };
 
+/* What this transaction did to the number of a user's keys. */
+struct key_change {
+	uint32_t uid;
+	int64_t more;
+};
+
 /* Statements on the tables. Their texts stand in dedupe_tables.c. */
 enum sql {
 	SQL_GROUP_INSERT,
@@ -54,7 +60,7 @@ struct dedupe {
 	/* Guards the index: the writer changes it, dedupe_peek() looks from elsewhere. */
 	pthread_mutex_t lock;
 	struct sessions sessions;
-	uint64_t keys;
+	uint64_t keys; /* that are committed */
 	uint64_t repeats;
 
 	uint64_t started_us;
@@ -63,6 +69,7 @@ struct dedupe {
 	uint64_t next_full_sweep_us;
 	size_t group_rows;
 	uint64_t trim_stamp;
+	struct shares key_shares; /* with those of this transaction */
 
 	/* This transaction. */
 	sqlite3_str *record;
@@ -73,8 +80,9 @@ struct dedupe {
 	size_t moves_count;
 	size_t moves_cap;
 	uint64_t trimmed_rows;
-	uint64_t keys_added;
-	uint64_t keys_dropped;
+	struct key_change *key_changes;
+	size_t key_changes_count;
+	size_t key_changes_cap;
 	struct session **forgets; /* sessions whose clients said bye */
 	size_t forgets_count;
 	size_t forgets_cap;
@@ -112,6 +120,9 @@ int tables_bury(struct dedupe *dedupe, uint64_t commit_no);
 
 /* Keys that have outlived their time to live; *ret_more: perhaps not all of them. */
 int tables_sweep_keys(struct dedupe *dedupe, uint64_t now_us, bool *ret_more);
+
+/* Takes back what was counted of keys since there were so many changes. */
+void tables_uncount_keys(struct dedupe *dedupe, size_t changes);
 
 /* Reads one answer: DEDUPE_REPEAT, -EIO or -ENOMEM. */
 int tables_read(struct dedupe *dedupe, const struct identity *identity, const struct entry *entry,

@@ -44,7 +44,7 @@ static const char *const sql_texts[SQL_COUNT] = {
 	[SQL_KEY_READ] = "SELECT hash, commit_no, reply FROM _lf_key WHERE uid = ?1 AND key = ?2",
 	[SQL_KEY_INSERT] = "INSERT INTO _lf_key(uid, key, hash, commit_no, born_s, reply) "
 			   "VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-	[SQL_KEY_OLDEST] = "SELECT id, commit_no, born_s FROM _lf_key ORDER BY id LIMIT ?1",
+	[SQL_KEY_OLDEST] = "SELECT id, commit_no, born_s, uid FROM _lf_key ORDER BY id LIMIT ?1",
 	[SQL_KEY_DELETE] = "DELETE FROM _lf_key WHERE id <= ?1",
 };
 
@@ -261,14 +261,16 @@ static int load_sessions(struct dedupe *dedupe)
 static int load_keys_count(struct dedupe *dedupe)
 {
 	sqlite3_stmt *stmt = NULL;
-	bool counted =
-		own_prepare(dedupe->store, "SELECT count(*) FROM _lf_key", &stmt) == SQLITE_OK &&
-		sqlite3_step(stmt) == SQLITE_ROW;
-	if (counted) {
-		dedupe->keys = (uint64_t)sqlite3_column_int64(stmt, 0);
+	int step =
+		own_prepare(dedupe->store, "SELECT uid, count(*) FROM _lf_key GROUP BY uid", &stmt);
+	int rc = step == SQLITE_OK ? 0 : -EINVAL;
+	while (rc == 0 && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
+		rc = shares_add(&dedupe->key_shares, (uint32_t)sqlite3_column_int64(stmt, 0),
+			sqlite3_column_int64(stmt, 1));
 	}
 	sqlite3_finalize(stmt);
-	return counted ? 0 : -EINVAL;
+	dedupe->keys = dedupe->key_shares.total;
+	return rc == 0 && step != SQLITE_DONE ? -EINVAL : rc;
 }
 
 int tables_load(struct dedupe *dedupe)
@@ -337,9 +339,24 @@ int tables_read(struct dedupe *dedupe, const struct identity *identity, const st
 	return read_payload(stmt, 0, ret_reply);
 }
 
-static bool room_for_key(const struct dedupe *dedupe)
+/* Counts keys that this transaction adds or drops: a rollback takes it back. */
+static int count_keys(struct dedupe *dedupe, uint32_t uid, int64_t more)
 {
-	return dedupe->keys + dedupe->keys_added - dedupe->keys_dropped < dedupe->limits.keys_max;
+	if (array_grow((void **)&dedupe->key_changes, &dedupe->key_changes_cap,
+		    dedupe->key_changes_count, sizeof(*dedupe->key_changes)) < 0 ||
+		shares_add(&dedupe->key_shares, uid, more) < 0) {
+		return -ENOMEM;
+	}
+	dedupe->key_changes[dedupe->key_changes_count++] = (struct key_change){uid, more};
+	return 0;
+}
+
+void tables_uncount_keys(struct dedupe *dedupe, size_t changes)
+{
+	while (dedupe->key_changes_count > changes) {
+		const struct key_change *change = &dedupe->key_changes[--dedupe->key_changes_count];
+		(void)shares_add(&dedupe->key_shares, change->uid, -change->more);
+	}
 }
 
 int tables_read_key(
@@ -358,7 +375,9 @@ int tables_read_key(
 		ret_reply->commit_no = (uint64_t)sqlite3_column_int64(stmt, 1);
 		rc = same ? take_payload(column_bytes(stmt, 2), ret_reply) : DEDUPE_MISMATCH;
 	} else if (step == SQLITE_DONE) {
-		rc = room_for_key(dedupe) ? DEDUPE_NEW : DEDUPE_FULL;
+		rc = shares_have_room(&dedupe->key_shares, identity->uid, dedupe->limits.keys_max)
+			? DEDUPE_NEW
+			: DEDUPE_FULL;
 	}
 	sqlite3_reset(stmt);
 	if (rc == DEDUPE_REPEAT) {
@@ -372,6 +391,10 @@ int tables_read_key(
 int tables_insert_key(struct dedupe *dedupe, const struct identity *identity, struct bytes payload)
 {
 	sqlite3_stmt *stmt = dedupe->stmts[SQL_KEY_INSERT];
+	size_t counted = dedupe->key_changes_count;
+	if (count_keys(dedupe, identity->uid, 1) < 0) {
+		return -ENOMEM;
+	}
 	sqlite3_bind_int64(stmt, 1, identity->uid);
 	sqlite3_bind_blob(stmt, 2, identity->key.data, (int)identity->key.len, SQLITE_STATIC);
 	sqlite3_bind_blob(stmt, 3, identity->hash, sizeof(identity->hash), SQLITE_STATIC);
@@ -380,9 +403,9 @@ int tables_insert_key(struct dedupe *dedupe, const struct identity *identity, st
 		stmt, 5, (sqlite3_int64)((clock_now_us() - dedupe->started_us) / 1000000));
 	sqlite3_bind_blob(stmt, 6, payload.data, (int)payload.len, SQLITE_STATIC);
 	if (own_run(dedupe->store, stmt) != SQLITE_OK) {
+		tables_uncount_keys(dedupe, counted);
 		return -EIO;
 	}
-	dedupe->keys_added++;
 	return 0;
 }
 
@@ -548,24 +571,28 @@ int tables_sweep_keys(struct dedupe *dedupe, uint64_t now_us, bool *ret_more)
 	uint64_t born_before_s = (uptime_us - dedupe->limits.key_ttl_us) / 1000000;
 	sqlite3_stmt *stmt = dedupe->stmts[SQL_KEY_OLDEST];
 	sqlite3_int64 last = 0;
-	uint64_t dropped = 0;
+	size_t counted = dedupe->key_changes_count;
+	int rc = SQLITE_OK;
 	sqlite3_bind_int64(stmt, 1, KEYS_SWEEP);
-	while (sqlite3_step(stmt) == SQLITE_ROW) {
+	while (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
 		bool of_this_run =
 			(uint64_t)sqlite3_column_int64(stmt, 1) > dedupe->start_commit_no;
 		if (of_this_run && (uint64_t)sqlite3_column_int64(stmt, 2) >= born_before_s) {
 			break;
 		}
 		last = sqlite3_column_int64(stmt, 0);
-		dropped++;
+		if (count_keys(dedupe, (uint32_t)sqlite3_column_int64(stmt, 3), -1) < 0) {
+			rc = SQLITE_NOMEM;
+		}
 	}
 	sqlite3_reset(stmt);
-	if (dropped == 0) {
-		return SQLITE_OK;
+	*ret_more = dedupe->key_changes_count - counted == KEYS_SWEEP;
+	if (rc == SQLITE_OK && dedupe->key_changes_count > counted) {
+		sqlite3_bind_int64(dedupe->stmts[SQL_KEY_DELETE], 1, last);
+		rc = own_run(dedupe->store, dedupe->stmts[SQL_KEY_DELETE]);
 	}
-	sqlite3_bind_int64(dedupe->stmts[SQL_KEY_DELETE], 1, last);
-	int rc = own_run(dedupe->store, dedupe->stmts[SQL_KEY_DELETE]);
-	dedupe->keys_dropped += rc == SQLITE_OK ? dropped : 0;
-	*ret_more = dropped == KEYS_SWEEP;
+	if (rc != SQLITE_OK) {
+		tables_uncount_keys(dedupe, counted);
+	}
 	return rc;
 }

@@ -42,6 +42,7 @@ void sessions_finish(struct sessions *sessions)
 	list_for_each_safe(node, &sessions->recent) {
 		session_remove(sessions, container_of(node, struct session, recent));
 	}
+	shares_finish(&sessions->shares);
 }
 
 static struct session **bucket_of(struct sessions *sessions, uint32_t uid, const uint8_t *id)
@@ -64,7 +65,8 @@ struct session *session_find(struct sessions *sessions, uint32_t uid, const uint
 struct session *session_add(struct sessions *sessions, uint32_t uid, const uint8_t *id)
 {
 	struct session *session = calloc(1, sizeof(*session));
-	if (session == NULL) {
+	if (session == NULL || shares_add(&sessions->shares, uid, 1) < 0) {
+		free(session);
 		return NULL;
 	}
 	struct session **bucket = bucket_of(sessions, uid, id);
@@ -74,7 +76,6 @@ struct session *session_add(struct sessions *sessions, uint32_t uid, const uint8
 	session->next_in_bucket = *bucket;
 	*bucket = session;
 	list_push_back(&sessions->recent, &session->recent);
-	sessions->count++;
 	return session;
 }
 
@@ -86,7 +87,7 @@ void session_remove(struct sessions *sessions, struct session *session)
 	}
 	*at = session->next_in_bucket;
 	list_remove(&session->recent);
-	sessions->count--;
+	(void)shares_add(&sessions->shares, session->uid, -1);
 	sessions->replies -= session->count;
 	free(session->entries);
 	free(session);

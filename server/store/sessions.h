@@ -11,6 +11,7 @@
 
 #include "server/base/list.h"
 #include "server/store/dedupe.h"
+#include "server/store/shares.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -52,8 +53,8 @@ struct sessions {
 	struct list recent; /* least recently used first */
 	uint64_t seed;
 	uint32_t window;
-	uint64_t count;
-	uint64_t replies; /* entries of all sessions */
+	struct shares shares; /* by user; their total is the number of sessions */
+	uint64_t replies;     /* entries of all sessions */
 };
 
 void sessions_init(struct sessions *sessions, uint32_t window);

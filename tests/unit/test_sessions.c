@@ -24,13 +24,13 @@ static void test_a_session_is_known_by_uid_and_id(void **state)
 	assert_ptr_equal(session_find(&sessions, 1, id_b), b);
 	assert_ptr_equal(session_find(&sessions, 2, id_a), other);
 	assert_null(session_find(&sessions, 2, id_b));
-	assert_int_equal(sessions.count, 3);
+	assert_int_equal(sessions.shares.total, 3);
 	session_remove(&sessions, a);
 	assert_null(session_find(&sessions, 1, id_a));
 	assert_ptr_equal(session_find(&sessions, 2, id_a), other);
-	assert_int_equal(sessions.count, 2);
+	assert_int_equal(sessions.shares.total, 2);
 	sessions_finish(&sessions);
-	assert_int_equal(sessions.count, 0);
+	assert_int_equal(sessions.shares.total, 0);
 }
 
 /* More sessions than buckets, and removal from the middle of a bucket. */
@@ -55,7 +55,7 @@ static void test_many_sessions(void **state)
 		memcpy(id, &i, sizeof(i));
 		assert_int_equal(session_find(&sessions, 7, id) != NULL, i % 2 == 1);
 	}
-	assert_int_equal(sessions.count, COUNT / 2);
+	assert_int_equal(sessions.shares.total, COUNT / 2);
 	sessions_finish(&sessions);
 }
 
