@@ -322,7 +322,6 @@ void dedupe_rolled_back(struct dedupe *dedupe)
 	for (size_t i = 0; i < dedupe->forgets_count; i++) {
 		dedupe->forgets[i]->forgotten = false; /* the bye will come again, or has failed */
 	}
-	tables_uncount_keys(dedupe, 0);
 	for (size_t i = dedupe->pending_count; i-- > 0;) {
 		struct pending *pending = &dedupe->pending[i];
 		entry_remove(&dedupe->sessions, pending->session, pending->seq);
@@ -332,6 +331,7 @@ void dedupe_rolled_back(struct dedupe *dedupe)
 			session_remove(&dedupe->sessions, pending->session);
 		}
 	}
+	tables_uncount_keys(dedupe, 0);
 	transaction_over(dedupe);
 	pthread_mutex_unlock(&dedupe->lock);
 }
