@@ -49,7 +49,7 @@ static const char help[] =
 	"  --socket PATH   the daemon's socket [LITEFUNNEL_SOCKET, or DB-funnel]\n"
 	"  --help          this text\n"
 	"\n"
-	"Exit codes: 0 done, 1 failed and nothing applied, 2 usage, 4 daemon not reachable, 5 some slices\n"
+	"Exit codes: 0 done, 1 failed and nothing applied, 2 usage, 4 daemon not reachable, 5 some of it\n"
 	"applied: the last line says how far, and how to go on.\n";
 
 enum {
@@ -294,18 +294,7 @@ static int report(const struct chunk *chunk, const lf_reply *reply, bool asked_f
 	if (print_flush("chunk") != 0) {
 		return CLI_FAILED;
 	}
-	return good ? CLI_DONE : facts.slices > 0 ? CLI_PARTLY : CLI_FAILED;
-}
-
-/* What had ended before cannot be ended: whoever cancels believes that something is left undone. */
-static int report_cancel(const struct chunk *chunk, const lf_reply *reply)
-{
-	struct facts facts = facts_of(reply);
-	int code = report(chunk, reply, false);
-	if (code != CLI_DONE || !is_state(&facts, "done")) {
-		return code;
-	}
-	return cli_fail("chunk", "%s was done already: nothing is left to cancel", chunk->name);
+	return good ? CLI_DONE : facts.changes > 0 ? CLI_PARTLY : CLI_FAILED;
 }
 
 /* ---- waiting ---- */
@@ -384,9 +373,6 @@ static int run(const struct chunk *chunk, const struct params *params)
 	int result = lf_chunk_control(db, chunk->name, chunk->op, chunk->options.rate, &reply);
 	if (result != LF_OK) {
 		return connect_report(&chunk->connect, db, result, reply);
-	}
-	if (strcmp(chunk->op, "cancel") == 0) {
-		return report_cancel(chunk, reply);
 	}
 	bool go_on = strcmp(chunk->op, "resume") == 0 && !chunk->detach;
 	return go_on ? wait_for_end(chunk, db) : report(chunk, reply, false);

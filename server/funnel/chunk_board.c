@@ -5,6 +5,7 @@
 #include "server/funnel/chunk_board.h"
 
 #include "server/base/clock.h"
+#include "server/base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,13 +107,30 @@ static void measure(struct chunk_entry *entry)
 		: 0;
 }
 
+/* Says in the log what nobody may be waiting for. */
+static void log_end(const struct chunk_facts *facts)
+{
+	if (facts->state == CHUNK_FAILED) {
+		log_warn("chunk failed", log_str("name", facts->name), log_uint("uid", facts->uid),
+			log_uint("rows", facts->rows), log_str("error", facts->error));
+	} else if (facts->state == CHUNK_DONE) {
+		log_info("chunk done", log_str("name", facts->name), log_uint("uid", facts->uid),
+			log_uint("rows", facts->rows), log_uint("changes", facts->changes),
+			log_uint("slices", facts->slices));
+	}
+}
+
 static void publish(void *ctx, const struct chunk_facts *facts)
 {
 	struct chunk_board *board = ctx;
 	struct chunk_entry *entry = board_find(board, facts->id);
-	entry = entry != NULL ? entry : add(board, facts);
+	bool known = entry != NULL;
+	entry = known ? entry : add(board, facts);
 	if (entry == NULL) {
 		return;
+	}
+	if (known && entry->view.facts.state != facts->state) {
+		log_end(facts);
 	}
 	if (entry->view.facts.state != facts->state) {
 		entry->rows_then = facts->rows;

@@ -8,7 +8,6 @@
 #include "server/funnel/chunk_task.h"
 
 #include "server/base/clock.h"
-#include "server/base/log.h"
 #include "server/funnel/reply.h"
 
 #include <stdlib.h>
@@ -155,23 +154,12 @@ enum task_end chunk_task_order(struct request *request, struct store *store, uin
 
 /* ---- slices ---- */
 
-/* Says in the log what nobody may be waiting for. */
-static void log_end(struct chunk_board *board, uint64_t id)
+void chunk_task_catch_up(struct chunk_board *board, struct store *store)
 {
-	pthread_mutex_lock(&board->lock);
-	const struct chunk_entry *entry = board_find(board, id);
-	if (entry != NULL && entry->view.facts.state == CHUNK_FAILED) {
-		log_warn("chunk failed", log_str("name", entry->name),
-			log_uint("uid", entry->view.facts.uid),
-			log_uint("rows", entry->view.facts.rows), log_str("error", entry->error));
-	} else if (entry != NULL && entry->view.facts.state == CHUNK_DONE) {
-		log_info("chunk done", log_str("name", entry->name),
-			log_uint("uid", entry->view.facts.uid),
-			log_uint("rows", entry->view.facts.rows),
-			log_uint("changes", entry->view.facts.changes),
-			log_uint("slices", entry->view.facts.slices));
+	bool quiet = !store_in_transaction(store); /* what a lease has done may yet be undone */
+	if (quiet && store_chunks_stale(store) && store_chunks_load(store) == 0) {
+		board_publish(board, store);
 	}
-	pthread_mutex_unlock(&board->lock);
 }
 
 void chunk_run_wish(struct chunk_run *run, enum chunk_wish wish)
@@ -249,8 +237,5 @@ enum task_end chunk_task_slice(struct request *request, struct store *store, uin
 	}
 	store_error_clear(&error);
 	board_publish(run->board, store);
-	if (slice == SLICE_OVER) {
-		log_end(run->board, run->id);
-	}
 	return slice == SLICE_MORE ? TASK_MORE : TASK_DONE;
 }

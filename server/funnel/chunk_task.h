@@ -43,6 +43,9 @@ struct chunk_run {
 enum task_end chunk_task_order(struct request *request, struct store *store, uint64_t budget_us);
 enum task_end chunk_task_slice(struct request *request, struct store *store, uint64_t budget_us);
 
+/* The writer, after any commit: chunks that have ended by what somebody else did are told to have. */
+void chunk_task_catch_up(struct chunk_board *board, struct store *store);
+
 /* In the loop: the slice ends soon, as it is wished; also the one of that request that waits. */
 void chunk_run_wish(struct chunk_run *run, enum chunk_wish wish);
 

@@ -451,9 +451,12 @@ static int set_up(struct funnel *funnel)
 	if (rc < 0) {
 		return rc;
 	}
+	rc = open_chunk_desk(funnel);
+	rc = rc == 0 && options->board != NULL ? open_drill_desk(funnel) : rc;
 	struct writer_options writer = {
 		.store = options->store,
 		.gate = funnel->gate,
+		.chunks = rc == 0 ? chunk_desk_board(funnel->chunks) : NULL,
 		.queue = funnel->queue,
 		.config = options->config,
 		.db = options->db,
@@ -462,8 +465,6 @@ static int set_up(struct funnel *funnel)
 		.ctx = options->ctx,
 		.loop = funnel->loop,
 	};
-	rc = open_chunk_desk(funnel);
-	rc = rc == 0 && options->board != NULL ? open_drill_desk(funnel) : rc;
 	rc = rc == 0 ? writer_start(&writer, &funnel->writer) : rc;
 	loop_on_turn(funnel->loop, turn_over, funnel);
 	return rc == 0 ? listener_new(funnel->loop, options->listen_fd, connected, funnel,

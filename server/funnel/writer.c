@@ -9,6 +9,7 @@
 
 #include "server/base/clock.h"
 #include "server/base/log.h"
+#include "server/funnel/chunk_task.h"
 #include "server/funnel/group.h"
 #include "server/funnel/holder.h"
 #include "server/funnel/wal_clock.h"
@@ -369,7 +370,7 @@ static void take_turn(struct writer *writer)
 static bool leaves_work(struct writer *writer, uint64_t now_us)
 {
 	uint64_t frames = number(writer, SETTING_CHECKPOINT_FRAMES);
-	if (writer->full) {
+	if (writer->full || store_chunks_stale(writer->options.store)) {
 		return true;
 	}
 	if (now_us < writer->nudge_at_us ||
@@ -419,11 +420,19 @@ bool writer_settle(struct writer *writer)
 	return unsettled;
 }
 
+static void note_chunks(struct writer *writer)
+{
+	if (writer->options.chunks != NULL) {
+		chunk_task_catch_up(writer->options.chunks, writer->options.store);
+	}
+}
+
 /* What is done when nothing waits. */
 static void look_around(struct writer *writer)
 {
 	lookout_look(writer->lookout);
 	note_epoch(writer);
+	note_chunks(writer);
 	if (writer->full) {
 		writer->full = false;
 		lookout_met_full(writer->lookout);
@@ -507,6 +516,7 @@ static void work(struct writer *writer)
 		} else {
 			take_turn(writer);
 		}
+		note_chunks(writer);
 	}
 }
 

@@ -31,13 +31,16 @@ struct writer_stats {
 	struct lookout_facts lookout;
 };
 
+struct chunk_board;
+
 struct writer_options {
 	struct store *store; /* the writer's from writer_start() to writer_join() */
 	struct queue *queue;
 	const struct config *config; /* numbers only */
 	const char *db;              /* paths */
 	const char *reserve;
-	struct gate *gate; /* NULL: nothing is shipped */
+	struct gate *gate;          /* NULL: nothing is shipped */
+	struct chunk_board *chunks; /* NULL: nobody looks at them */
 	/*
 	 * A COMMIT or a checkpoint met an I/O error: what is on the disk can be told only by
 	 * starting over. Called in the writer's thread, or the loop's; must not return.

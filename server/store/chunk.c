@@ -398,6 +398,10 @@ enum chunk_slice store_chunk_slice(struct store *store, uint64_t id, uint64_t sl
 	if (chunk == NULL || !is_running(chunk)) {
 		return SLICE_OVER;
 	}
+	if (store->chunks->stale) {
+		put_off(chunk, AGAIN_US, "its state could not be read");
+		return SLICE_LATER; /* it may have ended, or its table */
+	}
 	struct slice slice = {.store = store, .chunk = chunk, .error = error};
 	slice.aim_us = chunk->facts.slice_us < slice_us_max ? chunk->facts.slice_us : slice_us_max;
 	enum chunk_slice result = SLICE_MORE;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What chunks are made of: for chunk.c and chunk_table.c only. */
+/* What chunks are made of: for chunk.c, chunk_table.c and chunk_target.c only. */
 
 #include "server/base/list.h"
 #include "server/store/chunk.h"
@@ -10,7 +10,7 @@
 
 #include <sqlite3.h>
 
-enum { CHUNK_HASH_BYTES = 16, CHUNK_ERROR_BYTES = 512 };
+enum { CHUNK_HASH_BYTES = 16, CHUNK_ERROR_BYTES = 512, CHUNK_TARGETS = 2 };
 
 enum chunk_sql {
 	CHUNK_SQL_FIND,
@@ -23,6 +23,9 @@ enum chunk_sql {
 	CHUNK_SQL_STATE,
 	CHUNK_SQL_SAVE,
 	CHUNK_SQL_SCHEMA,
+	CHUNK_SQL_TARGET,
+	CHUNK_SQL_LOSE,
+	CHUNK_SQL_IS_LOST,
 	CHUNK_SQL_MARK_READ,
 	CHUNK_SQL_MARK_MOVE,
 	CHUNK_SQL_MARK_FORGET,
@@ -45,6 +48,13 @@ struct chunk {
 	sqlite3_value *first; /* the keys at the ends, and the last one done; NULL: none */
 	sqlite3_value *last;
 	sqlite3_value *done;
+
+	/* The tables that its statement names: whose rows are walked, and where an INSERT puts its own. */
+	struct chunk_target {
+		char name[SLICING_NAME_BYTES]; /* "": none */
+		uint64_t identity;             /* as the schema has it; 0: not known */
+	} targets[CHUNK_TARGETS];
+	bool lost; /* one of them is not the table any more that it began with: it never goes on */
 
 	struct slicing slicing;
 	bool planned;
@@ -75,6 +85,16 @@ int chunk_fail(struct store *store, const struct chunk *chunk);
 
 void chunk_free(struct chunk *chunk);
 void chunk_unplan(struct chunk *chunk);
+
+/*
+ * chunk_target.c: to which tables a chunk is bound. Read: from its statement. Note: what these tables are
+ * now, outside of a transaction, is what they are to stay. Check resume: whether one that has failed
+ * may go on.
+ */
+void chunk_targets_read(struct chunk *chunk);
+void chunk_targets_note(struct store *store);
+int chunk_check_resume(
+	struct store *store, uint64_t id, struct bytes name, struct store_error *error);
 
 /* chunk_params.c: the values of a statement as one blob, and back as a step of `sql`. */
 char *chunk_params_pack(

@@ -38,6 +38,12 @@ static const char *const texts[CHUNK_SQL_COUNT] = {
 		"UPDATE _lf_chunk SET state = ?2, ended_s = ?3, done_key = ?4, rows = ?5,"
 		" changes = ?6, slices = ?7, busy_us = ?8, commit_no = ?9 WHERE id = ?1",
 	[CHUNK_SQL_SCHEMA] = "PRAGMA schema_version",
+	[CHUNK_SQL_TARGET] = "SELECT rootpage, sql FROM sqlite_schema"
+			     " WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
+	/* Without a key it is never walked again. */
+	[CHUNK_SQL_LOSE] = "UPDATE _lf_chunk SET state = ?2, ended_s = ?3, error = ?4,"
+			   " key = iif(?5, NULL, key) WHERE id = ?1",
+	[CHUNK_SQL_IS_LOST] = "SELECT error FROM _lf_chunk WHERE id = ?1 AND key IS NULL",
 	/* Marks are nobody's: uid -1. The position is in `rows`, its time in started_s. */
 	[CHUNK_SQL_MARK_READ] = "SELECT rows FROM _lf_chunk WHERE uid = -1 AND name = ?1",
 	[CHUNK_SQL_MARK_MOVE] = "INSERT INTO _lf_chunk(uid, name, hash, sql, params, state, rows,"
@@ -207,6 +213,7 @@ static struct chunk *add(struct store *store, sqlite3_stmt *stmt)
 	if (chunk->params_len > 0) {
 		memcpy(chunk->params, sqlite3_column_blob(stmt, 16), chunk->params_len);
 	}
+	chunk_targets_read(chunk);
 	list_push_back(&store->chunks->list, &chunk->node);
 	return chunk;
 }
@@ -223,6 +230,7 @@ static int load_row(struct store *store, sqlite3_stmt *stmt)
 	sqlite3_snprintf(sizeof(chunk->error), chunk->error, "%s", error != NULL ? error : "");
 	sqlite3_value_free(chunk->done);
 	chunk->done = column_dup(stmt, 20);
+	chunk->lost = sqlite3_column_type(stmt, 17) == SQLITE_NULL;
 	chunk->facts.due_us = 0;
 	chunk->seen = true;
 	if (chunk->facts.state != CHUNK_RUNNING) {
@@ -256,6 +264,7 @@ int store_chunks_load(struct store *store)
 		}
 	}
 	store->chunks->stale = false;
+	chunk_targets_note(store);
 	return 0;
 }
 
@@ -429,13 +438,19 @@ static bool next_state(enum chunk_op op, enum chunk_state *state)
 		return *state == CHUNK_PAUSED;
 	case CHUNK_OP_RESUME:
 		*state = *state == CHUNK_PAUSED || *state == CHUNK_FAILED ? CHUNK_RUNNING : *state;
-		return *state != CHUNK_CANCELLED;
+		return *state == CHUNK_RUNNING;
 	case CHUNK_OP_CANCEL:
 		*state = *state == CHUNK_DONE ? CHUNK_DONE : CHUNK_CANCELLED;
-		return true;
+		return *state == CHUNK_CANCELLED;
 	default:
 		return true;
 	}
+}
+
+static const char *op_name(enum chunk_op op)
+{
+	static const char *const names[] = {"look at", "pause", "resume", "cancel"};
+	return names[op];
 }
 
 static int save_state(struct store *store, const struct chunk_facts *facts, const char *why)
@@ -476,8 +491,15 @@ int store_chunk_control(struct store *store, uint32_t uid, bool any, struct byte
 	}
 	enum chunk_state before = ret_facts->state;
 	if (!next_state(op, &ret_facts->state)) {
-		return store_error_set(error, STORE_BAD_REQUEST, 0, "the chunk \"%.*s\" is %s",
-			(int)name.len, (const char *)name.data, chunk_state_name(before));
+		return store_error_set(error, STORE_BAD_REQUEST, 0,
+			"the chunk \"%.*s\" was %s already: nothing is left to %s", (int)name.len,
+			(const char *)name.data, chunk_state_name(before), op_name(op));
+	}
+	if (op == CHUNK_OP_RESUME && before == CHUNK_FAILED) {
+		rc = chunk_check_resume(store, ret_facts->id, name, error);
+		if (rc != 0) {
+			return rc;
+		}
 	}
 	bool over = chunk_state_is_over(ret_facts->state);
 	if (before == ret_facts->state && (rate == UINT64_MAX || rate == ret_facts->rate)) {

@@ -285,10 +285,12 @@ static void settle(struct store *store, struct store_recheck *recheck)
 	if (rc == 0 && change_epoch(store) != SQLITE_OK) {
 		rc = -1;
 	}
+	rc = rc == 0 ? chunk_targets_compare(store, &error) : rc;
 	rc = rc == 0 ? store_commit(store, &error) : rc;
 	if (rc == 0) {
 		recheck->end = STORE_RECHECK_GOES_ON;
 		store->foreign_count++;
+		chunk_targets_changed(store);
 		ground_note(store);
 	} else {
 		memcpy(store->epoch, epoch, sizeof(epoch));

@@ -261,5 +261,13 @@ void foreign_committed(struct store *store);
 void foreign_note_salt(struct store *store);
 bool foreign_restart(const struct store *store, const struct wal_index *index);
 
+/*
+ * chunk_target.c, in the open transaction, where the schema may have changed. Check: chunks whose table is gone
+ * fail with it. Compare: so do those whose table is not the same, after another process has written.
+ */
+int chunk_targets_check(struct store *store, struct store_error *error);
+int chunk_targets_compare(struct store *store, struct store_error *error);
+void chunk_targets_changed(struct store *store); /* behind a COMMIT of ours */
+
 /* Takes checkpoints into our own hand and counts frames (checkpoint.c). */
 void checkpoint_setup(struct store *store);

@@ -45,15 +45,16 @@ int slicing_check_program(
 struct slicing_text {
 	enum slicing_kind kind;
 	char table[SLICING_NAME_BYTES];
-	struct bytes as;    /* what its columns are qualified with, as it is written */
-	size_t verb_at;     /* UPDATE, DELETE or INSERT */
-	size_t select_at;   /* the SELECT of an INSERT */
-	size_t hint_at;     /* behind the table: where INDEXED BY belongs */
-	size_t where_at;    /* behind the word WHERE; 0: there is none */
-	size_t where_end;   /* behind the condition, or where one would belong */
-	size_t end;         /* behind the last word */
-	bool params_behind; /* values without a number stand behind the condition */
-	bool as_with;       /* WITH gives something else the table's name */
+	char into[SLICING_NAME_BYTES]; /* of an INSERT; else "" */
+	struct bytes as;               /* what its columns are qualified with, as it is written */
+	size_t verb_at;                /* UPDATE, DELETE or INSERT */
+	size_t select_at;              /* the SELECT of an INSERT */
+	size_t hint_at;                /* behind the table: where INDEXED BY belongs */
+	size_t where_at;               /* behind the word WHERE; 0: there is none */
+	size_t where_end;              /* behind the condition, or where one would belong */
+	size_t end;                    /* behind the last word */
+	bool params_behind;            /* values without a number stand behind the condition */
+	bool as_with;                  /* WITH gives something else the table's name */
 };
 
 /* 0, or STORE_BAD_REQUEST. */

@@ -164,9 +164,33 @@ static int read_condition(struct reading *reading)
 	return 0;
 }
 
+/* INTO table, or schema.table. */
+static int read_into(struct reading *reading)
+{
+	struct slicing_text *result = reading->result;
+	if (!is(reading, "into")) {
+		return 0; /* for SQLite to say */
+	}
+	next(reading);
+	struct token name = reading->token;
+	next(reading);
+	if (is_mark(reading, '.')) {
+		next(reading);
+		name = reading->token;
+		next(reading);
+	}
+	return token_name(reading->text.sql, &name, result->into, sizeof(result->into))
+		? 0
+		: refuse(reading, "the table's name is too long");
+}
+
 /* INSERT INTO … SELECT … FROM: the table is the one that is read. */
 static int read_select(struct reading *reading)
 {
+	int into = read_into(reading);
+	if (into != 0) {
+		return into;
+	}
 	while (!is(reading, "select")) {
 		if (reading->token.kind == TOKEN_END || is(reading, "values") ||
 			is(reading, "default") || !next_outside(reading)) {

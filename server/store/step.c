@@ -271,7 +271,7 @@ static void note_effects(struct store *store, bool readonly, bool dml, bool ddl,
 	}
 }
 
-/* After a change of the schema: what the authorizer could not see. */
+/* After a change of the schema: what the authorizer could not see, and whose table is gone. */
 static int check_own_tables(struct store *store, struct store_error *error)
 {
 	bool trespassed = false;
@@ -280,7 +280,7 @@ static int check_own_tables(struct store *store, struct store_error *error)
 		return stmt_failed(store->handle, &store->authorizer, rc, error);
 	}
 	if (!trespassed) {
-		return 0;
+		return chunk_targets_check(store, error);
 	}
 	if (store->authorizer.lease) {
 		store_rollback(store); /* a batch is undone; of a lease all goes */

@@ -562,6 +562,7 @@ int store_commit(struct store *store, struct store_error *error)
 	}
 	if (store->ddl) {
 		stmt_cache_clear(&store->cache);
+		chunk_targets_changed(store);
 		assert(pragma_holds(store)); /* no schema may have changed what safety rests on */
 	}
 	dedupe_committed(store->dedupe);

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 
@@ -141,6 +142,102 @@ def test_pause_resume_cancel(daemon):
         assert error["code"] == "bad_request"
         error, _ = wire.ask("chunk_ctl", chunk="nobody", op="wait")
         assert error["code"] == "not_found"
+
+
+def test_what_is_done_can_be_neither_resumed_nor_cancelled(daemon):
+    """Both succeeded, and said "done"."""
+    served = daemon()
+    fill(served, 100)
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="d")
+        assert wait(wire, "d")["state"] == "done"
+        for op in ("resume", "cancel", "pause"):
+            error, _ = wire.ask("chunk_ctl", chunk="d", op=op)
+            assert error["code"] == "bad_request" and "was done already" in error["message"], op
+        wire.call("chunk", sql="UPDATE t SET n = -2", name="c", rate=1)
+        for _ in range(2):
+            assert wire.call("chunk_ctl", chunk="c", op="cancel")["state"] == "cancelled"
+        assert wire.call("chunk_ctl", chunk="d", op="wait")["state"] == "done"
+
+
+MAKE = "CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER, s TEXT)"
+
+
+@pytest.mark.parametrize("how", ["batch", "script", "lease", "renamed", "filled"])
+@pytest.mark.parametrize("paused", [True, False])
+def test_another_table_of_the_same_name_is_not_its_table(daemon, how, paused):
+    """A chunk went on in a table that was made anew while it was paused, or between its slices."""
+    served = daemon()
+    fill(served, 5_000)
+    sql = "INSERT INTO t SELECT k, 0, '' FROM source" if how == "filled" else "UPDATE t SET n = -1"
+    with served.wire() as wire:
+        wire.write("CREATE TABLE source(k INTEGER PRIMARY KEY)",
+                   "INSERT INTO source SELECT id + 1000000 FROM t")
+        wire.call("chunk", sql=sql, name="c", rate=50)
+        if paused:
+            wire.call("chunk_ctl", chunk="c", op="pause")
+        away = "ALTER TABLE t RENAME TO old" if how == "renamed" else "DROP TABLE t"
+        row = "INSERT INTO t VALUES (999999, 7, 'new')"
+        if how == "lease":
+            wire.call("begin", lease=1)
+            for step in (away, MAKE, row):
+                wire.call("step", lease=1, sql=step)
+            wire.call("rollback", lease=1)
+            state = wire.call("chunk_ctl", chunk="c", op="wait", wait_ms=0)["state"]
+            assert state == ("paused" if paused else "running"), "undone, and yet it ended"
+            wire.call("begin", lease=2)
+            for step in (away, MAKE, row):
+                wire.call("step", lease=2, sql=step)
+            wire.call("commit", lease=2)
+        elif how == "script":
+            wire.write([f"{away}; {MAKE}; {row}", None, {"script": True}])
+        else:
+            wire.write(away, MAKE, row)
+        end = wait_for(lambda: [s for s in [wait(wire, "c")] if s["state"] == "failed"], "its end")[0]
+        assert 'the table "t" was dropped or renamed' in end["error"]
+        error, _ = wire.ask("chunk_ctl", chunk="c", op="resume")
+        assert error["code"] == "bad_request" and '"t"' in error["message"]
+    served.restart()
+    with served.wire() as wire:
+        assert wire.ask("chunk_ctl", chunk="c", op="resume")[0]["code"] == "bad_request"
+        assert wire.call("chunk_ctl", chunk="c", op="cancel")["state"] == "cancelled"
+    assert served.read("SELECT * FROM t") == [(999_999, 7, "new")]
+
+
+def test_a_table_that_is_altered_or_beside_another_that_goes_stays_its_table(daemon):
+    served = daemon()
+    fill(served, 5_000)
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="c", rate=50)
+        wire.write("CREATE TABLE other(a)", "ALTER TABLE t ADD COLUMN more", "DROP TABLE other")
+        error, _ = wire.ask("write", batch=[["DROP TABLE t"], ["SELECT nosuch()"]])
+        assert error["code"] == "sql"
+        wire.call("chunk_ctl", chunk="c", op="pause")
+        wire.write("ALTER TABLE t RENAME COLUMN s TO text")
+        wire.call("chunk_ctl", chunk="c", op="resume", rate=10_000_000)
+        assert wait(wire, "c")["state"] == "done"
+    assert served.read("SELECT DISTINCT n FROM t") == [(-1,)]
+
+
+def test_a_table_that_another_process_made_anew(daemon):
+    """What it did is seen afterwards only: whoever began the chunk decides."""
+    served = daemon()
+    fill(served, 5_000)
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="c", rate=50)
+        wire.call("chunk_ctl", chunk="c", op="pause")
+        other = sqlite3.connect(served.db)
+        with other:
+            other.execute("DROP TABLE t")
+            other.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER, s TEXT, more)")
+            other.execute("INSERT INTO t VALUES (999999, 7, 'new', 0), (1, 7, 'new', 0)")
+        other.close()
+        wire.write("CREATE TABLE next(a)")
+        end = wait_for(lambda: [s for s in [wait(wire, "c")] if s["state"] == "failed"], "its end")[0]
+        assert 'the table "t"' in end["error"] and "another process" in end["error"]
+        assert served.read("SELECT DISTINCT n FROM t") == [(7,)]
+        assert wire.call("chunk_ctl", chunk="c", op="resume", rate=10_000_000)["state"] == "running"
+        wait(wire, "c")
 
 
 def test_progress_is_told_and_a_wait_can_be_cancelled(daemon):
@@ -321,7 +418,10 @@ def test_command(litefunnel, daemon):
     done = run(litefunnel, served, "--resume", "slow", "--rate", "10000000")
     assert done.returncode == 0 and "slow: done" in done.stdout, done.stderr
     done = run(litefunnel, served, "--cancel", "slow")
-    assert done.returncode == 1 and "slow was done already" in done.stderr, done.stderr
+    assert done.returncode == 1 and '"slow" was done already' in done.stderr, done.stderr
+    served.write("CREATE TABLE none(id INTEGER PRIMARY KEY CHECK (id < 0))")
+    done = run(litefunnel, served, "INSERT INTO none SELECT id FROM t", "--name", "never")
+    assert done.returncode == 1 and "CHECK" in done.stderr, done
     done = run(litefunnel, served, "--cancel", "nobody")
     assert done.returncode == 1 and "no chunk" in done.stderr
     with pytest.raises(Refused):
