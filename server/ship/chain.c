@@ -87,15 +87,19 @@ static enum chain_action another_daemon(const struct chain_head *head, char *ret
 	return CHAIN_REFUSE;
 }
 
+static enum chain_action known_to_the_database(char *ret_reason)
+{
+	return say(ret_reason, CHAIN_BEGIN,
+		"the spool does not know its newest segments; the database does");
+}
+
 /* The same lineage, but the replica has numbers that the spool does not know. */
 static enum chain_action decide_ahead(const struct chain_local *local,
 	const struct chain_head *head, bool chained, char *ret_reason)
 {
 	if (head->record.commit_last <= local->commit_no) {
 		return chained ? another_daemon(head, ret_reason)
-			       : say(ret_reason, CHAIN_BEGIN,
-					 "the spool does not know its newest segments; the "
-					 "database does");
+			       : known_to_the_database(ret_reason);
 	}
 	snprintf(ret_reason, CHAIN_REASON_BYTES,
 		"it is ahead of the database: it holds commit %" PRIu64
@@ -115,6 +119,10 @@ enum chain_action chain_decide(const struct chain_local *local, const struct cha
 	}
 	if (head->txid > 0 && !same(head->record.epoch, local->epoch)) {
 		return decide_foreign(local, head, ret_reason);
+	}
+	/* The chain says nothing of a replica that it did not wait for: what was true then decides. */
+	if (head->txid > 0 && head->record.commit_last <= local->begun_commit) {
+		return known_to_the_database(ret_reason);
 	}
 	if (head->txid > 0 && (!chained || head->txid > local->position.txid)) {
 		return decide_ahead(local, head, chained, ret_reason);

@@ -27,6 +27,8 @@ struct chain_local {
 	uint64_t first_txid;            /* the first segment that is still in the spool; 0: none */
 	uint8_t epoch[RECORD_ID_BYTES]; /* of the database now */
 	uint64_t commit_no;
+	uint64_t begun_commit; /* the spool had no chain, and one was begun here, before the replica
+				  had been asked; 0: not so */
 	bool has_parent; /* it was restored from a chain of this epoch, which ended with this number */
 	uint8_t parent[RECORD_ID_BYTES];
 	uint64_t parent_txid;

@@ -288,6 +288,7 @@ static int set_up(struct shipper *shipper)
 	shipper->breaks = shipper->notice.breaks;
 	rc = capture_resume(shipper->capture);
 	shipper->chained = rc == 0;
+	shipper->found = shipper->chained;
 	if (rc == CAPTURE_BROKEN) {
 		log_info("no chain to continue", log_str("reason", capture_why(shipper->capture)));
 		rc = chain_break(shipper->options->spool);

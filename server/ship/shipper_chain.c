@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LOOK_MS = 5000 /* how long replicas have to say what they hold */ };
+enum { LOOK_MS = 5000 /* how long replicas that matter have to say what they hold */ };
 
 /* ---- what replicas may have ---- */
 
@@ -66,6 +66,7 @@ static struct chain_local local_facts(const struct shipper *shipper)
 	struct chain_local local = {
 		.has_position = shipper->chained,
 		.commit_no = shipper->notice.commit_no,
+		.begun_commit = shipper->begun_commit,
 		.continue_litestream = shipper->options->continue_litestream,
 	};
 	CLEANUP_FREE struct spool_file *files = NULL;
@@ -79,6 +80,40 @@ static struct chain_local local_facts(const struct shipper *shipper)
 	memcpy(local.epoch, shipper->notice.epoch, sizeof(local.epoch));
 	read_parent(shipper, &local);
 	return local;
+}
+
+/*
+ * Whether what the chain has next for a replica begins with the pages that the replica ends with. A
+ * number alone does not say so: the chain may have begun without the replica, at a number below its
+ * newest one.
+ */
+static bool leads_on(struct shipper *shipper, const struct chain_head *head)
+{
+	const struct position *last = capture_last_cut(shipper->capture);
+	const uint8_t *after = head->record.digest_after;
+	struct record next;
+	uint64_t bytes = 0;
+	CLEANUP_FD int fd = -1;
+	bool has_digest = head->known && head->record.has_digest;
+	if (head->txid == 0) {
+		return true;
+	}
+	if (head->txid == last->txid) {
+		return has_digest && memcmp(after, last->digest.bytes, RECORD_DIGEST_BYTES) == 0;
+	}
+	int rc = spool_get(
+		shipper->spool, SPOOL_SEGMENTS, head->txid + 1, head->txid + 1, &fd, &bytes, &next);
+	if (rc != 0) {
+		return rc == SPOOL_MISSING; /* then an image comes next */
+	}
+	return next.full ||
+		(has_digest && memcmp(after, next.digest_before, RECORD_DIGEST_BYTES) == 0);
+}
+
+/* The replica takes part from what it holds. */
+static void admit(struct shipper *shipper, struct uploader *uploader, const struct chain_head *head)
+{
+	uploader_begin(uploader, head->txid, !leads_on(shipper, head), shipper->notice.epoch);
 }
 
 /*
@@ -97,14 +132,16 @@ static void answer_heads(struct shipper *shipper, bool *ret_begin, uint64_t *ret
 		struct chain_head head = uploader_head(uploader);
 		head.ours = head.known && spool_has_writer(shipper->spool, head.record.writer);
 		enum chain_action action = chain_decide(&local, &head, reason);
-		bool behind = shipper->chained && head.txid <= local.position.txid;
+		bool behind = shipper->chained &&
+			(head.txid < local.position.txid ||
+				(head.txid == local.position.txid && leads_on(shipper, &head)));
 		if (action == CHAIN_REFUSE) {
 			uploader_refuse(uploader, reason);
-		} else if (action == CHAIN_BEGIN && !behind) {
+		} else if (!behind) {
 			*ret_begin = true;
 			*ret_txid = head.txid > *ret_txid ? head.txid : *ret_txid;
 		} else {
-			uploader_begin(uploader, head.txid, shipper->notice.epoch);
+			admit(shipper, uploader, &head);
 			uploader_offer(uploader, local.position.txid,
 				head.known ? head.record.committed_ms : shipper_now_ms());
 		}
@@ -170,6 +207,8 @@ static int begin_chain(struct shipper *shipper, uint64_t behind)
 	shipper_tell(shipper);
 	board_gate_open(shipper->board);
 	if (rc == 0) {
+		bool first = !shipper->found && shipper->begun_commit == 0;
+		shipper->begun_commit = first ? record.commit_last : shipper->begun_commit;
 		log_info("a chain begins", log_uint("segment", behind + 1),
 			log_uint("commit", record.commit_last),
 			log_uint("pages", capture_at(shipper->capture)->pages),
@@ -194,8 +233,8 @@ static void admit_waiting(struct shipper *shipper)
 {
 	for (size_t i = 0; i < shipper->uploaders_count; i++) {
 		if (uploader_state(shipper->uploaders[i]) == UPLOADER_WAITING) {
-			uploader_begin(shipper->uploaders[i],
-				uploader_head(shipper->uploaders[i]).txid, shipper->notice.epoch);
+			struct chain_head head = uploader_head(shipper->uploaders[i]);
+			admit(shipper, shipper->uploaders[i], &head);
 		}
 	}
 	shipper_offer_all(shipper, shipper_now_ms());
@@ -214,6 +253,16 @@ static uint64_t highest_txid(struct shipper *shipper, uint64_t known)
 	return highest;
 }
 
+static bool awaits_any(struct shipper *shipper)
+{
+	for (size_t i = 0; i < shipper->uploaders_count; i++) {
+		if (uploader_awaited(shipper->uploaders[i])) {
+			return true;
+		}
+	}
+	return false;
+}
+
 int shipper_see_to_chain(struct shipper *shipper)
 {
 	bool begin = false;
@@ -225,8 +274,7 @@ int shipper_see_to_chain(struct shipper *shipper)
 	bool ready = begin || shipper_any_in(shipper, UPLOADER_SHIPPING) ||
 		shipper_any_in(shipper, UPLOADER_LACKING);
 	bool late = clock_now_us() - shipper->started_us > LOOK_MS * 1000ull;
-	if ((!begin && shipper->chained) || !ready ||
-		(shipper_any_in(shipper, UPLOADER_LOOKING) && !late)) {
+	if ((!begin && shipper->chained) || !ready || (!late && awaits_any(shipper))) {
 		return 0;
 	}
 	if (!shipper_image_may_begin(shipper)) {

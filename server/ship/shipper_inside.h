@@ -26,8 +26,10 @@ struct shipper {
 	struct notice notice;
 	struct ship_report report;
 	bool chained;
-	bool looked;     /* whether the spool holds one is known */
-	uint64_t breaks; /* of the chain, by the funnel, that we know of */
+	bool looked;           /* whether the spool holds one is known */
+	bool found;            /* it did, at the start */
+	uint64_t begun_commit; /* at which the first chain began, where it did not */
+	uint64_t breaks;       /* of the chain, by the funnel, that we know of */
 	uint64_t started_us;
 	uint64_t uncut_us; /* since when there are commits that are in no segment; 0: none */
 	uint64_t trimmed_us;

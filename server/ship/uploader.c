@@ -52,6 +52,15 @@ bool uploader_gone(struct uploader *uploader)
 	return gone;
 }
 
+bool uploader_awaited(struct uploader *uploader)
+{
+	char name[SPOOL_USED_BYTES];
+	return uploader_state(uploader) == UPLOADER_LOOKING &&
+		(!uploader_fails(uploader) ||
+			spool_was_used(
+				uploader->options.spool, replica_url(uploader->replica), name));
+}
+
 struct chain_head uploader_head(struct uploader *uploader)
 {
 	pthread_mutex_lock(&uploader->lock);
@@ -124,12 +133,13 @@ static void refuse(struct uploader *uploader, const char *reason)
 	pthread_cond_broadcast(&uploader->wake);
 }
 
-void uploader_begin(
-	struct uploader *uploader, uint64_t confirmed, const uint8_t epoch[RECORD_ID_BYTES])
+void uploader_begin(struct uploader *uploader, uint64_t confirmed, bool apart,
+	const uint8_t epoch[RECORD_ID_BYTES])
 {
 	pthread_mutex_lock(&uploader->lock);
 	if (uploader->state == UPLOADER_WAITING) {
 		uploader->confirmed = confirmed;
+		uploader->apart = apart;
 		const struct record *record = &uploader->head.record;
 		bool same = uploader->head.known &&
 			memcmp(record->epoch, epoch, sizeof(record->epoch)) == 0;
@@ -235,6 +245,8 @@ void uploader_wait_out(struct uploader *uploader, const struct replica_error *er
 	if (uploader->report.state != REPLICA_FAILING) {
 		uploader->report.failing_since_ms = uploader_now_ms();
 		uploader->report.state = REPLICA_FAILING;
+		uploader->options.changed(
+			uploader->options.ctx); /* whoever waits for it need not */
 	}
 	uploader->report.gone = error->gone;
 	snprintf(uploader->report.error, sizeof(uploader->report.error), "%s", error->text);

@@ -50,6 +50,12 @@ void uploader_free(struct uploader *uploader);
 enum uploader_state uploader_state(struct uploader *uploader);
 bool uploader_fails(struct uploader *uploader); /* the last request did */
 bool uploader_gone(struct uploader *uploader);  /* its directory is not there */
+
+/*
+ * It has not said yet what it holds, and may soon, or may hold a chain of ours: a new one is better
+ * begun behind that. One that fails and never got anything from this spool is not waited for.
+ */
+bool uploader_awaited(struct uploader *uploader);
 struct chain_head uploader_head(struct uploader *uploader);
 uint64_t uploader_confirmed(
 	struct uploader *uploader); /* number of the newest segment that it has */
@@ -57,10 +63,12 @@ uint64_t uploader_confirmed(
 /* When it last got a snapshot, since 1970; 0: never. After LOOKING. */
 int64_t uploader_snapshot_ms(struct uploader *uploader);
 
-/* The conductor's answers. */
-void uploader_begin(struct uploader *uploader, uint64_t confirmed,
-	const uint8_t epoch
-		[RECORD_ID_BYTES]); /* of the database: commit numbers of another say nothing */
+/*
+ * The conductor's answers. `apart`: what it holds is not of this chain, and only an image may follow
+ * it. The epoch is the database's: commit numbers of another say nothing.
+ */
+void uploader_begin(struct uploader *uploader, uint64_t confirmed, bool apart,
+	const uint8_t epoch[RECORD_ID_BYTES]);
 void uploader_refuse(struct uploader *uploader, const char *reason);
 
 /* There is more in the spool: segments up to `newest`, with commits that were made since then. */

@@ -36,6 +36,7 @@ struct uploader {
 	struct chain_head head;
 	int64_t snapshot_ms;
 	uint64_t confirmed;
+	bool apart; /* what it holds is not of this chain: an image comes next */
 	uint64_t newest;
 	struct replica *snapshot_replica; /* while a snapshot goes up */
 	uint64_t snapshot; /* txid of the image that is to go up as a snapshot; 0: none */

@@ -21,7 +21,8 @@
 static int find_next(struct uploader *uploader, uint64_t confirmed, enum spool_kind *ret_kind,
 	struct spool_file *ret_file)
 {
-	for (enum spool_kind kind = SPOOL_SEGMENTS; kind <= SPOOL_IMAGES; kind++) {
+	enum spool_kind first = uploader->apart ? SPOOL_IMAGES : SPOOL_SEGMENTS;
+	for (enum spool_kind kind = first; kind <= SPOOL_IMAGES; kind++) {
 		CLEANUP_FREE struct spool_file *files = NULL;
 		size_t count = 0;
 		int rc = spool_list(uploader->options.spool, kind, &files, &count);
@@ -68,6 +69,7 @@ static void shipped(
 {
 	pthread_mutex_lock(&uploader->lock);
 	uploader->confirmed = file->max_txid;
+	uploader->apart = false;
 	if (file->min_txid == 1) {
 		uploader->snapshot_ms = uploader_now_ms(); /* it is one, at whatever level */
 	}

@@ -298,6 +298,101 @@ def test_a_stop_ships_what_is_committed(litefunnel, daemon, place):
     assert content(place / "out.db") == content(one.db)
 
 
+# ---- replicas that come late
+
+class Absent:
+    """A replica in whose place stands a file, until it comes."""
+
+    def __init__(self, place, name):
+        self.path, self.away = place / name, place / f"{name}.away"
+        if self.path.exists():
+            self.path.rename(self.away)
+        self.path.write_text("no directory", encoding="ascii")
+
+    def come(self):
+        self.path.unlink()
+        if self.away.exists():
+            self.away.rename(self.path)
+
+
+def arrives(one, index, **params):
+    """Returns when the replica has what is committed now."""
+    commit = one.write(["CREATE TABLE IF NOT EXISTS arrivals(a)"], **params)["commit"]
+    wait_for(lambda: [row["commit"] for row in replicas(one)][index:index + 1] >= [commit],
+             "the replica has it", 90 * one.slow)
+
+
+def test_a_first_replica_that_fails_delays_nobody(daemon, place):
+    """A chain waits 5 s for replicas that may hold one: not for this. One of three is in time, on any machine."""
+    took = []
+    for n in range(3):
+        absent = Absent(place, f"absent{n}")
+        (place / f"good{n}").mkdir()
+        one = daemon(f"app{n}.db", place=place, start=False, ship_linger=LINGER, ship_timeout="1s",
+                     replica=f"{url(place, absent.path.name)} {url(place, f'good{n}')}?ack=1")
+        began = time.monotonic()
+        one.start().write(["CREATE TABLE t(a)"], ack="shipped", deadline_ms=60000)
+        took.append(time.monotonic() - began)
+        absent.come()
+        arrives(one, 0)
+        one.stop()
+        if took[-1] < 5:
+            return
+    raise AssertionError(f"the chain began late: {took}")
+
+
+@pytest.mark.parametrize("rounds", (2, 40))
+def test_a_replica_that_comes_late_may_hold_more(litefunnel, daemon, place, rounds):
+    """The spool is lost, and the chain begins without the replica that holds one: below, or beyond its numbers."""
+    one = start_with_table(ship(daemon, place, ship_timeout="1s"))
+    for _ in range(30):
+        one.write(["INSERT INTO t(b) VALUES ('before')"], ack="shipped")
+    one.stop()
+    shutil.rmtree(f"{one.db}-ship")
+    absent = Absent(place, "replica")
+    (place / "new").mkdir()
+    one.settings["replica"] = f"{url(place)} {url(place, 'new')}?ack=1"
+    one.start()
+    for _ in range(rounds):
+        one.write(["INSERT INTO t(b) VALUES ('meanwhile')"], ack="shipped", deadline_ms=60000)
+    absent.come()
+    arrives(one, 0)
+    churn(one, 16, 20)
+    for name in ("new", "replica"):
+        equal_after_restore(litefunnel, one, place, source=url(place, name))
+
+
+@pytest.mark.parametrize("restarted", (False, True))
+def test_what_a_replica_holds_of_an_earlier_chain_is_not_continued(litefunnel, daemon, place, restarted):
+    """Its newest number is one of the chain's, and means other pages: only all pages may follow."""
+    (place / "other").mkdir()
+    both = f"{url(place)}?ack=1 {url(place, 'other')}"
+    one = start_with_table(ship(daemon, place, both, ship_timeout="1s"))
+    sync(litefunnel, one)
+    one.stop()
+    one.settings["replica"] = url(place, "other")  # this one goes on alone
+    one.start()
+    for _ in range(10):
+        one.write(["INSERT INTO t(b) VALUES ('alone')"], ack="shipped")
+    one.stop()
+    spool = pathlib.Path(f"{one.db}-ship")
+    (spool / "position").unlink()
+    for path in spool.glob("used-*"):
+        path.unlink()  # neither is waited for
+    absent = Absent(place, "other")
+    one.settings["replica"] = both
+    one.start()
+    for _ in range(30):
+        one.write(["INSERT INTO t(b) VALUES ('without it')"], ack="shipped", deadline_ms=60000)
+    if restarted:
+        one.restart()
+    absent.come()
+    arrives(one, 1)
+    churn(one, 17, 20)
+    for name in ("replica", "other"):
+        equal_after_restore(litefunnel, one, place, source=url(place, name))
+
+
 # ---- who owns a replica
 
 def state(one):

@@ -15,7 +15,7 @@ static void fill(uint8_t *epoch, enum who who)
 	memset(epoch, (int)who, RECORD_ID_BYTES);
 }
 
-static const struct {
+struct chain_case {
 	const char *name;
 	uint64_t spool_txid;  /* 0: no position */
 	uint64_t spool_first; /* first segment in the spool */
@@ -29,7 +29,9 @@ static const struct {
 	bool head_ours; /* its writer is one of this spool's */
 	enum chain_action action;
 	const char *says; /* part of the reason */
-} cases[] = {
+};
+
+static const struct chain_case cases[] = {
 	{"first start", 0, 0, false, false, false, 1, 0, OURS, 0, false, CHAIN_BEGIN, "no chain"},
 	{"restart", 7, 5, false, false, false, 70, 7, OURS, 70, true, CHAIN_CONTINUE, ""},
 	{"behind, in the spool", 7, 5, false, false, false, 70, 4, OURS, 40, true, CHAIN_CONTINUE,
@@ -73,39 +75,73 @@ static const struct {
 		"continues"},
 };
 
-static void test_every_case(void **state)
+/* A chain began at LATE, where the spool had none, and the replica answers after that. */
+enum { LATE = 70 };
+static const struct chain_case late_cases[] = {
+	{"late, behind a lost spool", 3, 1, false, false, false, 90, 7, OURS, 65, false,
+		CHAIN_BEGIN, "spool does not know"},
+	{"late, with a number of the chain's", 9, 1, false, false, false, 90, 7, OURS, 70, false,
+		CHAIN_BEGIN, "spool does not know"},
+	{"late, of this spool", 9, 1, false, false, false, 90, 7, OURS, 65, true, CHAIN_BEGIN,
+		"spool does not know"},
+	{"late, and a copy has shipped since", 9, 1, false, false, false, 90, 7, OURS, 71, false,
+		CHAIN_REFUSE, "another daemon"},
+	{"late, and ahead", 9, 1, false, false, false, 90, 12, OURS, 91, false, CHAIN_REFUSE,
+		"ahead of the database"},
+	{"late, and empty", 3, 1, false, false, false, 90, 0, OURS, 0, false, CHAIN_CONTINUE,
+		"wait in the spool"},
+	{"late, of another database", 3, 1, false, false, false, 90, 7, OTHER, 65, false,
+		CHAIN_REFUSE, "another database"},
+};
+
+static void try(const struct chain_case *tried, size_t count, uint64_t begun)
 {
-	(void)state;
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+	for (size_t i = 0; i < count; i++) {
 		char reason[CHAIN_REASON_BYTES] = "";
 		struct chain_local local = {
-			.has_position = cases[i].spool_txid > 0,
-			.first_txid = cases[i].spool_first,
-			.commit_no = cases[i].commit,
-			.has_parent = cases[i].restored,
+			.has_position = tried[i].spool_txid > 0,
+			.first_txid = tried[i].spool_first,
+			.commit_no = tried[i].commit,
+			.begun_commit = begun,
+			.has_parent = tried[i].restored,
 			.parent_txid = 7,
-			.continue_litestream = cases[i].continues,
+			.continue_litestream = tried[i].continues,
 		};
 		struct chain_head head = {
-			.txid = cases[i].head_txid,
-			.known = cases[i].head_txid > 0 && cases[i].head_epoch != NOBODY,
-			.ours = cases[i].head_ours,
+			.txid = tried[i].head_txid,
+			.known = tried[i].head_txid > 0 && tried[i].head_epoch != NOBODY,
+			.ours = tried[i].head_ours,
 		};
 		fill(local.epoch, OURS);
 		fill(local.parent, PARENT);
-		fill(local.position.epoch, cases[i].spool_stale ? PARENT : OURS);
-		fill(head.record.epoch, cases[i].head_epoch);
-		local.position.txid = cases[i].spool_txid;
-		head.record.commit_last = cases[i].head_commit;
+		fill(local.position.epoch, tried[i].spool_stale ? PARENT : OURS);
+		fill(head.record.epoch, tried[i].head_epoch);
+		local.position.txid = tried[i].spool_txid;
+		head.record.commit_last = tried[i].head_commit;
 		enum chain_action action = chain_decide(&local, &head, reason);
-		if (action != cases[i].action || strstr(reason, cases[i].says) == NULL) {
-			fail_msg("%s: action %d, \"%s\"", cases[i].name, (int)action, reason);
+		if (action != tried[i].action || strstr(reason, tried[i].says) == NULL) {
+			fail_msg("%s: action %d, \"%s\"", tried[i].name, (int)action, reason);
 		}
 	}
 }
 
+static void test_every_case(void **state)
+{
+	(void)state;
+	try(cases, sizeof(cases) / sizeof(cases[0]), 0);
+}
+
+static void test_every_case_of_a_replica_that_comes_late(void **state)
+{
+	(void)state;
+	try(late_cases, sizeof(late_cases) / sizeof(late_cases[0]), LATE);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_case)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_every_case),
+		cmocka_unit_test(test_every_case_of_a_replica_that_comes_late),
+	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
