@@ -2,13 +2,14 @@
 
 /*
  * A thread that looks every few seconds whether something is due. It asks nothing of a replica in
- * which nothing has changed.
+ * which nothing has changed, and ever less often of one that fails.
  */
 
 #include "server/ship/keeper.h"
 
 #include "server/base/clock.h"
 #include "server/base/log.h"
+#include "server/ship/backoff.h"
 #include "server/ship/compact.h"
 #include "server/ship/retain.h"
 
@@ -23,7 +24,9 @@ enum {
 	LOOK_MS = 5000,
 	LOG_AGAIN_MS = 60 * 60 * 1000,
 	KEEP_PERIODS = 10,  /* of level 0 */
-	FAILED_PERIODS = 2, /* until one that failed is tried again */
+	FAILED_PERIODS = 2, /* until one that failed is tried again, and a back-off */
+	BACKOFF_MS = 100,
+	BACKOFF_MAX_MS = 60 * 1000, /* nothing but the bill depends on it */
 };
 static const uint64_t level_periods[COMPACT_LEVELS] = {1, 10, 120};
 
@@ -38,6 +41,7 @@ struct keeper {
 	uint64_t begun_anew; /* as far as is known here */
 	int64_t retained_ms; /* the snapshot after which retention was done */
 	int64_t logged_ms;
+	unsigned failures; /* in a row */
 };
 
 static int take_local(void *ctx, uint64_t min_txid, uint64_t max_txid, int *ret_fd)
@@ -140,10 +144,13 @@ static void *keeper_main(void *ctx)
 		int rc = look_after(keeper, &error);
 		if (rc == 0) {
 			keeper->logged_ms = 0;
-		} else {
-			say(keeper, rc, &error);
+			keeper->failures = 0;
+			ms = look_ms;
+			continue;
 		}
-		ms = rc == 0 ? look_ms : every_ms * FAILED_PERIODS;
+		say(keeper, rc, &error);
+		ms = every_ms * FAILED_PERIODS + error.retry_after_ms +
+			backoff_ms(keeper->failures++, BACKOFF_MS, BACKOFF_MAX_MS);
 	}
 	return NULL;
 }

@@ -12,6 +12,7 @@
 
 #include "server/base/clock.h"
 #include "server/base/log.h"
+#include "server/ship/backoff.h"
 #include "server/ship/s3_credentials.h"
 #include "server/ship/s3_http.h"
 #include "server/ship/s3_xml.h"
@@ -23,7 +24,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 enum {
 	TRIES = 5,
@@ -239,14 +239,9 @@ static bool put_right(struct s3_client *client, const struct s3_exchange *exchan
 	return changed;
 }
 
-/* Full jitter: anything from nothing to a bound that doubles. */
 static void pause_before(struct s3_client *client, int try, uint64_t at_least_ms)
 {
-	uint32_t random = 0;
-	uint64_t bound = (uint64_t)PAUSE_FIRST_MS << try;
-	bound = bound < PAUSE_MAX_MS ? bound : PAUSE_MAX_MS;
-	(void)!getrandom(&random, sizeof random, 0);
-	uint64_t rest = random % (bound + 1);
+	uint64_t rest = backoff_ms((unsigned)try, PAUSE_FIRST_MS, PAUSE_MAX_MS);
 	rest = at_least_ms < PAUSE_MAX_MS && at_least_ms > rest ? at_least_ms : rest;
 	while (rest > 0 && !client->owner->interrupted) {
 		uint64_t step = rest < PAUSE_STEP_MS ? rest : PAUSE_STEP_MS;

@@ -9,6 +9,7 @@
 
 #include "server/base/clock.h"
 #include "server/base/log.h"
+#include "server/ship/backoff.h"
 #include "server/ship/uploader_inside.h"
 
 #include <assert.h>
@@ -16,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 enum { BACKOFF_MS = 100, LOG_AGAIN_MS = 60000 };
@@ -217,21 +217,11 @@ void uploader_sleep_ms(struct uploader *uploader, uint64_t ms)
 	}
 }
 
-static uint64_t jitter(uint64_t limit_ms)
-{
-	uint32_t random = 0;
-	ssize_t got = getrandom(&random, sizeof(random), 0);
-	(void)got; /* without it, everybody waits the same time */
-	return random % (limit_ms + 1);
-}
-
 /* A request failed in a way that may pass: says so once in a while, waits, with full jitter. */
 void uploader_wait_out(struct uploader *uploader, const struct replica_error *error)
 {
-	uint64_t limit_ms = (uint64_t)BACKOFF_MS
-		<< (uploader->failures < 8 ? uploader->failures : 8);
-	limit_ms = limit_ms < UPLOADER_BACKOFF_MAX_MS ? limit_ms : UPLOADER_BACKOFF_MAX_MS;
-	uint64_t ms = error->retry_after_ms + jitter(limit_ms);
+	uint64_t ms = error->retry_after_ms +
+		backoff_ms(uploader->failures, BACKOFF_MS, UPLOADER_BACKOFF_MAX_MS);
 	if (uploader_stopping(uploader)) {
 		return;
 	}
