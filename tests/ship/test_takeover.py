@@ -54,8 +54,11 @@ class Owner:
     def fall(self):
         self.served.kill()
         self.rest()
-        for path in pathlib.Path(self.served.db).parent.glob("*-ship"):
-            shutil.rmtree(path)
+        for path in pathlib.Path(self.served.db).parent.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.suffix != ".log":
+                path.unlink()  # a thousand reserves are many gigabytes
 
     def is_refused(self):
         shown = replicas(self.served)
