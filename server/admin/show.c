@@ -220,6 +220,7 @@ static void drill_facts(struct table *table, const struct drill_facts *drills)
 	const struct drill_record *last = drills->last;
 	const struct drill_record *pass = drills->last_pass;
 	fact_text(table, "drill_state", drills->state);
+	fact_text(table, "drill_waits_for", drills->waits_for);
 	fact_uint(table, "drills_passed_total", drills->count[DRILL_PASS]);
 	fact_uint(table, "drills_failed_total", drills->count[DRILL_FAIL]);
 	fact_uint(table, "drills_inconclusive_total", drills->count[DRILL_INCONCLUSIVE]);

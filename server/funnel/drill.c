@@ -34,11 +34,17 @@
 #define AGAIN_US     (100ull * 1000)
 #define MARK_US      (600ull * 1000 * 1000) /* until the file stands still */
 #define FAILING_US   (60ull * 1000 * 1000)  /* a replica that fails so long is not waited for */
+#define PATIENCE_US  (10ull * 1000 * 1000)  /* for a moment in which there is little to copy */
 #define HOLD_US      (50ull * 1000)
 #define HOLD_US_MAX  (400ull * 1000)
 #define DRILL_PEER   (TASK_PEER | (TASK_PEER >> 1))
 
-enum { RECORD_TRIES = 30 };
+enum {
+	RECORD_TRIES = 30,
+	LITTLE_PART = 8, /* of checkpoint_frames */
+	LITTLE_MIN = 100,
+	MUCH_MIN = 1000, /* a smaller checkpoint_frames would be met by few moments */
+};
 
 enum drill_state {
 	DRILL_IDLE,
@@ -70,7 +76,8 @@ struct drill_desk {
 	uint64_t cut_commit;
 	uint64_t retry_us; /* not before */
 	uint64_t marked_us;
-	bool undecided; /* it ends once checkpoints go on again */
+	char why[DRILL_ERROR_BYTES]; /* the file does not stand still yet */
+	bool undecided;              /* it ends once checkpoints go on again */
 	unsigned record_tries;
 	bool queued; /* the task is in the queue */
 	struct drill_task task;
@@ -101,6 +108,19 @@ static void task_ended(struct request *request)
 	}
 }
 
+/*
+ * A checkpoint leaves little to be copied, so with some patience a better moment comes; but never
+ * more than what a checkpoint has that is made in time.
+ */
+static uint64_t frames_most(const struct drill_desk *desk)
+{
+	uint64_t due = setting(desk, SETTING_CHECKPOINT_FRAMES);
+	bool patient = clock_now_us() - desk->began_us < PATIENCE_US;
+	uint64_t most = patient ? due / LITTLE_PART : due;
+	uint64_t least = patient ? LITTLE_MIN : MUCH_MIN;
+	return most > least ? most : least;
+}
+
 /* False: not now. */
 static bool push(struct drill_desk *desk,
 	enum task_end (*run)(struct request *request, struct store *store, uint64_t budget_us))
@@ -123,6 +143,7 @@ static bool push(struct drill_desk *desk,
 	desk->task.board = desk->options.board;
 	desk->task.record = &desk->record;
 	desk->task.frames_due = setting(desk, SETTING_CHECKPOINT_FRAMES);
+	desk->task.frames_most = frames_most(desk);
 	desk->task.end = DRILL_TASK_LATER;
 	snprintf(desk->task.why, sizeof(desk->task.why), "the writer had no turn for it");
 	if (request->credentials == NULL ||
@@ -207,6 +228,9 @@ static void begin(struct drill_desk *desk, size_t replica, bool scheduled)
 	desk->began_us = clock_now_us();
 	desk->undecided = false;
 	desk->task.hold_us = HOLD_US;
+	desk->task.neared = false;
+	desk->task.seen_commit = 0;
+	desk->why[0] = 0;
 	memset(&desk->record, 0, sizeof(desk->record));
 	desk->record.scheduled = scheduled;
 	desk->record.began_ms = now_ms();
@@ -283,6 +307,7 @@ static void step_marking(struct drill_desk *desk)
 	if (desk->task.end == DRILL_TASK_DONE) {
 		desk->marked_us = clock_now_us();
 		desk->record.commit_no = desk->task.commit_no;
+		desk->why[0] = 0;
 		move(desk, DRILL_HASHING);
 		int rc = order_hash(desk);
 		if (rc != 0) {
@@ -291,10 +316,20 @@ static void step_marking(struct drill_desk *desk)
 		}
 		return;
 	}
+	if (desk->task.end == DRILL_TASK_NEARER) {
+		ask_for_cut(desk);
+		return;
+	}
+	memcpy(desk->why, desk->task.why, sizeof(desk->why));
 	if (clock_now_us() - desk->began_us > MARK_US) {
 		decide(desk, DRILL_INCONCLUSIVE, "the database's file did not stand still: %s",
 			desk->task.why);
 		conclude(desk);
+		return;
+	}
+	if (desk->task.end == DRILL_TASK_CROWDED) {
+		move(desk, DRILL_CUTTING);
+		desk->retry_us = clock_now_us() + AGAIN_US;
 		return;
 	}
 	desk->task.hold_us *= desk->task.hold_us < HOLD_US_MAX ? 2 : 1;
@@ -585,6 +620,8 @@ struct drill_facts drill_desk_facts(const struct drill_desk *desk)
 {
 	struct drill_facts facts = desk->facts;
 	facts.state = state_names[desk->state];
+	facts.waits_for =
+		desk->state == DRILL_CUTTING || desk->state == DRILL_MARKING ? desk->why : "";
 	facts.last = desk->memory.last;
 	facts.last_pass = desk->memory.last_pass;
 	return facts;

@@ -64,6 +64,7 @@ bool drill_desk_hold(struct drill_desk *desk, struct request *request, struct dr
 
 struct drill_facts {
 	const char *state;                    /* "idle", … */
+	const char *waits_for;                /* why the file does not stand still yet, or "" */
 	uint64_t count[DRILL_VERDICTS];       /* since the start */
 	const struct drill_record *last;      /* NULL: there was none */
 	const struct drill_record *last_pass; /* … that passed */

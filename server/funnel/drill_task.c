@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { READERS_US = 20 * 1000, READERS_AGAIN_US = 1000 };
+enum { READERS_US = 20 * 1000, READERS_AGAIN_US = 1000, FEW_FRAMES = 100 };
 
 static struct drill_task *task_of(const struct request *request)
 {
@@ -32,15 +32,21 @@ static enum task_end later(struct drill_task *task, const char *why)
 
 /* ---- the mark ---- */
 
-/* No commit comes in between: the writer is here. */
-static bool wait_for_cut(const struct drill_task *task, uint64_t commit_no, uint64_t until_us)
+/* No commit comes in between: the writer is here. Until it is in the spool, or, with `cut`, in a segment. */
+static bool wait_for_shipper(
+	const struct drill_task *task, uint64_t commit_no, bool cut, uint64_t until_us)
 {
-	board_want_shipped(task->board, commit_no);
+	if (cut) {
+		board_want_shipped(task->board, commit_no);
+	} else {
+		board_want_spooled(task->board, commit_no);
+	}
 	board_wake_shipper(task->board);
 	for (;;) {
 		struct ship_report report = board_ship_report(task->board);
 		uint64_t now_us = clock_now_us();
-		if (report.known && report.chained && report.cut_commit >= commit_no) {
+		uint64_t reached = cut ? report.cut_commit : report.spooled_commit;
+		if (report.known && report.chained && reached >= commit_no) {
 			return true;
 		}
 		if (now_us >= until_us) {
@@ -63,30 +69,62 @@ static int checkpoint_all(struct store *store, bool *ret_whole, struct store_err
 	return rc;
 }
 
+static bool enter(struct drill_task *task, struct store *store)
+{
+	gate_again(task->gate);
+	if (!gate_enter(task->gate, store, task->frames_due)) {
+		(void)later(task, "a whole file is being made for a replica, or the spool is late");
+		return false;
+	}
+	return true;
+}
+
+static enum task_end failed(
+	struct request *request, struct drill_task *task, int rc, struct store_error *error)
+{
+	enum task_end end = TASK_DONE;
+	if (rc == STORE_UNKNOWN) {
+		failure_set(&request->failure, FAILURE_INTERNAL, "%s", error->message);
+		end = TASK_UNKNOWN;
+	} else {
+		(void)later(task, error->message);
+	}
+	store_error_clear(error);
+	return end;
+}
+
+/* What commits since then write is little. */
+static enum task_end come_near(
+	struct request *request, struct drill_task *task, struct store *store)
+{
+	struct store_error error = {.row = -1};
+	if (!enter(task, store)) {
+		return TASK_DONE;
+	}
+	int rc = store_checkpoint(store, &error);
+	gate_leave(task->gate);
+	if (rc != 0) {
+		return failed(request, task, rc, &error);
+	}
+	task->end = DRILL_TASK_NEARER;
+	return TASK_DONE;
+}
+
 static enum task_end stand_still(
 	struct request *request, struct drill_task *task, struct store *store)
 {
 	struct store_error error = {.row = -1};
 	bool whole = false;
-	gate_again(task->gate);
-	if (!gate_enter(task->gate, store, task->frames_due)) {
-		return later(
-			task, "a whole file is being made for a replica, or the spool is late");
+	if (!enter(task, store)) {
+		return TASK_DONE;
 	}
 	int rc = checkpoint_all(store, &whole, &error);
 	if (whole) {
 		gate_keep(task->gate);
 	}
 	gate_leave(task->gate);
-	if (rc == STORE_UNKNOWN) {
-		failure_set(&request->failure, FAILURE_INTERNAL, "%s", error.message);
-		store_error_clear(&error);
-		return TASK_UNKNOWN;
-	}
 	if (rc != 0) {
-		later(task, error.message);
-		store_error_clear(&error);
-		return TASK_DONE;
+		return failed(request, task, rc, &error);
 	}
 	if (!whole) {
 		return later(
@@ -98,17 +136,41 @@ static enum task_end stand_still(
 	return TASK_DONE;
 }
 
+static uint64_t left_to_copy(const struct store *store)
+{
+	struct checkpoint_stats stats = store_checkpoint_stats(store);
+	return stats.wal_frames > stats.backfilled ? stats.wal_frames - stats.backfilled : 0;
+}
+
+/* Where nobody has written since the last try it holds up nobody. */
+static bool is_too_much(struct drill_task *task, const struct store *store, uint64_t frames)
+{
+	uint64_t commit_no = store_commit_no(store);
+	bool quiet = commit_no == task->seen_commit;
+	task->seen_commit = commit_no;
+	return frames > task->frames_most && !quiet;
+}
+
 enum task_end drill_task_mark(struct request *request, struct store *store, uint64_t budget_us)
 {
 	struct drill_task *task = task_of(request);
 	uint64_t began_us = clock_now_us();
+	uint64_t frames = left_to_copy(store);
+	bool nears = frames > FEW_FRAMES && !task->neared;
 	enum task_end end = TASK_DONE;
 	(void)budget_us;
-	if (!wait_for_cut(task, store_commit_no(store), began_us + task->hold_us)) {
-		later(task, "the shipper does not get to the newest commit");
+	if (is_too_much(task, store, frames)) {
+		end = later(task,
+			"writers would wait for too many pages of the WAL to be copied: for a moment "
+			"with fewer, right after a checkpoint (setting checkpoint_frames)");
+		task->end = DRILL_TASK_CROWDED;
+	} else if (!wait_for_shipper(
+			   task, store_commit_no(store), !nears, began_us + task->hold_us)) {
+		end = later(task, "the shipper does not get to the newest commit");
 	} else {
-		end = stand_still(request, task, store);
+		end = nears ? come_near(request, task, store) : stand_still(request, task, store);
 	}
+	task->neared = task->end == DRILL_TASK_NEARER;
 	task->held_us = clock_now_us() - began_us;
 	return end;
 }

@@ -11,7 +11,9 @@
 #include "server/funnel/request.h"
 
 enum drill_task_end {
-	DRILL_TASK_LATER, /* it could not be done now; `why` says what is in the way */
+	DRILL_TASK_LATER,   /* it could not be done now; `why` says what is in the way */
+	DRILL_TASK_CROWDED, /* the same: others write, and frames_most are exceeded */
+	DRILL_TASK_NEARER,  /* most of the WAL is in the database: at once again, for the rest */
 	DRILL_TASK_DONE,
 };
 
@@ -19,8 +21,11 @@ enum drill_task_end {
 struct drill_task {
 	struct gate *gate;
 	struct board *board;
-	uint64_t frames_due; /* setting checkpoint_frames */
-	uint64_t hold_us;    /* how long commits may wait, at most */
+	bool neared;          /* DRILL_TASK_NEARER was the last answer */
+	uint64_t seen_commit; /* at the last try: a database without commits since is quiet */
+	uint64_t frames_due;  /* setting checkpoint_frames */
+	uint64_t frames_most; /* that may be copied while others write */
+	uint64_t hold_us;     /* how long commits may wait, at most */
 	struct drill_record *record;
 
 	enum drill_task_end end;
@@ -34,6 +39,9 @@ struct drill_task {
 /*
  * The shipper cuts a segment at the newest commit, all of the WAL goes into the database, and no
  * checkpoint follows before gate_let_go().
+ *
+ * Commits wait for what is copied, in one call of SQLite's. So most of it is copied in a turn of its
+ * own (DRILL_TASK_NEARER), and never more than frames_most while others write.
  */
 enum task_end drill_task_mark(struct request *request, struct store *store, uint64_t budget_us);
 

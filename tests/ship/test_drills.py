@@ -307,6 +307,45 @@ def test_heartbeats(daemon, tmp_path):
 
 # ---- what gets in the way
 
+def test_writers_do_not_wait_for_a_long_wal_to_be_copied(daemon, tmp_path):
+    """Beside writers a drill waits until a checkpoint has copied what a reader held back."""
+    crowded = daemon(replica=f"file://{tmp_path}/replica", disk_floor=0, checkpoint_frames=1000)
+    crowded.write(["CREATE TABLE t(a INTEGER PRIMARY KEY, b)"])
+    reader = crowded.reader()
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM t").fetchall()
+    crowded.write(["WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
+                   "INSERT INTO t SELECT i, randomblob(4000) FROM n"])
+    stop = threading.Event()
+
+    def keep_writing():
+        with crowded.wire() as wire:
+            while not stop.is_set():
+                ids = [wire.request("write", batch=[["UPDATE t SET b = randomblob(100) WHERE a = 1"]])
+                       for _ in range(20)]
+                for one in ids:
+                    error, _ = wire.reply(one)
+                    assert error is None, error
+
+    writers = [threading.Thread(target=keep_writing) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    try:
+        with crowded.wire(timeout=PATIENCE * crowded.slow) as wire:
+            asked = wire.request("drill")
+            wait_for(lambda: "checkpoint_frames" in crowded.stats()["drill_waits_for"], "it waits", PATIENCE)
+            assert crowded.stats()["drill_state"] in ("cutting", "marking")
+            reader.close()
+            error, result = wire.reply(asked)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert error is None, error
+    assert rows_of(result)[0]["verdict"] == "pass"
+    assert crowded.stats()["drill_waits_for"] == ""
+
+
 def test_its_process_is_killed(served):
     one = Held(served)
     os.kill(one.pid, signal.SIGKILL)
