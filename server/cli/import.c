@@ -15,6 +15,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -33,12 +34,14 @@ static const char help[] =
 	"  --format F      csv, tsv or ndjson [by the file's suffix, else csv]\n"
 	"  --header        the first record of a CSV or TSV file names the columns\n"
 	"  --map LIST      field=column,...: a field of the header, a number from 1 on, or a key of\n"
-	"                  NDJSON goes to that column; `field=` leaves it out\n"
+	"                  NDJSON goes to that column; `field=` leaves it out. Without --header there\n"
+	"                  are as many fields as in the first record\n"
 	"  --on-conflict C abort [default], ignore or replace: a row that exists already; ignore leaves\n"
 	"                  out, as SQLite's OR IGNORE does, what breaks NOT NULL or CHECK, too\n"
 	"  --rejects FILE  bad records go there, a JSON object a line with line, error and record;\n"
 	"                  without it the first one ends the import\n"
-	"  --name NAME     what the mark is called [made of the file's identity, size and time]\n"
+	"  --name NAME     what the mark is called [made of the file's identity, size and time]; an\n"
+	"                  input that begins otherwise than what was imported with it is refused\n"
 	"  --again         from the start, also if the mark says that it is done\n"
 	"  --json          print the end as an object\n"
 	"  --deadline T    give up after 30s, 5m without an answer [10m]; waits for a daemon that restarts\n"
@@ -46,7 +49,7 @@ static const char help[] =
 	"  --help          this text\n"
 	"\n"
 	"Values become what the column's affinity makes of them. In CSV nothing between two commas is\n"
-	"NULL, \"\" is the empty text; in TSV \\N is NULL. Empty lines are skipped. A number in NDJSON\n"
+	"NULL, \"\" is the empty text, and a quote inside a value that has none around it stays; in TSV \\N is NULL. Empty lines are skipped. A number in NDJSON\n"
 	"that fits neither 64 bits nor a double is taken as text, as in CSV: a column of INTEGER or\n"
 	"REAL affinity makes the nearest REAL of it.\n"
 	"\n"
@@ -100,10 +103,12 @@ struct import {
 	int fd;
 	uint64_t size;
 	struct records records;
-	/* The fields of a record: their names (NULL: none), and the columns they go to ("": none). */
+	/* The fields of a record: their names (NULL: none), and the columns they go to ("": none;
+	 * NULL: nobody has said). */
 	char **fields;
 	char **targets;
 	size_t count;
+	size_t table_columns; /* 0: the fields have names */
 	int *place;
 	char *sql;
 	size_t columns;
@@ -257,15 +262,48 @@ static int ask(struct import *import, const char *sql, const char *text, lf_repl
 			       : connect_report(&import->connect, import->db, result, *ret_reply);
 }
 
-/* Where the mark stands. */
-static int read_mark(struct import *import, uint64_t *ret_position)
+/* Where the mark stands, and how the file began that it speaks of; "": nobody has noted it. */
+static int read_mark(
+	struct import *import, uint64_t *ret_position, char ret_sign[RECORDS_SIGN_BYTES])
 {
 	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
-	int code = ask(import, "SELECT lf_mark(?)", import->name, &reply);
+	int code = ask(import, "SELECT lf_mark(?1), lf_mark_note(?1)", import->name, &reply);
+	ret_sign[0] = '\0';
 	if (code == 0) {
+		size_t len = 0;
+		const char *sign = lf_reply_type(reply, 0, 0, 1) == LF_TEXT
+			? lf_reply_text(reply, 0, 0, 1, &len)
+			: "";
 		*ret_position = (uint64_t)lf_reply_int64(reply, 0, 0, 0);
+		snprintf(ret_sign, RECORDS_SIGN_BYTES, "%.*s", (int)len, sign);
 	}
 	return code;
+}
+
+static int too_short(const struct import *import, int rc)
+{
+	return cli_fail("import", "%s: %s", import->file,
+		rc == -ENODATA ? "it is shorter than what was imported of it (--again?)"
+			       : strerror(-rc));
+}
+
+/* A name is taken for the same input only if that begins as it did. */
+static int check_same(struct import *import, uint64_t position, const char *sign)
+{
+	char here[RECORDS_SIGN_BYTES];
+	if (position == 0 || sign[0] == '\0') {
+		return 0;
+	}
+	int rc = records_sign(&import->records, position, here);
+	if (rc != 0) {
+		return too_short(import, rc);
+	}
+	return strcmp(here, sign) == 0
+		? 0
+		: cli_fail("import",
+			  "%s is not what was begun with the name %s: what was imported of that "
+			  "begins otherwise (cure: another --name; or --again, from the start)",
+			  import->file, import->name);
 }
 
 static int forget_mark(struct import *import)
@@ -295,8 +333,11 @@ static int fields_of_record(struct import *import, const struct record *record, 
 		import->fields[i] = record->names != NULL ? strdup(record->names[i])
 			: value->type == LF_TEXT          ? strndup(value->data, value->len)
 							  : strdup("");
-		import->targets[i] = import->fields[i] != NULL ? strdup(import->fields[i]) : NULL;
-		if (import->targets[i] == NULL) {
+		if (import->fields[i] == NULL) {
+			return no_memory();
+		}
+		if (import->fields[i][0] != '\0' &&
+			(import->targets[i] = strdup(import->fields[i])) == NULL) {
 			return no_memory();
 		}
 	}
@@ -321,9 +362,10 @@ static int targets_of_table(struct import *import)
 		import->fields = calloc(columns + 1, sizeof(*import->fields));
 		import->count = columns;
 	}
-	for (size_t i = 0; import->targets != NULL && i < import->count; i++) {
+	import->table_columns = columns;
+	for (size_t i = 0; import->targets != NULL && i < import->count && i < columns; i++) {
 		size_t len = 0;
-		const char *name = i < columns ? lf_reply_text(reply, 0, i, 0, &len) : "";
+		const char *name = lf_reply_text(reply, 0, i, 0, &len);
 		import->targets[i] = strndup(name, len);
 		if (import->targets[i] == NULL) {
 			return no_memory();
@@ -345,6 +387,15 @@ static int find_field(const struct import *import, const char *name)
 	return *end == '\0' && number >= 1 && number <= import->count ? (int)number - 1 : -1;
 }
 
+static int no_field(const struct import *import, const char *name)
+{
+	if (import->table_columns > 0 && name[strspn(name, "0123456789")] == '\0') {
+		return cli_fail("import", "%s: the first record: %zu values instead of %s",
+			import->file, import->count, name);
+	}
+	return cli_usage("import", "--map: the file has no field \"%s\"", name);
+}
+
 static int apply_map(struct import *import)
 {
 	char *rest = import->map;
@@ -356,7 +407,7 @@ static int apply_map(struct import *import)
 		*column++ = '\0';
 		int field = find_field(import, part);
 		if (field < 0) {
-			return cli_usage("import", "--map: the file has no field \"%s\"", part);
+			return no_field(import, part);
 		}
 		char *target = strdup(column);
 		if (target == NULL) {
@@ -364,6 +415,35 @@ static int apply_map(struct import *import)
 		}
 		free(import->targets[field]);
 		import->targets[field] = target;
+	}
+	return 0;
+}
+
+/* Each field goes to a column of its own, or was left out by somebody. */
+static int check_targets(const struct import *import)
+{
+	for (size_t i = 0; i < import->count; i++) {
+		const char *target = import->targets[i];
+		if (target == NULL && import->table_columns > 0) {
+			return cli_fail("import",
+				"%s: the first record has %zu values, and the table %zu columns "
+				"(cure: --map %zu=column, or %zu= to leave it out)",
+				import->file, import->count, import->table_columns, i + 1, i + 1);
+		}
+		if (target == NULL) {
+			return cli_fail("import",
+				"%s: field %zu has no name (cure: --map %zu=column, or %zu= to "
+				"leave it out)",
+				import->file, i + 1, i + 1, i + 1);
+		}
+		for (size_t j = 0; j < i && target[0] != '\0'; j++) {
+			if (strcasecmp(import->targets[j], target) == 0) {
+				return cli_fail("import",
+					"%s: fields %zu and %zu both go to the column \"%s\" "
+					"(cure: --map %zu=column, or %zu= to leave it out)",
+					import->file, j + 1, i + 1, target, i + 1, i + 1);
+			}
+		}
 	}
 	return 0;
 }
@@ -409,13 +489,18 @@ static int make_statement(struct import *import)
 		: cli_usage("import", "there must be 1 to %d columns", POUR_COLUMNS_MAX);
 }
 
-/* Reads the first record where it says what the fields are; then everything is ready to go. */
+/*
+ * Reads the first record where it says what the fields are, or with --map how many; then everything is
+ * ready to go.
+ */
 static int find_columns(struct import *import)
 {
 	struct record record;
 	int code = 0;
-	if (import->header || import->format == RECORDS_NDJSON) {
-		int rc = records_next(&import->records, &record);
+	bool telling = import->header || import->format == RECORDS_NDJSON;
+	int rc = telling || import->map != NULL ? records_next(&import->records, &record)
+						: RECORDS_END;
+	if (telling || rc != RECORDS_END) {
 		if (rc != 0) {
 			return cli_fail("import", "%s: the first record: %s", import->file,
 				rc == RECORDS_END           ? "there is none"
@@ -434,6 +519,7 @@ static int find_columns(struct import *import)
 		code = targets_of_table(import);
 	}
 	code = code == 0 ? apply_map(import) : code;
+	code = code == 0 ? check_targets(import) : code;
 	return code == 0 ? make_statement(import) : code;
 }
 
@@ -514,8 +600,10 @@ static int report_before(const struct import *import)
 static int go(struct import *import)
 {
 	uint64_t position = 0;
+	char sign[RECORDS_SIGN_BYTES];
 	int code = import->again ? forget_mark(import) : 0;
-	code = code == 0 ? read_mark(import, &position) : code;
+	code = code == 0 ? read_mark(import, &position, sign) : code;
+	code = code == 0 ? check_same(import, position, sign) : code;
 	code = code == 0 ? find_columns(import) : code;
 	code = code == 0 ? check_statement(import) : code;
 	if (code != 0) {
@@ -526,9 +614,7 @@ static int go(struct import *import)
 	}
 	int rc = position > import->records.at ? records_skip(&import->records, position) : 0;
 	if (rc != 0) {
-		return cli_fail("import", "%s: %s", import->file,
-			rc == -ENODATA ? "it is shorter than what was imported of it (--again?)"
-				       : strerror(-rc));
+		return too_short(import, rc);
 	}
 	struct pour_options options = {
 		.connect = &import->connect,

@@ -35,7 +35,7 @@ enum {
 enum { STEP_MARK, STEP_ROWS };
 
 static const char mark_sql[] = "SELECT 1 WHERE lf_mark(?) = ?";
-static const char move_sql[] = "SELECT lf_mark(?, ?, ?)";
+static const char move_sql[] = "SELECT lf_mark(?, ?, ?, ?)";
 
 struct piece {
 	uint64_t ticket;
@@ -299,6 +299,19 @@ static int take_records(struct pour *pour, struct piece *piece)
 	return 0;
 }
 
+/* The mark moves behind the piece, with how the file begins: so another one is told from it. */
+static int bind_move(struct pour *pour, const struct piece *piece)
+{
+	char sign[RECORDS_SIGN_BYTES];
+	int rc = records_sign(pour->options->records, piece->to, sign);
+	lf_batch_step(pour->batch, move_sql);
+	bind_text(pour->batch, pour->options->mark);
+	lf_bind_int64(pour->batch, (int64_t)piece->from);
+	lf_bind_int64(pour->batch, (int64_t)piece->to);
+	bind_text(pour->batch, sign);
+	return rc;
+}
+
 /* The next piece, sent. 0, 1: nothing is left to send, or negative errno. */
 static int send_piece(struct pour *pour)
 {
@@ -328,11 +341,8 @@ static int send_piece(struct pour *pour)
 		lf_batch_clear(pour->batch);
 		lf_batch_class(pour->batch, "bulk");
 	}
-	lf_batch_step(pour->batch, move_sql);
-	bind_text(pour->batch, pour->options->mark);
-	lf_bind_int64(pour->batch, (int64_t)piece->from);
-	lf_bind_int64(pour->batch, (int64_t)piece->to);
-	rc = lf_submit(pour->options->db, pour->batch, &piece->ticket);
+	rc = bind_move(pour, piece);
+	rc = rc != 0 ? rc : lf_submit(pour->options->db, pour->batch, &piece->ticket);
 	if (rc != 0) {
 		return rc == 1 ? -EAGAIN : rc; /* the window is wider than ours */
 	}

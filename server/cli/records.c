@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 enum { READ_BYTES = 256 * 1024 };
 
@@ -27,6 +28,7 @@ void records_init(struct records *records, int fd, enum records_format format)
 void records_finish(struct records *records)
 {
 	free(records->data);
+	free(records->head);
 	free(records->values);
 	free(records->scratch);
 	free(records->names);
@@ -72,6 +74,19 @@ static int make_room(struct records *records)
 	return 0;
 }
 
+static int keep_head(struct records *records, const char *data, size_t len)
+{
+	size_t room = RECORDS_HEAD_BYTES - records->head_len;
+	records->head = records->head != NULL ? records->head : malloc(RECORDS_HEAD_BYTES);
+	if (records->head == NULL) {
+		return -ENOMEM;
+	}
+	len = len < room ? len : room;
+	memcpy(records->head + records->head_len, data, len);
+	records->head_len += len;
+	return 0;
+}
+
 static int fill(struct records *records)
 {
 	int rc = make_room(records);
@@ -82,8 +97,23 @@ static int fill(struct records *records)
 	if (count < 0) {
 		return errno == EINTR ? 0 : -errno;
 	}
+	rc = keep_head(records, records->data + records->len, (size_t)count);
 	records->len += (size_t)count;
 	records->end = count == 0;
+	return rc;
+}
+
+int records_sign(struct records *records, uint64_t to, char ret_sign[RECORDS_SIGN_BYTES])
+{
+	size_t wanted = to < RECORDS_HEAD_BYTES ? (size_t)to : RECORDS_HEAD_BYTES;
+	while (records->head_len < wanted) {
+		int rc = records->end ? -ENODATA : fill(records);
+		if (rc != 0) {
+			return rc;
+		}
+	}
+	snprintf(ret_sign, RECORDS_SIGN_BYTES, "%016" PRIx64,
+		(uint64_t)XXH3_64bits(records->head != NULL ? records->head : "", wanted));
 	return 0;
 }
 
@@ -124,6 +154,43 @@ int records_skip(struct records *records, uint64_t offset)
 
 /* ---- where a record ends ---- */
 
+static const char byte_order_mark[] = "\xef\xbb\xbf";
+enum { MARK_BYTES = sizeof(byte_order_mark) - 1 };
+
+static bool has_mark(const struct records *records)
+{
+	return records->at == 0 && left(records) >= MARK_BYTES &&
+		memcmp(here(records), byte_order_mark, MARK_BYTES) == 0;
+}
+
+/*
+ * The end of a CSV record that begins at text[at], behind its LF; 0: it is not there. A quote counts at the
+ * beginning of a value only. `open` is where one stands that was not closed, or len.
+ */
+static size_t csv_end(const char *text, size_t len, size_t at, size_t *ret_open)
+{
+	enum { FIRST, PLAIN, QUOTED, CLOSED } state = FIRST;
+	*ret_open = len;
+	for (size_t i = at; i < len; i++) {
+		char c = text[i];
+		if (state == QUOTED) {
+			state = c == '"' ? CLOSED : QUOTED;
+		} else if (c == '"' && state == CLOSED) {
+			state = QUOTED; /* it was one of two */
+		} else if (c == '"' && state == FIRST) {
+			state = QUOTED;
+			*ret_open = i;
+		} else if (c == '\n') {
+			*ret_open = len;
+			return i + 1;
+		} else {
+			state = c == ',' ? FIRST : PLAIN;
+		}
+	}
+	*ret_open = state == QUOTED ? *ret_open : len;
+	return 0;
+}
+
 /* The bytes of the next record with its end of line; 0: it is not there as a whole. */
 static size_t record_bytes(const struct records *records)
 {
@@ -133,15 +200,9 @@ static size_t record_bytes(const struct records *records)
 		const char *newline = memchr(text, '\n', len);
 		return newline != NULL ? (size_t)(newline - text) + 1 : records->end ? len : 0;
 	}
-	bool quoted = false;
-	for (size_t i = 0; i < len; i++) {
-		if (text[i] == '"') {
-			quoted = !quoted; /* a doubled quote ends and begins again */
-		} else if (text[i] == '\n' && !quoted) {
-			return i + 1;
-		}
-	}
-	return records->end ? len : 0;
+	size_t open = 0;
+	size_t end = csv_end(text, len, has_mark(records) ? MARK_BYTES : 0, &open);
+	return end == 0 && records->end ? len : end;
 }
 
 /* The whole of the next record is in the buffer: 0, RECORDS_END or negative errno. */
@@ -269,10 +330,6 @@ static int csv_values(struct records *records, const char *text, size_t len, siz
 		} else {
 			const char *comma = memchr(text + at, ',', len - at);
 			size_t end = comma != NULL ? (size_t)(comma - text) : len;
-			if (memchr(text + at, '"', end - at) != NULL) {
-				return bad(
-					records, "a quote inside a value that has none around it");
-			}
 			if (end > at) {
 				value = text_value(text + at, end - at);
 			}
@@ -485,15 +542,9 @@ static int json_values(struct records *records, const char *text, size_t len, st
 /* The line in which a quote opens that swallows the rest of the file; 0: there is none. */
 static uint64_t open_quote(const struct record *record)
 {
-	const char *opened = NULL;
-	for (size_t i = 0; i < record->raw_len; i++) {
-		if (record->raw[i] == '"') {
-			opened = opened == NULL ? record->raw + i : NULL;
-		}
-	}
-	return opened == NULL
-		? 0
-		: record->line + count_lines(record->raw, (size_t)(opened - record->raw));
+	size_t open = 0;
+	(void)csv_end(record->raw, record->raw_len, 0, &open);
+	return open == record->raw_len ? 0 : record->line + count_lines(record->raw, open);
 }
 
 static int read_values(struct records *records, struct record *record)
@@ -523,9 +574,8 @@ static int read_values(struct records *records, struct record *record)
 
 static void skip_mark(struct records *records)
 {
-	if (records->at == 0 && left(records) >= 3 &&
-		memcmp(here(records), "\xef\xbb\xbf", 3) == 0) {
-		records->at = 3;
+	if (has_mark(records)) {
+		records->at = MARK_BYTES;
 	}
 }
 

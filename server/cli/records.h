@@ -5,7 +5,8 @@
  * Records of a file, one at a time, in bounded memory:
  *
  *	RECORDS_CSV     RFC 4180: commas, "quotes" with "" inside, LF or CRLF. Nothing between two
- *	                commas is NULL, "" is the empty text
+ *	                commas is NULL, "" is the empty text. A quote that does not stand at the
+ *	                beginning of a value is a character like others
  *	RECORDS_TSV     tabs; \t \n \r \\ \0 in a value, \N is NULL: as the commands print it
  *	RECORDS_NDJSON  a JSON object, or array, a line
  *
@@ -26,7 +27,12 @@ enum {
 		2, /* this one cannot be read: record.raw and `why` tell; the next may be good */
 };
 
-enum { RECORDS_BYTES_MAX = 16 * 1024 * 1024, RECORDS_WHY_BYTES = 256 };
+enum {
+	RECORDS_BYTES_MAX = 16 * 1024 * 1024,
+	RECORDS_WHY_BYTES = 256,
+	RECORDS_HEAD_BYTES = 64 * 1024,
+	RECORDS_SIGN_BYTES = 17,
+};
 
 struct record {
 	const struct print_value *values;
@@ -50,6 +56,8 @@ struct records {
 	uint64_t line; /* … in that line */
 	uint64_t keep; /* nothing from here on is given up: records_rewind() may want it */
 	bool end;      /* the file is read to its end */
+	char *head;    /* how the file begins: RECORDS_HEAD_BYTES at most */
+	size_t head_len;
 
 	struct print_value *values;
 	size_t values_cap;
@@ -66,6 +74,12 @@ void records_finish(struct records *records);
 
 /* 0, RECORDS_END, RECORDS_BAD, or negative errno. The record is valid until the next call. */
 int records_next(struct records *records, struct record *ret_record);
+
+/*
+ * How the file begins, up to that offset and no more than RECORDS_HEAD_BYTES: what a stream is known again
+ * by. 0, or -ENODATA (the file is shorter), or another errno.
+ */
+int records_sign(struct records *records, uint64_t to, char ret_sign[RECORDS_SIGN_BYTES]);
 
 /* Everything before that offset is done with. */
 void records_done(struct records *records, uint64_t offset);

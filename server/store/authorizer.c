@@ -226,7 +226,8 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	case SQLITE_FUNCTION:
 		authorizer->saw_changes |= sqlite3_stricmp(second, "changes") == 0;
 		if (sqlite3_stricmp(second, "lf_notify") == 0 ||
-			sqlite3_stricmp(second, "lf_mark") == 0) {
+			sqlite3_stricmp(second, "lf_mark") == 0 ||
+			sqlite3_stricmp(second, "lf_mark_note") == 0) {
 			return require(authorizer, ROLE_WRITE, "the function", second);
 		}
 		return in_list(functions_refused, second)

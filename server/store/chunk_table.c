@@ -44,11 +44,13 @@ static const char *const texts[CHUNK_SQL_COUNT] = {
 	[CHUNK_SQL_LOSE] = "UPDATE _lf_chunk SET state = ?2, ended_s = ?3, error = ?4,"
 			   " key = iif(?5, NULL, key) WHERE id = ?1",
 	[CHUNK_SQL_IS_LOST] = "SELECT error FROM _lf_chunk WHERE id = ?1 AND key IS NULL",
-	/* Marks are nobody's: uid -1. The position is in `rows`, its time in started_s. */
+	/* Marks are nobody's: uid -1. The position is in `rows`, its time in started_s, its note in hash. */
 	[CHUNK_SQL_MARK_READ] = "SELECT rows FROM _lf_chunk WHERE uid = -1 AND name = ?1",
+	[CHUNK_SQL_MARK_NOTE] = "SELECT hash FROM _lf_chunk WHERE uid = -1 AND name = ?1",
 	[CHUNK_SQL_MARK_MOVE] = "INSERT INTO _lf_chunk(uid, name, hash, sql, params, state, rows,"
-				" started_s) VALUES (-1, ?1, x'', '', x'', 0, ?2, ?3)"
-				" ON CONFLICT (uid, name) DO UPDATE SET rows = ?2, started_s = ?3",
+				" started_s) VALUES (-1, ?1, coalesce(?4, x''), '', x'', 0, ?2, ?3)"
+				" ON CONFLICT (uid, name) DO UPDATE SET rows = ?2, started_s = ?3,"
+				" hash = coalesce(?4, hash)",
 	/* Requests that are applied in slices: uid -2. total_changes() is in busy_us, the rowid in done_key. */
 	[CHUNK_SQL_MANY_READ] = "SELECT rows, changes, busy_us, done_key, hash FROM _lf_chunk"
 				" WHERE uid = -2 AND name = ?1",

@@ -135,6 +135,78 @@ def test_map_and_conflicts(litefunnel, daemon, tmp_path):
         assert served.read("SELECT name FROM s ORDER BY id") == [(name,), ("trois",)]
 
 
+def test_a_map_says_how_many_fields_there_are(litefunnel, daemon, tmp_path):
+    """A file with fewer fields than the table has columns was refused, whatever --map said."""
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b DEFAULT 'x', c)")
+    path = tmp_path / "a.csv"
+    path.write_text("one,1\ntwo,2\n", encoding="utf-8")
+    done = run(litefunnel, served, "t", path, "--map", "1=a,2=id")
+    assert done.returncode == 0, done.stderr
+    assert served.read("SELECT * FROM t") == [(1, "one", "x", None), (2, "two", "x", None)]
+    path.write_text("3,u,v,w,z\n4,u,v,w\n5,u,v,w,z\n", encoding="utf-8")
+    done = run(litefunnel, served, "t", path)
+    assert done.returncode == 1 and "5 values instead of 4" in done.stderr
+    done = run(litefunnel, served, "t", path, "--map", "2=")
+    assert done.returncode == 1 and "--map 5=column" in done.stderr
+    done = run(litefunnel, served, "t", path, "--map", "2=,5=", "--rejects", tmp_path / "bad")
+    assert done.returncode == 0 and "2 rows imported, 1 rejected" in done.stdout, done.stderr
+    assert served.read("SELECT * FROM t WHERE id > 2") == [(3, None, "v", "w"), (5, None, "v", "w")]
+
+
+@pytest.mark.parametrize("header,word", [
+    ("id,,b", "field 2 has no name"), ("id,a,ID", 'fields 1 and 3 both go to the column "ID"')])
+def test_a_header_with_holes_is_named(litefunnel, daemon, tmp_path, header, word):
+    """An empty name was left out without a word; of two for one column one was lost."""
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)")
+    path = tmp_path / "a.csv"
+    path.write_text(header + "\n1,2,3\n", encoding="utf-8")
+    done = run(litefunnel, served, "t", path, "--header")
+    assert done.returncode == 1 and word in done.stderr and "--map" in done.stderr, done
+    done = run(litefunnel, served, "t", path, "--header", "--map", "2=a,3=")
+    assert done.returncode == 0, done.stderr
+    assert served.read("SELECT * FROM t") == [(1, "2", None)]
+
+
+def test_a_quote_inside_a_value_is_a_character(litefunnel, daemon, tmp_path):
+    """It swallowed the lines up to the next quote."""
+    served = daemon()
+    served.write("CREATE TABLE t(a TEXT, b TEXT, c TEXT)")
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbf"x, ""y""\n",5" pipe,\na,b"c,d\r\n1,2"",3\n"4"4,"5\n7,8\n9,\n",w,"e\n"\n')
+    done = run(litefunnel, served, "t", path, "--rejects", tmp_path / "bad")
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in (tmp_path / "bad").read_text(encoding="utf-8").splitlines()]
+    assert [(each["line"], each["record"]) for each in told] == [(5, '"4"4,"5\n7,8\n9,\n",w,"e\n"')]
+    assert served.read("SELECT a, b, c FROM t ORDER BY rowid") == [
+        ('x, "y"\n', '5" pipe', None), ("a", 'b"c', "d"), ("1", '2""', "3")]
+
+
+def test_a_name_is_for_the_input_it_was_begun_with(litefunnel, daemon, tmp_path):
+    """Another input under the same name was continued in its middle."""
+    served = daemon()
+    served.write("CREATE TABLE t(a INTEGER)")
+    first = "".join(f"{i}\n" for i in range(10_000, 30_000)) + "bad,line\n"
+    other = "".join(f"{i}\n" for i in range(50_000, 90_000))
+    done = run(litefunnel, served, "t", "-", "--name", "n", stdin=first)
+    assert done.returncode == 5 and "line 20001" in done.stderr
+    path = tmp_path / "other.csv"
+    path.write_text(other, encoding="utf-8")
+    for args in (["-"], [path]):
+        done = run(litefunnel, served, "t", *args, "--name", "n", stdin=other)
+        assert done.returncode == 1 and "another --name" in done.stderr and "--again" in done.stderr, done
+    done = run(litefunnel, served, "t", "-", "--name", "n", stdin=first[:100])
+    assert done.returncode == 1 and "shorter" in done.stderr
+    # The same, corrected behind the mark, and longer.
+    good = first.replace("bad,line", "30000") + "30001\n"
+    done = run(litefunnel, served, "t", "-", "--name", "n", stdin=good)
+    assert done.returncode == 0, done.stderr
+    assert served.read("SELECT count(*), sum(a) FROM t") == [(20_002, sum(range(10_000, 30_002)))]
+    done = run(litefunnel, served, "t", path, "--name", "n", "--again")
+    assert done.returncode == 0 and done.stdout == "40000 rows imported\n", done
+
+
 def test_bad_records_go_to_the_rejects(litefunnel, daemon, tmp_path):
     served = daemon()
     served.write("CREATE TABLE t(id INTEGER PRIMARY KEY CHECK (id <> 500), s TEXT NOT NULL)")
@@ -292,9 +364,13 @@ def test_the_mark_moves_only_from_where_it_stands(daemon):
         error, _ = wire.ask("write", batch=[[move, [10, 20]], ["INSERT INTO t VALUES (1)"]])
         assert error["sqlite"] == 1555, "the mark of a batch that was undone moved"
         assert wire.write(["SELECT lf_mark('m')"])["steps"][0]["rows"] == [[10]]
+        assert wire.write(["SELECT lf_mark_note('m')"])["steps"][0]["rows"] == [[None]]
+        wire.write(["SELECT lf_mark('m', 10, 12, 'of a')"], ["SELECT lf_mark('m', 12, 10)"])
+        assert wire.write(["SELECT lf_mark_note('m')"])["steps"][0]["rows"] == [["of a"]]
         wire.write([move, [10, None]])
         assert wire.write(["SELECT lf_mark('m')"])["steps"][0]["rows"] == [[0]]
-        for bad in ("lf_mark('')", "lf_mark(5)", "lf_mark('m', -1, 2)", "lf_mark('m', 'x', 2)"):
+        for bad in ("lf_mark('')", "lf_mark(5)", "lf_mark('m', -1, 2)", "lf_mark('m', 'x', 2)",
+                    "lf_mark('m', 0, 2, 7)", "lf_mark('m', 0, 2, zeroblob(65))", "lf_mark_note('')"):
             assert wire.ask("write", batch=[["SELECT " + bad]])[0]["code"] == "sql", bad
         wire.write("CREATE VIEW v AS SELECT lf_mark('m', 0, 7)")
         assert wire.ask("write", batch=[["SELECT * FROM v"]])[0]["code"] == "sql"
