@@ -399,7 +399,9 @@ static uint64_t end_ms(const struct engine *engine, const struct pending *pendin
 	if (!certain && grace_ms > GRACE_MAX_MS) {
 		grace_ms = GRACE_MAX_MS;
 	}
-	return pending->deadline_at_ms + (grace_ms < GRACE_MIN_MS ? GRACE_MIN_MS : grace_ms);
+	grace_ms = grace_ms < GRACE_MIN_MS ? GRACE_MIN_MS : grace_ms;
+	return pending->deadline_at_ms +
+		(grace_ms < engine->config.grace_ms ? engine->config.grace_ms : grace_ms);
 }
 
 void engine_tick(struct engine *engine, uint64_t now_ms)

@@ -31,6 +31,7 @@ struct engine_config {
 	char label[ENGINE_LABEL_MAX + 1];       /* "" = none */
 	char request_class[CLASS_NAME_MAX + 1]; /* "" = what the daemon gives */
 	uint32_t deadline_ms;
+	uint32_t grace_ms; /* beyond it, at least */
 	bool no_retry;
 	int (*random)(void *ret_bytes, size_t len); /* 0 or a negative errno value */
 };

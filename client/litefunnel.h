@@ -105,11 +105,16 @@ struct lf_options {
 	 * doubled.
 	 */
 	bool no_retry;
+	/*
+	 * Milliseconds beyond the deadline for which the daemon's answer is waited for at least, where it
+	 * has the request and the connection stands: who would rather wait than hear UNKNOWN. Default 0.
+	 */
+	uint32_t grace_ms;
 };
 
 #define LF_OPTIONS_INIT                                                                            \
 	{                                                                                          \
-		sizeof(struct lf_options), NULL, NULL, NULL, NULL, 0, false                        \
+		sizeof(struct lf_options), NULL, NULL, NULL, NULL, 0, false, 0                     \
 	}
 
 /* ---- the client ------------------------------------------------------------------------------ */

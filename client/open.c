@@ -92,6 +92,7 @@ static int make_config(const struct lf_options *options, struct engine_config *r
 		.deadline_ms =
 			options->deadline_ms != 0 ? options->deadline_ms : ENGINE_DEADLINE_MS,
 		.no_retry = options->no_retry,
+		.grace_ms = options->grace_ms,
 		.random = random_bytes,
 	};
 	if (!copy_option(ret_config->client, sizeof(ret_config->client), client) ||

@@ -99,7 +99,11 @@ static void chunk_row(void *ctx, const struct chunk_view *view)
 	table_text(table, facts->key);
 	table_number(table, facts->commit_no);
 	table_number(table, facts->started_s);
-	table_number(table, facts->ended_s);
+	if (facts->ended_s != 0) {
+		table_number(table, facts->ended_s);
+	} else {
+		table_text(table, NULL);
+	}
 	if (table->who->role >= ROLE_ADMIN) {
 		table_text(table, facts->error);
 		table_text(table, facts->sql);

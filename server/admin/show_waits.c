@@ -56,6 +56,9 @@ struct waiting {
 static void collect(void *ctx, struct request *request)
 {
 	struct waiting *waiting = ctx;
+	if (request->kind == REQUEST_BYE) {
+		return; /* whoever sent it has gone, and waits for nothing */
+	}
 	if (waiting->count < WAITS_MAX) {
 		waiting->requests[waiting->count++] = request;
 	}
@@ -97,6 +100,9 @@ static void row_of_others(struct funnel *funnel, struct table *table)
 	char command[SHM_COMMAND_BYTES];
 	pid_t pid = shm_foreign_writer(facts.db, command);
 	bool paused = facts.queue.held_us != 0;
+	uint64_t now_us = clock_now_us();
+	/* Since when the writer waits for it; before it has tried nobody knows. */
+	uint64_t since_us = pid > 0 ? facts.writer.lookout.busy_since_us : facts.queue.held_us;
 	if (table->like != NULL || (pid <= 0 && !paused)) {
 		return;
 	}
@@ -111,7 +117,11 @@ static void row_of_others(struct funnel *funnel, struct table *table)
 	table_text(table, pid > 0 ? NULL : facts.pause_by);
 	table_text(table, NULL);
 	table_text(table, pid > 0 ? command : NULL);
-	table_number(table, pid > 0 ? 0 : (clock_now_us() - facts.queue.held_us) / 1000);
+	if (since_us != 0) {
+		table_number(table, now_us > since_us ? (now_us - since_us) / 1000 : 0);
+	} else {
+		table_text(table, NULL);
+	}
 	table_text(table, NULL);
 	table_text(table, NULL);
 }
@@ -122,7 +132,7 @@ void show_waits(struct funnel *funnel, struct table *table)
 	size_t position = 0;
 	uint64_t since_us = 0;
 	const struct request *running = funnel_running(funnel, &since_us);
-	if (running != NULL) {
+	if (running != NULL && running->kind != REQUEST_BYE) {
 		wait_row(table, running, 0, "running", since_us);
 	} else {
 		row_of_others(funnel, table);

@@ -9,6 +9,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* A command would rather say what became of it than be in time: a busy machine answers late. */
+enum { GRACE_MS = 5000 };
+
 int connect_option(struct connect *connect, int option)
 {
 	static const char *const classes[] = {"interactive", "normal", "bulk"};
@@ -41,6 +44,7 @@ int connect_open(const struct connect *connect, lf_db **ret_db)
 	options.label = connect->command;
 	options.request_class = connect->request_class;
 	options.deadline_ms = connect->deadline_ms;
+	options.grace_ms = GRACE_MS;
 	int rc = lf_open(connect->db, &options, ret_db);
 	if (rc == -ENAMETOOLONG) {
 		return cli_usage(connect->command,

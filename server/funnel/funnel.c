@@ -150,6 +150,8 @@ static void turn_away(struct peer *peer, const char *why)
 static void make_room(struct funnel *funnel, struct peer *newcomer)
 {
 	const struct config *config = funnel->options->config;
+	unsigned long long max = config_number(config, SETTING_CONNECTIONS_MAX);
+	char text[128];
 	if (seats_take(&funnel->seats, newcomer) < 0) {
 		turn_away(newcomer, "out of memory");
 		return;
@@ -159,15 +161,19 @@ static void make_room(struct funnel *funnel, struct peer *newcomer)
 		config_number(config, SETTING_CONNECTIONS_RESERVED));
 	if (leaver == newcomer) {
 		funnel->refused++;
-		turn_away(newcomer, "too many connections (setting connections_max)");
+		snprintf(text, sizeof(text), "too many connections: %llu (setting connections_max)",
+			max);
+		turn_away(newcomer, text);
 	} else if (leaver != NULL) {
 		funnel->displaced++;
 		log_debug("displaced", log_uint("peer", leaver->id),
 			log_uint("uid", leaver->credentials->uid),
 			log_uint("for_uid", newcomer->credentials->uid));
-		turn_away(leaver,
-			"there are too many connections, and this one was needed for "
-			"another (setting connections_max)");
+		snprintf(text, sizeof(text),
+			"there are too many connections, %llu, and this one was needed for another "
+			"(setting connections_max)",
+			max);
+		turn_away(leaver, text);
 	}
 }
 

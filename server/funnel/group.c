@@ -133,7 +133,8 @@ static void remember_failure(struct group *group, struct request *request)
 static int run_steps(struct group *group, struct request *request, struct packing *packing,
 	struct store_error *error, int64_t *ret_step, bool *ret_wrote)
 {
-	struct step_sink sink = {packing_columns, packing_row, packing};
+	struct step_sink sink = {
+		packing_columns, packing_row, packing, group->limits->result_bytes_max};
 	*ret_wrote = false;
 	for (size_t i = 0; i < request->steps_count; i++) {
 		struct step step = request->steps[i];
@@ -152,7 +153,9 @@ static int run_steps(struct group *group, struct request *request, struct packin
 		packing_end_step(packing, &result);
 		if (!packing_fits(packing)) {
 			return store_error_set(error, STORE_TOO_LARGE, 0,
-				"the answer to the batch is larger than the limits allow");
+				"the answer to the batch is larger than %zu bytes (setting "
+				"result_bytes_max)",
+				group->limits->result_bytes_max);
 		}
 	}
 	*ret_step = -1;
@@ -275,7 +278,8 @@ static void run_describe(struct group *group, struct request *request)
 	struct packing packing;
 	packing_init(&packing, &request->payload, group->limits->result_bytes_max);
 	packing_begin_step(&packing);
-	struct step_sink sink = {packing_columns, packing_row, &packing};
+	struct step_sink sink = {
+		packing_columns, packing_row, &packing, group->limits->result_bytes_max};
 	if (store_describe(group->store, request->credentials->role, request->steps[0].sql, &sink,
 		    &description, &error) == 0) {
 		reply_pack_description(&packing, &description);

@@ -291,7 +291,8 @@ static enum after step(struct run *run, struct request *request)
 
 	packing_init(&packing, &request->payload, number(run, SETTING_RESULT_BYTES_MAX));
 	packing_begin_step(&packing);
-	struct step_sink sink = {packing_columns, packing_row, &packing};
+	struct step_sink sink = {
+		packing_columns, packing_row, &packing, number(run, SETTING_RESULT_BYTES_MAX)};
 	uint64_t until_us = exec_deadline(run, request);
 	enum role role = request->credentials->role;
 	if (is_refused(run, request, &one)) {
@@ -332,7 +333,8 @@ static enum after fetch(struct run *run, struct request *request)
 	uint32_t rows = request->lease.rows < rows_max ? request->lease.rows : rows_max;
 	packing_init(&packing, &request->payload, number(run, SETTING_RESULT_BYTES_MAX));
 	packing_begin_step(&packing);
-	struct step_sink sink = {packing_columns, packing_row, &packing};
+	struct step_sink sink = {
+		packing_columns, packing_row, &packing, number(run, SETTING_RESULT_BYTES_MAX)};
 	(void)interruptible(run, request);
 	int rc = store_cursor_fetch(run->store, request->lease.cursor, rows,
 		exec_deadline(run, request), &sink, &more, &error);
@@ -356,7 +358,8 @@ static enum after describe(struct run *run, struct request *request)
 	enum after after = AFTER_OPEN;
 	packing_init(&packing, &request->payload, number(run, SETTING_RESULT_BYTES_MAX));
 	packing_begin_step(&packing);
-	struct step_sink sink = {packing_columns, packing_row, &packing};
+	struct step_sink sink = {
+		packing_columns, packing_row, &packing, number(run, SETTING_RESULT_BYTES_MAX)};
 	if (store_describe(run->store, request->credentials->role, request->steps[0].sql, &sink,
 		    &description, &error) == 0) {
 		reply_pack_description(&packing, &description);

@@ -100,6 +100,7 @@ static void publish(struct lookout *lookout)
 	facts->disk_floor = disk->floor;
 	facts->reserve = disk->reserve;
 	facts->foreign_total = lookout->foreign_seen;
+	facts->busy_since_us = lookout->busy_since_us;
 	facts->stopped = lookout->standing[0] != 0;
 	snprintf(facts->trouble, sizeof(facts->trouble), "%s",
 		facts->stopped                  ? lookout->standing
@@ -307,6 +308,7 @@ void lookout_busy(struct lookout *lookout, const char *reason)
 	if (lookout->busy_since_us == 0) {
 		lookout->busy_since_us = now_us;
 		lookout->busy_next_us = now_us + BUSY_US;
+		publish(lookout);
 	}
 	if (now_us < lookout->busy_next_us) {
 		return;

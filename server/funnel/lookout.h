@@ -36,7 +36,8 @@ struct lookout_facts {
 	uint64_t reserve;
 	uint64_t wal_bytes;
 	bool wal_large;
-	bool stopped; /* nothing is served until somebody has acted */
+	uint64_t busy_since_us; /* another process keeps the writer from beginning; 0: none does */
+	bool stopped;           /* nothing is served until somebody has acted */
 	uint64_t foreign_total;
 	char trouble[LOOKOUT_TEXT_BYTES]; /* why it is degraded, or empty */
 };

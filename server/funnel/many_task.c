@@ -76,7 +76,7 @@ static int apply(struct slice *slice)
 {
 	struct store *store = slice->store;
 	struct step step = part_of(slice);
-	struct step_sink sink = {note_columns, take_no_row, slice};
+	struct step_sink sink = {.columns = note_columns, .row = take_no_row, .ctx = slice};
 	struct step_result result = {0};
 	store_batch_begin(store, deadline_of(slice));
 	int rc = store_step(

@@ -337,10 +337,17 @@ static bool do_hello(struct call *call)
 
 void call_queue_refused(struct call *call, int condition)
 {
+	const struct config *config = call->funnel->options->config;
 	bool closed = condition == QUEUE_CLOSED;
-	failure_set(&call->failure, closed ? FAILURE_SHUTTING_DOWN : FAILURE_OVERLOADED,
-		closed ? "the daemon is shutting down"
-		       : "the queue is full (settings queue_max, queue_bytes_max)");
+	if (closed) {
+		failure_set(&call->failure, FAILURE_SHUTTING_DOWN, "the daemon is shutting down");
+	} else {
+		failure_set(&call->failure, FAILURE_OVERLOADED,
+			"the queue is full: it takes %llu batches (setting queue_max) and %llu bytes "
+			"(setting queue_bytes_max), and of one user a share",
+			(unsigned long long)config_number(config, SETTING_QUEUE_MAX),
+			(unsigned long long)config_number(config, SETTING_QUEUE_BYTES_MAX));
+	}
 	call->failure.retry_after_ms = closed ? 200 : 50;
 }
 

@@ -219,6 +219,16 @@ void peer_close(struct peer *peer, enum failure_code code, const char *message)
 }
 
 /* Hands on every whole frame that has arrived, as long as the peer may have more in flight. */
+static void close_too_large(struct peer *peer)
+{
+	char text[96];
+	snprintf(text, sizeof(text), "the frame is over the limit of %zu bytes (%s)",
+		peer->reader.frame_max,
+		peer->state == PEER_GREETING ? "before hello is answered"
+					     : "setting frame_bytes_max");
+	peer_close(peer, FAILURE_TOO_LARGE, text);
+}
+
 static void hand_on(struct peer *peer)
 {
 	int rc = 0;
@@ -227,10 +237,7 @@ static void hand_on(struct peer *peer)
 		size_t len = 0;
 		rc = frame_reader_next(&peer->reader, &payload, &len);
 		if (rc == FRAME_TOO_LARGE) {
-			peer_close(peer, FAILURE_TOO_LARGE,
-				peer->state == PEER_GREETING
-					? "a frame before hello is answered has at most 64 KiB"
-					: "the frame is over the limit (setting frame_bytes_max)");
+			close_too_large(peer);
 		} else if (rc == 0) {
 			peer->frame_since_us = 0;
 			peer->requests++;

@@ -166,6 +166,22 @@ static int stands(struct store_recheck *recheck, const struct store *store, cons
 	return -1;
 }
 
+/* Our own tables. 0, or -1 and the recheck says why not. */
+static int check_own(struct store *store, struct store_recheck *recheck)
+{
+	char lost[STORE_OWN_NAME_BYTES];
+	if (schema_find_lost(store, lost) == SQLITE_OK && lost[0] == 0) {
+		return 0;
+	}
+	recheck->end = STORE_RECHECK_STANDS;
+	snprintf(recheck->text, sizeof(recheck->text),
+		"another process has taken litefunnel's own tables from %.200s (%s): stop the daemon, and "
+		"restore it; or drop what is left of _lf_* and start anew, and all that repeats "
+		"are known by is forgotten",
+		store->path, lost[0] != 0 ? lost : sqlite3_errmsg(store->handle));
+	return -1;
+}
+
 /* Structure and schema; bounded in time. 0, or -1 and the recheck says why not. */
 static int check_content(struct store *store, struct store_recheck *recheck)
 {
@@ -174,6 +190,9 @@ static int check_content(struct store *store, struct store_recheck *recheck)
 	bool trespassed = false;
 	sqlite3_int64 pages = 0;
 	uint64_t began_us = clock_now_us();
+	if (check_own(store, recheck) < 0) {
+		return -1;
+	}
 	if (first_text(store, "PRAGMA page_count", text, sizeof(text)) == SQLITE_OK) {
 		pages = strtoll(text, NULL, 10);
 	}

@@ -29,6 +29,8 @@ enum own {
 	OWN_COUNT,
 };
 
+enum { STORE_OWN_NAME_BYTES = 32 };
+
 struct wal {
 	int fd;                /* our own, to read from; -1: not opened yet */
 	uint64_t frames;       /* in the WAL after the last commit, as the hook said */
@@ -183,6 +185,9 @@ int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
  * virtual table (SQLite 3.40 can be made to recurse without end by one).
  */
 int schema_find_trespass(struct store *store, bool *ret_found);
+
+/* SQLite's code, and which of our tables is not there any more; "": all are, and know whose they are. */
+int schema_find_lost(struct store *store, char ret_table[STORE_OWN_NAME_BYTES]);
 
 /* Every setting that safety rests on is set, then read back. 0, or -EINVAL with a sentence. */
 int pragma_setup(struct store *store, const struct store_options *options,

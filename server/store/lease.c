@@ -240,7 +240,9 @@ static int give_rows(struct store *store, struct cursor *cursor, uint32_t rows,
 		}
 		if (answer > 0 && given == 0) {
 			return store_error_set(error, STORE_TOO_LARGE, 0,
-				"one row is larger than the limits of an answer allow");
+				"one row is larger than the %zu bytes of an answer (setting "
+				"result_bytes_max)",
+				sink->bytes_max);
 		}
 		if (answer > 0) {
 			break;

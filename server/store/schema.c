@@ -101,3 +101,32 @@ int schema_find_trespass(struct store *store, bool *ret_found)
 	sqlite3_finalize(stmt);
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
+
+int schema_find_lost(struct store *store, char ret_table[STORE_OWN_NAME_BYTES])
+{
+	sqlite3_stmt *stmt = NULL;
+	ret_table[0] = 0;
+	int rc = own_prepare(store,
+		"WITH own(name) AS (VALUES ('_lf_state'), ('_lf_group'), ('_lf_session'), ('_lf_key'),"
+		" ('_lf_chunk'), ('_lf_drill'))"
+		" SELECT name FROM own WHERE name NOT IN"
+		" (SELECT name FROM sqlite_schema WHERE type = 'table')",
+		&stmt);
+	rc = rc == SQLITE_OK ? sqlite3_step(stmt) : rc;
+	if (rc == SQLITE_ROW) {
+		sqlite3_snprintf(
+			STORE_OWN_NAME_BYTES, ret_table, "%s", sqlite3_column_text(stmt, 0));
+	}
+	sqlite3_finalize(stmt);
+	if (rc != SQLITE_DONE) {
+		return rc == SQLITE_ROW ? SQLITE_OK : rc;
+	}
+	stmt = NULL;
+	rc = own_prepare(store, "SELECT 1 FROM _lf_state WHERE id = 1", &stmt);
+	rc = rc == SQLITE_OK ? sqlite3_step(stmt) : rc;
+	if (rc == SQLITE_DONE) {
+		sqlite3_snprintf(STORE_OWN_NAME_BYTES, ret_table, "the row of _lf_state");
+	}
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}

@@ -91,15 +91,19 @@ static const char schema[] = "CREATE TABLE _lf_state("
 			     " reply BLOB NOT NULL,"
 			     " UNIQUE (uid, key));" CHUNK_TABLE DRILL_TABLE;
 
-static int state_exists(struct store *store, bool *ret_exists)
+/* Whether _lf_state is there, and whether others of our tables are. */
+static int state_exists(struct store *store, bool *ret_exists, bool *ret_remains)
 {
 	sqlite3_stmt *stmt = NULL;
 	int rc = own_prepare(store,
-		"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_lf_state'",
+		"SELECT count(*) FILTER (WHERE name = '_lf_state'),"
+		" count(*) FILTER (WHERE name IN ('_lf_group', '_lf_session', '_lf_key', '_lf_chunk',"
+		" '_lf_drill')) FROM sqlite_schema WHERE type = 'table'",
 		&stmt);
 	if (rc == SQLITE_OK) {
 		rc = sqlite3_step(stmt);
 		*ret_exists = rc == SQLITE_ROW && sqlite3_column_int(stmt, 0) == 1;
+		*ret_remains = rc == SQLITE_ROW && sqlite3_column_int(stmt, 1) > 0;
 	}
 	sqlite3_finalize(stmt);
 	return rc == SQLITE_ROW ? SQLITE_OK : rc;
@@ -188,7 +192,15 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 	bool exists = false;
 	int format = 0;
 	int64_t window = 0;
-	int rc = state_exists(store, &exists);
+	bool remains = false;
+	int rc = state_exists(store, &exists, &remains);
+	if (rc == SQLITE_OK && !exists && remains) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s has lost litefunnel's table _lf_state: restore it; or drop the other tables "
+			"_lf_* and start anew, and all that repeats are known by is forgotten",
+			store->path);
+		return -1;
+	}
 	if (rc == SQLITE_OK && !exists) {
 		rc = state_create(store);
 	}

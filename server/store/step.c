@@ -112,16 +112,22 @@ int step_give_row(
  * A row beyond what the step or the sink takes: an error, or, with `truncate`, the end of the rows.
  * A statement that writes is still run to its end, for its constraints are checked there.
  */
-static int no_room(const struct step *step, const char *what, struct step_result *result,
-	struct store_error *error)
+static int no_room(const struct step *step, const struct step_sink *full,
+	struct step_result *result, struct store_error *error)
 {
 	if (step->truncate) {
 		result->truncated = true;
 		return 0;
 	}
-	return store_error_set(error, STORE_TOO_LARGE, 0,
-		"the step returns more %s than the limit allows: ask for fewer, or set truncate",
-		what);
+	return full != NULL
+		? store_error_set(error, STORE_TOO_LARGE, 0,
+			  "the step returns more than the %zu bytes of an answer (setting "
+			  "result_bytes_max): ask for less, or set truncate",
+			  full->bytes_max)
+		: store_error_set(error, STORE_TOO_LARGE, 0,
+			  "the step returns more than %u rows (its own `rows`, or the setting "
+			  "rows_max): ask for fewer, or set truncate",
+			  step->rows_max);
 }
 
 /* Steps a bound statement to its end. */
@@ -136,11 +142,11 @@ static int run_rows(struct store *store, const struct stmt *stmt, const struct s
 				return 0;
 			}
 		} else if (result->rows >= step->rows_max) {
-			failed = no_room(step, "rows", result, error);
+			failed = no_room(step, NULL, result, error);
 		} else {
 			int answer = step_give_row(stmt->handle, stmt->columns, sink, error);
 			failed = answer < 0  ? -answer
-				: answer > 0 ? no_room(step, "rows or bytes", result, error)
+				: answer > 0 ? no_room(step, sink, result, error)
 					     : 0;
 		}
 		if (failed != 0) {

@@ -208,6 +208,7 @@ struct step_sink {
 	void (*columns)(void *ctx, const struct columns *columns);
 	int (*row)(void *ctx, const struct value *values, unsigned count);
 	void *ctx;
+	size_t bytes_max; /* what it takes, for whoever is told that it was too much */
 };
 
 struct step_result {

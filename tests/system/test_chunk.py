@@ -144,6 +144,11 @@ def test_pause_resume_cancel(daemon):
         assert error["code"] == "not_found"
 
 
+def ended_at(wire, name):
+    shown = wire.call("show", what="chunks", like=name)
+    return [dict(zip(shown["columns"], row))["ended_at"] for row in shown["rows"]][0]
+
+
 def test_what_is_done_can_be_neither_resumed_nor_cancelled(daemon):
     """Both succeeded, and said "done"."""
     served = daemon()
@@ -151,10 +156,12 @@ def test_what_is_done_can_be_neither_resumed_nor_cancelled(daemon):
     with served.wire() as wire:
         wire.call("chunk", sql="UPDATE t SET n = -1", name="d")
         assert wait(wire, "d")["state"] == "done"
+        assert ended_at(wire, "d") > 0
         for op in ("resume", "cancel", "pause"):
             error, _ = wire.ask("chunk_ctl", chunk="d", op=op)
             assert error["code"] == "bad_request" and "was done already" in error["message"], op
         wire.call("chunk", sql="UPDATE t SET n = -2", name="c", rate=1)
+        assert ended_at(wire, "c") is None
         for _ in range(2):
             assert wire.call("chunk_ctl", chunk="c", op="cancel")["state"] == "cancelled"
         assert wire.call("chunk_ctl", chunk="d", op="wait")["state"] == "done"

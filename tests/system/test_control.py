@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Pause and resume, checkpoint, kill; who waits for whom; who reads; classes and their turns."""
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -281,6 +283,7 @@ def test_a_process_that_writes_past_the_daemon_is_named(served):
         wait_for(lambda: table(admin, "waits")[:1] and
                  table(admin, "waits")[0]["state"] == "foreign", "it is seen")
         assert table(admin, "waits")[0]["pid"] == foreign.pid
+        wait_for(lambda: table(admin, "waits")[0]["age_ms"], "its age")
         assert ("write", foreign.pid) in [(row["lock"], row["pid"])
                                           for row in table(admin, "readers")]
         wait_for(lambda: table(admin, "waits")[-1]["age_ms"] > 150, "it has waited long")
@@ -462,3 +465,53 @@ def test_innocents_stand_beside_an_offender(served):
         alone = bad.reply(first)[1]
         assert alone["group"] == 1 and alone["commit"] > max(commits)
     assert len(served.read("SELECT x FROM t")) == 41
+
+
+def test_who_says_goodbye_waits_for_nothing(served):
+    """`bye` stood among those who wait."""
+    with served.wire() as admin, served.wire(session=os.urandom(16)) as leaver:
+        leaver.write("CREATE TABLE x(a)", seq=1)
+        admin.call("pause")
+        leaver.request("bye")
+        wait_for(lambda: served.stats()["queue_batches"] > 0, "it is queued")
+        assert [row["what"] for row in table(admin, "waits")] == ["pause"]
+        admin.call("resume")
+
+
+def test_a_daemon_that_answers_late_is_waited_for(served, litefunnel):
+    """Of a batch that a pause kept out, `exec` said that its outcome is unknown if the answer came a little late."""
+    with served.wire() as admin:
+        admin.write("CREATE TABLE x(a)")
+        admin.call("pause")
+        process = subprocess.Popen([litefunnel, "exec", served.db, "INSERT INTO x VALUES (1)", "--deadline", "500ms"],
+                                   stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for(lambda: served.stats()["queue_batches"] > 0 or process.poll() is not None, "it waits")
+            served.process.send_signal(signal.SIGSTOP)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.8)
+        finally:
+            served.process.send_signal(signal.SIGCONT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 4 and "paused" in said, said
+        admin.call("resume")
+    assert served.read("SELECT * FROM x") == []
+
+
+def test_limits_say_their_value_and_their_setting(daemon):
+    served = daemon(rows_max=5, result_bytes_max="64KiB", frame_bytes_max="64KiB", queue_max=10)
+    numbers = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 9) SELECT i FROM c"
+    with served.wire() as wire:
+        for sql, words in ((numbers, ("5 rows", "rows_max")),
+                           ("SELECT zeroblob(70000)", ("65536 bytes", "result_bytes_max"))):
+            error, _ = wire.ask("write", batch=[[sql]])
+            assert error["code"] == "too_large" and all(word in error["message"] for word in words), error
+        wire.request("write", batch=[["SELECT ?", ["x" * 70_000]]])
+        notice = wire.wait_closed()
+        assert notice["code"] == "too_large" and "65536 bytes (setting frame_bytes_max)" in notice["message"]
+    with served.wire() as admin, served.wire() as other:
+        admin.call("pause")
+        sent = [other.request("write", batch=[["SELECT 1"]]) for _ in range(20)]
+        error, _ = other.reply(sent[-1])
+        assert error["code"] == "overloaded" and "10 batches (setting queue_max)" in error["message"]
+        admin.call("resume")

@@ -194,6 +194,32 @@ def test_harm_is_not_served(daemon, litefunnel):
                  "it to go on")
 
 
+@pytest.mark.parametrize("harm,lost", [
+    ("DROP TABLE _lf_state", "_lf_state"), ("DROP TABLE _lf_key", "_lf_key"),
+    ("DELETE FROM _lf_state", "the row of _lf_state")])
+def test_our_own_tables_are_missed_at_once(daemon, litefunnel, harm, lost):
+    """Writes waited without a word, and only a restart told why."""
+    served = daemon()
+    make_table(served)
+    cli(served.db, harm)
+    with served.wire() as wire:
+        for _ in range(2):
+            error, _ = wire.ask("write", batch=[["INSERT INTO t VALUES (1, 'x')"]])
+            assert (error["code"], error["applied"]) == ("foreign_writer", "no")
+            assert lost in error["message"] and "_lf_*" in error["message"], error
+    status = subprocess.run([litefunnel, "status", served.db], text=True, stdout=subprocess.PIPE, check=False)
+    assert status.stdout.startswith("stopped: another process has taken litefunnel's own tables"), status.stdout
+    assert "nothing is served" in served.log() and lost in served.log()
+    served.stop()
+    if lost != "_lf_state":
+        return
+    code, said = served.refuses_to_start()
+    assert code != 0 and "has lost litefunnel's table _lf_state" in said[0], said
+    cli(served.db, *(f"DROP TABLE {name}" for name in ("_lf_group", "_lf_session", "_lf_key", "_lf_chunk", "_lf_drill")))
+    served.start()
+    served.write("INSERT INTO t VALUES (1, 'x')")
+
+
 def test_another_state_over_ours(daemon, tmp_path):
     """A restore over the living file: it starts over under a new epoch, and says so to who knew more."""
     served = daemon()

@@ -196,7 +196,7 @@ void bed_shown_clear(struct shown *shown)
 
 int bed_step(struct store *store, enum role role, const struct step *step, struct shown *shown)
 {
-	struct step_sink sink = {show_columns, show_row, shown};
+	struct step_sink sink = {.columns = show_columns, .row = show_row, .ctx = shown};
 	bed_shown_clear(shown);
 	return store_step(store, role, step, &sink, &shown->result, &shown->error);
 }

@@ -743,7 +743,7 @@ static void test_describe(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		char columns[256] = "";
-		struct step_sink sink = {describe_columns, NULL, columns};
+		struct step_sink sink = {.columns = describe_columns, .row = NULL, .ctx = columns};
 		struct description description = {0};
 		struct store_error error = {.row = -1};
 		int rc = store_describe(bed.store, ROLE_DDL,
