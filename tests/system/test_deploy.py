@@ -132,7 +132,8 @@ def test_client_that_connects_before_the_daemon_waits(litefunnel, place):
         assert not os.path.exists(db)  # nobody has started yet
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(20)
-            client.connect(f"{db}-funnel")
+            while client.connect_ex(f"{db}-funnel") != 0:  # it is bound before it listens
+                assert time.monotonic() < until and activator.poll() is None
             client.sendall(frame([0, 1, "hello", {"proto": [1, 1], "client": "test/1"}]))
             kind, number, error, result = receive(client)
             assert (kind, number, error) == (1, 1, None)
