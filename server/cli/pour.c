@@ -3,13 +3,16 @@
 /*
  * What this file keeps true: pieces are applied in the order of the file or not at all, for each
  * requires the mark to stand where it begins. When one fails, those behind it fail at the mark; the
- * bad record goes to the rejects, and the file is read anew from where the failed piece began.
+ * bad record goes to the rejects, and the file is read anew from where the failed piece began. Where one
+ * record was bad more may be: that piece is sifted (sift.h). If that comes to nothing, it is done over
+ * without, a piece for each bad record.
  */
 
 #include "server/cli/pour.h"
 
 #include "server/base/clock.h"
 #include "server/cli/cli.h"
+#include "server/cli/sift.h"
 #include "server/cli/text.h"
 
 #include <errno.h>
@@ -58,6 +61,10 @@ struct pour {
 	unsigned head;
 	unsigned count;
 	uint64_t next_from; /* where the next piece begins */
+	struct sift sift;
+	bool sifting;
+	uint64_t sift_to;  /* what begins before is sifted */
+	uint64_t plain_to; /* … but not what begins before that */
 	size_t target_rows;
 	bool ended;  /* the file is read */
 	bool failed; /* what is on its way is of no interest any more */
@@ -191,6 +198,18 @@ static int skip_line(struct pour *pour, uint64_t line)
 	return 0;
 }
 
+/* What lies before that line is not met again. */
+static void forget_skipped(struct pour *pour, uint64_t line)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < pour->skipped_count; i++) {
+		if (pour->skipped[i] >= line) {
+			pour->skipped[kept++] = pour->skipped[i];
+		}
+	}
+	pour->skipped_count = kept;
+}
+
 /* ---- a piece ---- */
 
 static int name_at(const struct pour_options *options, const char *name)
@@ -258,13 +277,37 @@ static void bind_row(struct pour *pour)
 	}
 }
 
-/* Records into the batch, up to the limits of a piece. 0 or negative errno. */
+/* The row goes into the piece's batch, or is sent as a step of its own. 0 or negative errno. */
+static int add_row(struct pour *pour, const struct piece *piece)
+{
+	if (!pour->sifting) {
+		if (piece->rows > 0) {
+			lf_batch_row(pour->batch);
+		}
+		bind_row(pour);
+		return 0;
+	}
+	lf_batch_clear(pour->batch);
+	lf_batch_step(pour->batch, pour->options->sql);
+	bind_row(pour);
+	return sift_row(&pour->sift, pour->batch);
+}
+
+static size_t rows_wanted(const struct pour *pour)
+{
+	if (!pour->sifting) {
+		return pour->target_rows;
+	}
+	return pour->options->records->at < pour->sift_to ? SIFT_ROWS : 0;
+}
+
+/* Records into the piece, up to its limits. 0 or negative errno. */
 static int take_records(struct pour *pour, struct piece *piece)
 {
 	size_t bytes = 0;
 	char why[RECORDS_WHY_BYTES];
 	struct records *records = pour->options->records;
-	while (piece->rows < pour->target_rows && bytes < BYTES_MAX &&
+	while (piece->rows < rows_wanted(pour) && bytes < BYTES_MAX &&
 		piece->rows * pour->options->columns < VALUES_MAX && !stopped(pour)) {
 		struct record record;
 		int rc = records_next(records, &record);
@@ -289,10 +332,10 @@ static int take_records(struct pour *pour, struct piece *piece)
 			}
 			continue;
 		}
-		if (piece->rows > 0) {
-			lf_batch_row(pour->batch);
+		rc = add_row(pour, piece);
+		if (rc != 0) {
+			return rc;
 		}
-		bind_row(pour);
 		bytes += row_bytes(pour);
 		piece->lines[piece->rows++] = record.line;
 	}
@@ -312,8 +355,8 @@ static int bind_move(struct pour *pour, const struct piece *piece)
 	return rc;
 }
 
-/* The next piece, sent. 0, 1: nothing is left to send, or negative errno. */
-static int send_piece(struct pour *pour)
+/* An empty piece that begins where the last one ends. */
+static struct piece *next_piece(struct pour *pour)
 {
 	struct piece *piece = &pour->pieces[(pour->head + pour->count) % WINDOW];
 	uint64_t *lines = piece->lines;
@@ -322,6 +365,13 @@ static int send_piece(struct pour *pour)
 		.at = pour->options->records->at,
 		.line = pour->options->records->line,
 		.lines = lines};
+	return piece;
+}
+
+/* The next piece, sent. 0, 1: nothing is left to send, or negative errno. */
+static int send_piece(struct pour *pour)
+{
+	struct piece *piece = next_piece(pour);
 	lf_batch_clear(pour->batch);
 	lf_batch_class(pour->batch, "bulk");
 	lf_batch_step(pour->batch, mark_sql);
@@ -375,7 +425,7 @@ static void applied(struct pour *pour, const struct piece *piece, const lf_reply
 		}
 	}
 	records_done(pour->options->records, piece->to);
-	pour->skipped_count = pour->count == 1 ? 0 : pour->skipped_count;
+	forget_skipped(pour, piece->next_line);
 }
 
 /* Reads the file anew from where the failed piece began. */
@@ -423,6 +473,10 @@ static int piece_failed(struct pour *pour, const struct piece *piece, const lf_r
 			pour->options->mark);
 	} else if (step == STEP_ROWS && row >= 0 && (size_t)row < piece->rows &&
 		(strcmp(code, "sql") == 0 || strcmp(code, "too_large") == 0)) {
+		if (piece->rows > 1 && piece->from >= pour->plain_to && pour->rejects != NULL) {
+			pour->sift_to = piece->to;
+			pour->target_rows = ROWS_FIRST;
+		}
 		return reject_row(pour, piece, (size_t)row, lf_reply_message(reply));
 	} else {
 		stop(pour, strcmp(code, "deadline") == 0 ? CLI_UNREACHABLE : CLI_FAILED, "%s",
@@ -460,6 +514,89 @@ static int collect(struct pour *pour)
 	return rc;
 }
 
+/* ---- a piece with bad records ---- */
+
+/* The refused rows go to the rejects, in one walk. 0 or negative errno. */
+static int reject_refused(struct pour *pour, const struct piece *piece)
+{
+	const struct sift *sift = &pour->sift;
+	struct records *records = pour->options->records;
+	struct record record = {0};
+	uint64_t at = records->at;
+	uint64_t line = records->line;
+	int rc = 0;
+	records_rewind(records, piece->at, piece->line);
+	for (size_t i = 0; i < sift->refused_count && !stopped(pour); i++) {
+		const struct sift_refusal *refusal = &sift->refused[i];
+		while (record.line != piece->lines[refusal->row]) {
+			rc = records_next(records, &record);
+			if (rc < 0 || rc == RECORDS_END) {
+				return rc < 0 ? rc : -EIO;
+			}
+		}
+		(void)reject(pour, record.line, refusal->why, record.raw, record.raw_len);
+		rc = skip_line(pour, record.line);
+		if (rc != 0) {
+			return rc;
+		}
+	}
+	records_rewind(records, at, line);
+	return 0;
+}
+
+static void sifted(struct pour *pour, const struct piece *piece, enum sift_end end)
+{
+	struct pour_result *result = pour->result;
+	if (end == SIFT_UNKNOWN) {
+		stop(pour, CLI_UNKNOWN, "the outcome of the last piece is unknown");
+	} else if (end == SIFT_BROKEN) {
+		pour->plain_to = pour->sift_to;
+		pour->sift_to = 0;
+		go_back(pour, piece);
+	} else {
+		result->position = piece->to;
+		result->line = piece->next_line;
+		result->rows += pour->sift.changes;
+		result->unshipped = pour->sift.unshipped;
+		records_done(pour->options->records, piece->to);
+		pour->next_from = piece->to;
+		forget_skipped(pour, piece->next_line);
+	}
+}
+
+/* The rows of the piece, and the commit. 0 or negative errno. */
+static int sift_rows(struct pour *pour, struct piece *piece, enum sift_end *ret_end)
+{
+	int rc = sift_begin(&pour->sift, pour->options->db, pour->options->mark, piece->from);
+	*ret_end = SIFT_BROKEN;
+	rc = rc == 0 ? take_records(pour, piece) : rc;
+	rc = rc == 0 ? sift_look(&pour->sift) : rc;
+	if (rc != 0 || stopped(pour) || pour->sift.broken) {
+		return rc;
+	}
+	rc = reject_refused(pour, piece);
+	if (rc != 0 || stopped(pour)) {
+		return rc;
+	}
+	lf_batch_clear(pour->batch);
+	rc = bind_move(pour, piece);
+	return rc == 0 ? sift_commit(&pour->sift, pour->batch, ret_end) : rc;
+}
+
+static int sift_piece(struct pour *pour)
+{
+	struct piece *piece = next_piece(pour);
+	enum sift_end end = SIFT_BROKEN;
+	pour->sifting = true;
+	int rc = sift_rows(pour, piece, &end);
+	pour->sifting = false;
+	sift_finish(&pour->sift);
+	if (rc == 0 && !stopped(pour)) {
+		sifted(pour, piece, end);
+	}
+	return rc;
+}
+
 /* ---- the loop ---- */
 
 static void show(struct pour *pour)
@@ -479,6 +616,15 @@ static int run(struct pour *pour)
 {
 	for (;;) {
 		int rc = 0;
+		if (pour->count == 0 && !pour->ended && !stopped(pour) && interrupted == 0 &&
+			pour->next_from < pour->sift_to) {
+			rc = sift_piece(pour);
+			if (rc < 0) {
+				return rc;
+			}
+			show(pour);
+			continue;
+		}
 		while (rc == 0 && !pour->ended && !pour->failed && !stopped(pour) &&
 			interrupted == 0 && pour->count < WINDOW) {
 			rc = send_piece(pour);

@@ -334,6 +334,9 @@ static int run_group(
 	}
 	note_turn(writer, began_us, &answered);
 	count(writer, &result, &answered);
+	if (rc != GROUP_BUSY) {
+		lookout_free_again(writer->lookout); /* first: whoever is answered may look */
+	}
 	answer(writer, &answered);
 	if (result.commits > 0) {
 		note_commit(writer, result.commit_us / result.commits);
@@ -342,8 +345,6 @@ static int run_group(
 	}
 	if (rc == GROUP_BUSY) {
 		note_busy(writer, began_us, reason);
-	} else {
-		lookout_free_again(writer->lookout);
 	}
 	free(reason);
 	*ret_result = result;

@@ -231,6 +231,69 @@ def test_bad_records_go_to_the_rejects(litefunnel, daemon, tmp_path):
         (2995, sum(range(1, 3001)) - 10 - 100 - 500 - 700 - 3000)]
 
 
+def test_many_bad_records_cost_no_commit_each(litefunnel, daemon, tmp_path):
+    """Each took the piece that it stood in, and a commit, with it."""
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY CHECK (id % 7 <> 0), s TEXT NOT NULL)")
+    path, rejects = tmp_path / "a.csv", tmp_path / "bad"
+    path.write_text("".join(f"{i},row {i}\n" for i in range(7_000)), encoding="utf-8")
+    before = served.stats()["commit"]
+    done = run(litefunnel, served, "t", path, "--rejects", rejects, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["rows"], facts["rejected"]) == (6_000, 1_000)
+    told = [json.loads(line) for line in rejects.read_text(encoding="utf-8").splitlines()]
+    assert sorted(each["line"] for each in told) == list(range(1, 7_001, 7))
+    assert all(each["record"] == f"{each['line'] - 1},row {each['line'] - 1}" for each in told)
+    assert all("CHECK" in each["error"] for each in told)
+    assert served.read("SELECT count(*), sum(id) FROM t") == [(6_000, sum(i for i in range(7_000) if i % 7))]
+    assert served.stats()["commit"] - before < 300
+
+
+def test_a_bad_record_that_takes_the_transaction_with_it(litefunnel, daemon, tmp_path):
+    """It cannot be sifted: the piece is done over, and nothing comes twice."""
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER)",
+                 "CREATE TRIGGER no BEFORE INSERT ON t WHEN NEW.id % 100 = 50"
+                 " BEGIN SELECT RAISE(ROLLBACK, 'all or nothing'); END")
+    path, rejects = tmp_path / "a.csv", tmp_path / "bad"
+    path.write_text("".join(f"{i}\n" for i in range(1_000)), encoding="utf-8")
+    done = run(litefunnel, served, "t", path, "--rejects", rejects)
+    assert done.returncode == 0 and "990 rows imported, 10 rejected" in done.stdout, done
+    told = [json.loads(line)["line"] for line in rejects.read_text(encoding="utf-8").splitlines()]
+    assert sorted(told) == list(range(51, 1_000, 100))
+    assert served.read("SELECT count(*), count(DISTINCT id) FROM t") == [(990, 990)]
+
+
+def test_killed_while_bad_records_are_sifted(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(id INTEGER, s TEXT CHECK (s <> 'bad'))")
+    rows = 6_000
+    path, rejects = tmp_path / "a.csv", tmp_path / "rejects"
+    path.write_text("".join(f"{i},{'bad' if i % 5 == 0 else 'good'}\n" for i in range(rows)), encoding="utf-8")
+    rng = random.Random(9)
+    for round_ in range(8):
+        process = subprocess.Popen([litefunnel, "import", served.db, "t", str(path), "--rejects", str(rejects)],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        done = served.read("SELECT count(*) FROM t")[0][0]
+        until = done + rng.randrange(1, rows // 10)
+        while process.poll() is None and done < until:
+            done = served.read("SELECT count(*) FROM t")[0][0]
+        if round_ % 2 == 0:
+            process.kill()
+            process.wait()
+        else:
+            served.kill()
+            served.start()
+            assert process.wait(120) == 0, process.stderr.read()
+        process.stderr.close()
+    last = run(litefunnel, served, "t", path, "--rejects", rejects)
+    assert last.returncode == 0, last.stderr
+    assert served.read("SELECT count(*), count(DISTINCT id) FROM t") == [(rows * 4 // 5, rows * 4 // 5)]
+    told = [json.loads(line)["line"] for line in rejects.read_text(encoding="utf-8").splitlines()]
+    assert sorted(told) == list(range(1, rows, 5))
+
+
 def test_rejects_when_every_record_is_bad(litefunnel, daemon, tmp_path):
     """A piece of one row that was refused said so without its number, and ended the import."""
     served = daemon()
