@@ -869,7 +869,7 @@ def test_shutdown_waits_for_what_runs(bare, daemon):
                       LONG.format(10**7 // one.slow) + "INSERT INTO t SELECT max(i) FROM n",
                       stdout=subprocess.DEVNULL)
     one.wait_runs(slow)
-    done = bare("shutdown", one.db, "--wait", "--deadline", "50ms", code=3)
+    done = bare("shutdown", one.db, "--wait", "--deadline", "500ms", code=3)
     assert "has not ended in time" in done.stderr
     bare("status", one.db, "--deadline", "300ms", code=4)  # who drains takes no new clients
     assert slow.wait() == 0 and one.wait() == 0
