@@ -49,9 +49,9 @@ static const char help[] =
 	"  --help          this text\n"
 	"\n"
 	"Values become what the column's affinity makes of them. In CSV nothing between two commas is\n"
-	"NULL, \"\" is the empty text, and a quote inside a value that has none around it stays; in TSV \\N is NULL. Empty lines are skipped. A number in NDJSON\n"
-	"that fits neither 64 bits nor a double is taken as text, as in CSV: a column of INTEGER or\n"
-	"REAL affinity makes the nearest REAL of it.\n"
+	"NULL, \"\" is the empty text, and a quote inside a value that has none around it stays; in TSV\n"
+	"\\N is NULL. Empty lines are skipped. A number in NDJSON that fits neither 64 bits nor a double\n"
+	"is taken as text, as in CSV: a column of INTEGER or REAL affinity makes the nearest REAL of it.\n"
 	"\n"
 	"Exit codes: 0 done, 1 failed and nothing applied, 2 usage, 3 unknown outcome, 4 daemon not\n"
 	"reachable, 5 partly applied: the last line says how far, and how to go on.\n";

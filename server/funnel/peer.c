@@ -218,7 +218,6 @@ void peer_close(struct peer *peer, enum failure_code code, const char *message)
 	peer_flush(peer);
 }
 
-/* Hands on every whole frame that has arrived, as long as the peer may have more in flight. */
 static void close_too_large(struct peer *peer)
 {
 	char text[96];
@@ -229,6 +228,7 @@ static void close_too_large(struct peer *peer)
 	peer_close(peer, FAILURE_TOO_LARGE, text);
 }
 
+/* Hands on every whole frame that has arrived, as long as the peer may have more in flight. */
 static void hand_on(struct peer *peer)
 {
 	int rc = 0;
