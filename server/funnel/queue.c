@@ -22,9 +22,13 @@
  */
 enum { TAKE_COUNT = 256, TAKE_US = 1000, HELD_UP_US = 100 * 1000 };
 
+/* Answers that the loop has not taken: how many bytes the writer leaves behind without waiting. */
+enum { ANSWERED_BYTES_MAX = 16 * 1024 * 1024, COLLECT_US = 100 * 1000 };
+
 struct queue {
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* the writer waits here */
+	pthread_cond_t work;      /* the writer waits here */
+	pthread_cond_t collected; /* … and here, for the loop to take answers */
 	struct schedule schedule;
 	struct list arrivals; /* all that wait, by age */
 	struct list urgent;   /* tasks that go before everybody */
@@ -37,6 +41,7 @@ struct queue {
 	size_t bytes;
 	size_t taken;
 	struct list answered;
+	size_t answered_bytes;
 	bool closed;
 	bool stopped;
 	bool writer_waits;
@@ -59,6 +64,7 @@ int queue_new(void (*wake)(void *ctx), void *ctx, struct queue **ret_queue)
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&queue->work, &attributes);
+	pthread_cond_init(&queue->collected, &attributes);
 	pthread_condattr_destroy(&attributes);
 	schedule_init(&queue->schedule);
 	list_init(&queue->arrivals);
@@ -118,6 +124,7 @@ void queue_free(struct queue *queue)
 	free_all(&queue->answered);
 	schedule_finish(&queue->schedule);
 	pthread_cond_destroy(&queue->work);
+	pthread_cond_destroy(&queue->collected);
 	pthread_mutex_destroy(&queue->lock);
 	free(queue);
 }
@@ -272,6 +279,11 @@ void queue_collect(struct queue *queue, struct list *ret_answered)
 {
 	pthread_mutex_lock(&queue->lock);
 	list_append_all(ret_answered, &queue->answered);
+	bool waited_for = queue->answered_bytes > ANSWERED_BYTES_MAX;
+	queue->answered_bytes = 0;
+	if (waited_for) {
+		pthread_cond_signal(&queue->collected);
+	}
 	pthread_mutex_unlock(&queue->lock);
 }
 
@@ -290,6 +302,7 @@ void queue_stop(struct queue *queue, struct list *ret_waiting)
 	remove_all(queue, ret_waiting);
 	queue->writer_waits = false;
 	pthread_cond_signal(&queue->work);
+	pthread_cond_signal(&queue->collected);
 	pthread_mutex_unlock(&queue->lock);
 }
 
@@ -322,11 +335,26 @@ static bool is_held_up(const struct queue *queue)
 	return queue->stood_in && clock_now_us() >= queue->stood_in_at_us + HELD_UP_US;
 }
 
+/*
+ * With the lock held: answers are memory, and clients are given up by the loop when they read none.
+ * A writer that is ahead of it gives it some time.
+ */
+static void wait_until_collected(struct queue *queue)
+{
+	struct timespec until = after_us(COLLECT_US);
+	while (queue->answered_bytes > ANSWERED_BYTES_MAX && !queue->stopped && !queue->stood_in &&
+		pthread_cond_timedwait(&queue->collected, &queue->lock, &until) != ETIMEDOUT) {
+	}
+}
+
 enum queue_call queue_wait(struct queue *queue, uint64_t us)
 {
 	struct timespec until = after_us(us);
 	bool over = false;
 	pthread_mutex_lock(&queue->lock);
+	if (queue->answered_bytes > ANSWERED_BYTES_MAX) {
+		wait_until_collected(queue);
+	}
 	while (queue->stood_in ||
 		(!has_work(queue) && !queue->nudged && !queue->stopped && !over)) {
 		queue->writer_waits = true;
@@ -511,6 +539,7 @@ void queue_answer(struct queue *queue, struct list *requests)
 	list_for_each(node, requests) {
 		struct request *request = container_of(node, struct request, node);
 		queue->taken--;
+		queue->answered_bytes += request->reply.len;
 		if (request->line != NULL) {
 			schedule_charge(&queue->schedule, request, now_us);
 			schedule_leave(&queue->schedule, request);

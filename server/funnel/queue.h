@@ -101,7 +101,10 @@ void queue_close(struct queue *queue);
 /* The loop: takes out all that waits, and lets the writer go home. */
 void queue_stop(struct queue *queue, struct list *ret_waiting);
 
-/* The writer: waits for work, at most that long. */
+/*
+ * The writer: waits for work, at most that long; before that, while the loop has left more answers
+ * uncollected than memory is for, a tenth of a second for the loop.
+ */
 enum queue_call {
 	QUEUE_STOP, /* there will be none */
 	QUEUE_WORK,

@@ -2,6 +2,7 @@
 
 /* The queue: limits, order, and the ways out of it; then both threads at once. */
 
+#include "server/base/clock.h"
 #include "server/funnel/queue.h"
 #include "tests/unit/cmocka_all.h"
 
@@ -303,6 +304,40 @@ static void test_closing_and_stopping(void **state)
 }
 
 /* Requests that nobody collected go with the queue: the leak check is the judge. */
+/* Large answers that the loop has not taken: the writer gives it some time, and no more than that. */
+static void test_the_writer_waits_for_a_slow_loop(void **state)
+{
+	enum { LARGE = 20 * 1024 * 1024, MOMENT_US = 100 * 1000 };
+	struct list taken;
+	struct list answered;
+	(void)state;
+	list_init(&taken);
+	list_init(&answered);
+	struct request *large = pushed(1, CLASS_NORMAL);
+	(void)pushed(2, CLASS_NORMAL);
+	assert_int_equal(queue_take(queue, 1, wide.bytes_max, &taken), 1);
+	buffer_reserve(&large->reply, LARGE);
+	assert_false(large->reply.failed);
+	large->reply.len = LARGE;
+	queue_answer(queue, &taken);
+
+	uint64_t began_us = clock_now_us();
+	assert_int_equal(queue_wait(queue, 0), QUEUE_WORK);
+	assert_true(clock_now_us() - began_us >= MOMENT_US);
+
+	queue_collect(queue, &answered);
+	assert_string_equal(ids(&answered), "1 ");
+	free_list(&answered);
+	uint64_t least_us = UINT64_MAX; /* a machine may be busy, but not each time */
+	for (int i = 0; i < 20; i++) {
+		began_us = clock_now_us();
+		assert_int_equal(queue_wait(queue, 0), QUEUE_WORK);
+		uint64_t us = clock_now_us() - began_us;
+		least_us = us < least_us ? us : least_us;
+	}
+	assert_true(least_us < MOMENT_US);
+}
+
 static void test_freeing_frees_what_waits_and_what_is_answered(void **state)
 {
 	struct list taken;
@@ -564,6 +599,7 @@ int main(void)
 		TEST(test_deadlines),
 		TEST(test_deadlines_spare_what_is_taken),
 		TEST(test_closing_and_stopping),
+		TEST(test_the_writer_waits_for_a_slow_loop),
 		TEST(test_freeing_frees_what_waits_and_what_is_answered),
 		TEST(test_a_wake_for_the_first_answer_only),
 		TEST(test_pausing_ends_by_itself),
