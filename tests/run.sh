@@ -26,6 +26,7 @@ root=$PWD
 logs=$root/build/logs
 python=/usr/bin/python3
 stage_seconds_max=1500
+test_seconds_told=600 # a test that takes longer is named in the log, with where it stands
 fuzz_seconds=600
 declare -A campaign=([kills]=1000 [restarts]=1000 [ooms]=50 [programs]=2000 [images]=20000)
 pytest_options=()
@@ -175,6 +176,7 @@ run_pytest() { # run_pytest KIND PYTEST-ARGUMENT...
 	cp "build/$kind/server/litefunnel" "$reachable" || return 1
 	LITEFUNNEL_BIN=$reachable/litefunnel LITEFUNNEL_BUILD=$root/build/$kind \
 		"$python" -m pytest -p no:cacheprovider -q -ra --durations=10 --junitxml="$report" \
+		-o faulthandler_timeout="$test_seconds_told" \
 		"${pytest_options[@]}" "$@"
 	local code=$?
 	rm -rf "$reachable"
