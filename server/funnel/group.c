@@ -8,6 +8,9 @@
  *
  *	together ──lost──▶ together, without the guilty ──lost──▶ each alone
  *
+ * The failure of the guilty stands only while all before it come out as they did when it failed: it was
+ * judged by what they had written.
+ *
  * What this file keeps true: an answer is the one that the batch would have got alone; a batch is
  * applied at most once; what is answered is committed, with its answer.
  */
@@ -34,6 +37,7 @@ struct group {
 	size_t bytes;
 	uint64_t began_us;
 	uint64_t now_us; /* read where time has passed: behind BEGIN and each member */
+	bool shifted;    /* in this attempt somebody came out otherwise than in the one before */
 	struct buffer spare;
 	struct group_result result;
 	char *reason;
@@ -511,15 +515,30 @@ static enum run run_fresh(struct group *group)
 	return run;
 }
 
+/* Its next run comes behind others than the last one. */
+static void reconsider(const struct group *group, struct request *request)
+{
+	request->condemned = request->condemned && !group->shifted;
+}
+
+static void compare(struct group *group, const struct request *request, enum outcome before)
+{
+	group->shifted |= before != OUTCOME_OPEN && before != request->outcome;
+}
+
 static enum run run_again(struct group *group, struct list *members)
 {
-	list_for_each(node, members) {
-		enum run run = run_member(group, container_of(node, struct request, node));
-		if (run != RUN_DONE) {
-			return run;
-		}
+	enum run run = RUN_DONE;
+	group->shifted = false;
+	for (struct list *node = members->next; node != members && run == RUN_DONE;
+		node = node->next) {
+		struct request *request = container_of(node, struct request, node);
+		enum outcome before = request->outcome;
+		reconsider(group, request);
+		run = run_member(group, request);
+		compare(group, request, before);
 	}
-	return RUN_DONE;
+	return run;
 }
 
 /* Begins the transaction. A condition is answered to, or for, everybody in `members`. */
@@ -552,14 +571,16 @@ static enum attempt run_alone(struct group *group, struct request *request)
 {
 	struct list single;
 	enum attempt attempt = ATTEMPT_LOST;
+	enum outcome before = request->outcome;
 	list_init(&single);
 	list_push_back(&single, &request->node);
+	reconsider(group, request);
 	for (int tries = 0; attempt == ATTEMPT_LOST && tries < 3; tries++) {
 		attempt = begin(group, &single);
 		if (attempt != ATTEMPT_DONE) {
 			break;
 		}
-		if (run_again(group, &single) == RUN_DONE) {
+		if (run_member(group, request) == RUN_DONE) {
 			attempt = finish(group, &single, 1);
 		} else {
 			store_rollback(group->store);
@@ -573,12 +594,14 @@ static enum attempt run_alone(struct group *group, struct request *request)
 	if (attempt == ATTEMPT_LOST && request->outcome != OUTCOME_FAILED) {
 		fail_for_now(request, "the transaction could not be completed");
 	}
+	compare(group, request, before);
 	list_remove(&request->node);
 	return attempt == ATTEMPT_LOST ? ATTEMPT_DONE : attempt;
 }
 
 static enum attempt run_each_alone(struct group *group, struct list *answered)
 {
+	group->shifted = false;
 	while (!list_empty(&group->members)) {
 		struct request *request = container_of(group->members.next, struct request, node);
 		list_remove(&request->node);
@@ -629,14 +652,13 @@ static enum attempt run_together(struct group *group, bool first)
 	return ATTEMPT_LOST;
 }
 
-/* As if they had never run, but for those whose failure stands. */
+/* As if they had never run: the next group may take them in another order, and with others. */
 static void forget_outcomes(struct list *members)
 {
 	list_for_each(node, members) {
 		struct request *request = container_of(node, struct request, node);
-		if (!request->condemned) {
-			begin_again(request);
-		}
+		request->condemned = false;
+		begin_again(request);
 	}
 }
 
@@ -659,11 +681,9 @@ int group_run(struct store *store, struct queue *queue, const struct group_limit
 		attempt = run_each_alone(&group, answered);
 	}
 	group.result.batches = group.count;
-	if (attempt == ATTEMPT_LONG) {
-		forget_outcomes(&group.members);
-	}
 	queue_run(queue, NULL, 0); /* before the loop may free what it pointed at */
 	if (attempt == ATTEMPT_BUSY || attempt == ATTEMPT_LONG) {
+		forget_outcomes(&group.members);
 		queue_give_back(queue, &group.members);
 	} else if (attempt != ATTEMPT_UNKNOWN) {
 		list_append_all(answered, &group.members);

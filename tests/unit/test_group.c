@@ -344,6 +344,48 @@ static void test_a_killer_that_is_innocent_alone(void **state)
 	assert_int_equal(count_of("t"), 1);
 }
 
+/* A condition that takes many looks at the clock. */
+#define LATER                                                                                      \
+	" WHERE (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100000) "    \
+	"SELECT count(*) FROM n)"
+
+/* Nor what stands there no more: when the transaction is run again, the first one comes too late. */
+static void test_a_failure_does_not_outlive_its_reason(void **state)
+{
+	(void)state;
+	struct request *first = insert(5);
+	struct request *killer =
+		push(with_seq(batch("INSERT OR ROLLBACK INTO t SELECT 5" LATER), 1));
+	first->deadline_us = bed_now_us + 500;
+	bed_tick_us = 1;
+	assert_int_equal(run(), 0);
+	bed_tick_us = 0;
+	assert_int_equal(result.replays, 1);
+	is_failed(first, FAILURE_DEADLINE, SQLITE_BUSY);
+	is_ok(killer);
+	assert_int_equal(count_of("t"), 1);
+}
+
+/* The same where everybody runs alone: it comes too late only then. */
+static void test_a_failure_does_not_outlive_its_reason_alone(void **state)
+{
+	(void)state;
+	struct request *good = insert(4);
+	struct request *first = insert(5);
+	struct request *killer = push(batch("INSERT OR ROLLBACK INTO t VALUES (5)"));
+	struct request *guilty = push(batch("INSERT OR ROLLBACK INTO t SELECT 4" LATER));
+	first->deadline_us = bed_now_us + 500;
+	bed_tick_us = 1;
+	assert_int_equal(run(), 0);
+	bed_tick_us = 0;
+	assert_int_equal(result.replays, 2);
+	is_ok(good);
+	is_failed(first, FAILURE_DEADLINE, SQLITE_BUSY);
+	is_ok(killer);
+	is_failed(guilty, FAILURE_SQL, SQLITE_CONSTRAINT_PRIMARYKEY);
+	assert_int_equal(count_of("t"), 2);
+}
+
 static void test_an_interrupted_write_is_a_killer(void **state)
 {
 	(void)state;
@@ -637,6 +679,24 @@ static void test_busy_gives_everything_back(void **state)
 	assert_int_equal(count_of("t"), 2);
 }
 
+/* Behind a brief group the order may be another, and what a killer failed by may come to nothing. */
+static void test_what_is_given_back_has_not_failed(void **state)
+{
+	const struct group_limits wide = limits;
+	(void)state;
+	limits.brief = true;
+	struct request *first = insert(5);
+	struct request *killer = push(with_seq(batch("INSERT OR ROLLBACK INTO t VALUES (5)"), 1));
+	assert_int_equal(run(), GROUP_LONG);
+	assert_int_equal(killer->outcome, OUTCOME_OPEN);
+	limits = wide;
+	first->deadline_us = bed_now_us;
+	assert_int_equal(run(), 0);
+	is_failed(first, FAILURE_DEADLINE, SQLITE_BUSY);
+	is_ok(killer);
+	assert_int_equal(count_of("t"), 1);
+}
+
 /* A brief group is done at once or not at all; what it gives back loses nothing by it. */
 static void test_a_brief_group(void **state)
 {
@@ -865,6 +925,8 @@ int main(void)
 		TEST(test_one_killer_costs_one_replay),
 		TEST(test_two_killers_make_everybody_run_alone),
 		TEST(test_a_killer_that_is_innocent_alone),
+		TEST(test_a_failure_does_not_outlive_its_reason),
+		TEST(test_a_failure_does_not_outlive_its_reason_alone),
 		TEST(test_an_interrupted_write_is_a_killer),
 		TEST(test_an_interrupted_reader_is_not),
 		TEST(test_a_full_file),
@@ -878,6 +940,7 @@ int main(void)
 		TEST(test_rows_and_bytes_of_answers_are_limited),
 		TEST(test_deadlines),
 		TEST(test_busy_gives_everything_back),
+		TEST(test_what_is_given_back_has_not_failed),
 		TEST(test_a_brief_group),
 		TEST(test_describe_and_bye),
 		TEST(test_schema_changes_in_a_group),
