@@ -469,7 +469,7 @@ static void fill_standard_descriptors(void)
 	}
 }
 
-/* Until the funnel listens to them: a SIGTERM in between must still become a clean stop. */
+/* For good: the funnel's loop reads them. A SIGTERM before or behind it must not kill either. */
 static void block_signals(void)
 {
 	sigset_t set;

@@ -579,7 +579,6 @@ static int run(struct funnel *funnel)
 	if (options->alive_us > 0) {
 		loop_timer_start(funnel->alive, options->alive_us);
 	}
-	loop_unblock_signals(funnel->loop);
 	return loop_run(funnel->loop);
 }
 

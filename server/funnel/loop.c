@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/signalfd.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -39,7 +40,12 @@ struct callback {
 	struct event *event;
 	loop_fn *fn;
 	void *ctx;
-	int number; /* of a signal */
+};
+
+struct on_signal {
+	int number;
+	loop_fn *fn;
+	void *ctx;
 };
 
 struct loop {
@@ -51,7 +57,10 @@ struct loop {
 	struct callback wake;
 	loop_turn_fn *turn;
 	void *turn_ctx;
-	struct callback signals[SIGNALS_MAX];
+	sigset_t signals_set;
+	int signals_fd;
+	struct event *signals_event;
+	struct on_signal signals[SIGNALS_MAX];
 	unsigned signals_count;
 };
 
@@ -67,6 +76,8 @@ int loop_new(struct loop **ret_loop)
 		return -ENOMEM;
 	}
 	pthread_mutex_init(&loop->helm, NULL);
+	sigemptyset(&loop->signals_set);
+	loop->signals_fd = -1;
 	/* Our own threads meet at an eventfd and at the helm; libevent needs no locks. */
 	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
 	loop->base = event_base_new_with_config(config);
@@ -93,8 +104,8 @@ void loop_free(struct loop *loop)
 		return;
 	}
 	callback_finish(&loop->wake);
-	for (unsigned i = 0; i < loop->signals_count; i++) {
-		callback_finish(&loop->signals[i]);
+	if (loop->signals_event != NULL) {
+		event_free(loop->signals_event);
 	}
 	if (loop->base != NULL) {
 		event_base_free(loop->base);
@@ -102,18 +113,11 @@ void loop_free(struct loop *loop)
 	if (loop->wake_fd >= 0) {
 		close(loop->wake_fd);
 	}
+	if (loop->signals_fd >= 0) {
+		close(loop->signals_fd);
+	}
 	pthread_mutex_destroy(&loop->helm);
 	free(loop);
-}
-
-static void mask_signals(const struct loop *loop, int how)
-{
-	sigset_t set;
-	sigemptyset(&set);
-	for (unsigned i = 0; i < loop->signals_count; i++) {
-		sigaddset(&set, loop->signals[i].number);
-	}
-	pthread_sigmask(how, &set, NULL);
 }
 
 /* With the helm: until the loop is stopped or, if another's thread minds it, wanted back. */
@@ -138,8 +142,6 @@ int loop_run(struct loop *loop)
 	pthread_mutex_lock(&loop->helm);
 	int rc = dispatch(loop);
 	pthread_mutex_unlock(&loop->helm);
-	/* The end has begun: a signal that comes now must not kill what still closes its files. */
-	mask_signals(loop, SIG_BLOCK);
 	return rc;
 }
 
@@ -278,12 +280,18 @@ void loop_timer_free(struct loop_timer *timer)
 	}
 }
 
-static void signal_arrived(evutil_socket_t number, short what, void *ctx)
+static void signals_arrived(evutil_socket_t fd, short what, void *ctx)
 {
-	struct callback *callback = ctx;
-	(void)number;
+	struct loop *loop = ctx;
+	struct signalfd_siginfo info;
 	(void)what;
-	callback->fn(callback->ctx);
+	while (read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		for (unsigned i = 0; i < loop->signals_count; i++) {
+			if (loop->signals[i].number == (int)info.ssi_signo) {
+				loop->signals[i].fn(loop->signals[i].ctx);
+			}
+		}
+	}
 }
 
 int loop_on_signal(struct loop *loop, int number, loop_fn *fn, void *ctx)
@@ -291,20 +299,21 @@ int loop_on_signal(struct loop *loop, int number, loop_fn *fn, void *ctx)
 	if (loop->signals_count == SIGNALS_MAX) {
 		return -ENOSPC;
 	}
-	struct callback *callback = &loop->signals[loop->signals_count];
-	*callback = (struct callback){
-		evsignal_new(loop->base, number, signal_arrived, callback), fn, ctx, number};
-	if (callback->event == NULL || event_add(callback->event, NULL) < 0) {
-		callback_finish(callback);
-		return -ENOMEM;
+	sigaddset(&loop->signals_set, number);
+	int fd = signalfd(loop->signals_fd, &loop->signals_set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0) {
+		return -errno;
 	}
-	loop->signals_count++;
+	loop->signals_fd = fd;
+	loop->signals[loop->signals_count++] = (struct on_signal){number, fn, ctx};
+	if (loop->signals_event == NULL) {
+		loop->signals_event =
+			event_new(loop->base, fd, EV_READ | EV_PERSIST, signals_arrived, loop);
+		if (loop->signals_event == NULL || event_add(loop->signals_event, NULL) < 0) {
+			return -ENOMEM;
+		}
+	}
 	return 0;
-}
-
-void loop_unblock_signals(struct loop *loop)
-{
-	mask_signals(loop, SIG_UNBLOCK);
 }
 
 static void woken(evutil_socket_t fd, short what, void *ctx)
@@ -320,8 +329,7 @@ static void woken(evutil_socket_t fd, short what, void *ctx)
 int loop_on_wake(struct loop *loop, loop_fn *fn, void *ctx)
 {
 	loop->wake = (struct callback){
-		event_new(loop->base, loop->wake_fd, EV_READ | EV_PERSIST, woken, loop), fn, ctx,
-		0};
+		event_new(loop->base, loop->wake_fd, EV_READ | EV_PERSIST, woken, loop), fn, ctx};
 	return loop->wake.event != NULL && event_add(loop->wake.event, NULL) == 0 ? 0 : -ENOMEM;
 }
 

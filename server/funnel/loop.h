@@ -58,11 +58,12 @@ void loop_timer_stop(struct loop_timer *timer);
 bool loop_timer_running(const struct loop_timer *timer);
 void loop_timer_free(struct loop_timer *timer); /* accepts NULL */
 
-/* Calls fn in the loop for each arrival of that signal. Lives as long as the loop. */
+/*
+ * Calls fn in the loop when that signal has arrived; those that arrive before it is called count once.
+ * All threads must block it, from before it may arrive to the end of the process: it is read from a
+ * file (signalfd(2)), and no handler interrupts anybody. Lives as long as the loop.
+ */
 int loop_on_signal(struct loop *loop, int number, loop_fn *fn, void *ctx);
-
-/* Lets the signals of loop_on_signal(), which were blocked until now, arrive. */
-void loop_unblock_signals(struct loop *loop);
 
 /* What loop_wake() calls in the loop; calls that come close together may become one. */
 int loop_on_wake(struct loop *loop, loop_fn *fn, void *ctx);

@@ -478,11 +478,6 @@ int loop_on_signal(struct loop *loop, int number, loop_fn *fn, void *ctx)
 	return 0;
 }
 
-void loop_unblock_signals(struct loop *loop)
-{
-	(void)loop;
-}
-
 int loop_on_wake(struct loop *loop, loop_fn *fn, void *ctx)
 {
 	loop->wake = (struct callback){fn, ctx, 0};
