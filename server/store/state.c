@@ -187,6 +187,18 @@ static int state_migrate(struct store *store, int format)
 	return rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
 }
 
+/* If it cannot be noted now, the next start does. */
+static void state_shrink_window(struct store *store)
+{
+	char sql[96];
+	snprintf(sql, sizeof(sql), "UPDATE _lf_state SET session_window = %u",
+		store->session_window);
+	if (own_exec(store, "BEGIN IMMEDIATE") == SQLITE_OK &&
+		(own_exec(store, sql) != SQLITE_OK || own_exec(store, "COMMIT") != SQLITE_OK)) {
+		(void)own_exec(store, "ROLLBACK");
+	}
+}
+
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
 	bool exists = false;
@@ -229,15 +241,16 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 			store->path, (long long)window);
 		return -1;
 	}
-	if (store->session_window < window && own_exec(store, "BEGIN IMMEDIATE") == SQLITE_OK) {
-		char sql[96];
-		snprintf(sql, sizeof(sql), "UPDATE _lf_state SET session_window = %u",
-			store->session_window);
-		rc = own_exec(store, sql);
-		rc = rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;
+	if (store->session_window < window) {
+		state_shrink_window(store);
 	}
 	bool trespassed = true;
-	if (schema_find_trespass(store, &trespassed) != SQLITE_OK || trespassed) {
+	if (schema_find_trespass(store, &trespassed) != SQLITE_OK) {
+		snprintf(ret_error, STORE_ERROR_BYTES, "%s: its schema cannot be read: %s",
+			store->path, sqlite3_errmsg(store->handle));
+		return -1;
+	}
+	if (trespassed) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
 			"%s: its schema has an index on a shadow table, or refers to litefunnel's tables "
 			"(_lf_…), or takes a name of theirs: remove that first",
