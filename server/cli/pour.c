@@ -12,18 +12,15 @@
 
 #include "server/base/clock.h"
 #include "server/cli/cli.h"
+#include "server/cli/rejects.h"
 #include "server/cli/sift.h"
-#include "server/cli/text.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum {
 	WINDOW = 3,
@@ -68,11 +65,8 @@ struct pour {
 	size_t target_rows;
 	bool ended;  /* the file is read */
 	bool failed; /* what is on its way is of no interest any more */
-	FILE *rejects;
+	struct rejects rejects;
 	uint64_t bad_line_max; /* bad records up to here are in the rejects */
-	uint64_t *skipped;     /* lines of refused rows that may be met again */
-	size_t skipped_count;
-	size_t skipped_cap;
 	uint64_t began_us;
 };
 
@@ -102,112 +96,21 @@ static bool stopped(const struct pour *pour)
 	return pour->result->why[0] != '\0';
 }
 
-/* ---- rejects ---- */
-
-enum { NO_REJECTS = 1 }; /* the file holds something else */
-
-static bool is_same_file(int one, int other)
-{
-	struct stat a;
-	struct stat b;
-	return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
-		a.st_ino == b.st_ino;
-}
-
-/* Lines of the rejects that speak of records from there on are of a run that did not commit them. */
-static int cut_rejects(const char *path, const struct records *records)
-{
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
-	FILE *file = fd >= 0 ? fdopen(fd, "r+") : NULL;
-	char *text = NULL;
-	size_t size = 0;
-	off_t keep = 0;
-	ssize_t len = 0;
-	int rc = 0;
-	static const char begin[] = "{\"line\":";
-	enum { BEGIN_LEN = sizeof(begin) - 1 };
-	if (file == NULL) {
-		return -errno;
-	}
-	if (is_same_file(fd, records->fd)) {
-		rc = NO_REJECTS;
-	}
-	while (rc == 0 && (len = getline(&text, &size, file)) > 0) {
-		uint64_t number = 0;
-		bool known = sscanf(text, "{\"line\":%" SCNu64 ",", &number) == 1;
-		if (!known && keep == 0 &&
-			strncmp(text, begin, len < BEGIN_LEN ? (size_t)len : BEGIN_LEN) != 0) {
-			rc = NO_REJECTS;
-		}
-		if (!known || text[len - 1] != '\n' || number >= records->line) {
-			break;
-		}
-		keep += len;
-	}
-	free(text);
-	if (rc == 0 && ftruncate(fd, keep) != 0) {
-		rc = -errno;
-	}
-	fclose(file);
-	return rc;
-}
-
-/* False: there is no file for it, or it cannot be written. */
+/* The record goes to the rejects. False: there is no file for it, or it cannot be written. */
 static bool reject(
 	struct pour *pour, uint64_t line, const char *why, const char *raw, size_t raw_len)
 {
-	if (pour->rejects == NULL) {
+	if (pour->rejects.file == NULL) {
 		stop(pour, CLI_FAILED, "line %" PRIu64 ": %s", line, why);
 		return false;
 	}
-	fprintf(pour->rejects, "{\"line\":%" PRIu64 ",\"error\":", line);
-	text_json_cstr(pour->rejects, why);
-	fputs(",\"record\":", pour->rejects);
-	text_json(pour->rejects, raw, raw_len);
-	fputs("}\n", pour->rejects);
-	if (fflush(pour->rejects) != 0) {
-		stop(pour, CLI_FAILED, "%s: %s", pour->options->rejects, strerror(errno));
+	int rc = rejects_write(&pour->rejects, line, why, raw, raw_len);
+	if (rc != 0) {
+		stop(pour, CLI_FAILED, "%s: %s", pour->options->rejects, strerror(-rc));
 		return false;
 	}
 	pour->result->rejected++;
 	return true;
-}
-
-static bool is_skipped(const struct pour *pour, uint64_t line)
-{
-	for (size_t i = 0; i < pour->skipped_count; i++) {
-		if (pour->skipped[i] == line) {
-			return true;
-		}
-	}
-	return false;
-}
-
-static int skip_line(struct pour *pour, uint64_t line)
-{
-	if (pour->skipped_count == pour->skipped_cap) {
-		size_t cap = 2 * pour->skipped_cap + 16;
-		uint64_t *skipped = reallocarray(pour->skipped, cap, sizeof(*skipped));
-		if (skipped == NULL) {
-			return -ENOMEM;
-		}
-		pour->skipped = skipped;
-		pour->skipped_cap = cap;
-	}
-	pour->skipped[pour->skipped_count++] = line;
-	return 0;
-}
-
-/* What lies before that line is not met again. */
-static void forget_skipped(struct pour *pour, uint64_t line)
-{
-	size_t kept = 0;
-	for (size_t i = 0; i < pour->skipped_count; i++) {
-		if (pour->skipped[i] >= line) {
-			pour->skipped[kept++] = pour->skipped[i];
-		}
-	}
-	pour->skipped_count = kept;
 }
 
 /* ---- a piece ---- */
@@ -320,7 +223,7 @@ static int take_records(struct pour *pour, struct piece *piece)
 		}
 		piece->to = record.to;
 		piece->next_line = records->line;
-		if (is_skipped(pour, record.line)) {
+		if (rejects_skips(&pour->rejects, record.line)) {
 			continue;
 		}
 		bool good = rc == 0 && arrange(pour, &record, why, sizeof(why));
@@ -425,7 +328,7 @@ static void applied(struct pour *pour, const struct piece *piece, const lf_reply
 		}
 	}
 	records_done(pour->options->records, piece->to);
-	forget_skipped(pour, piece->next_line);
+	rejects_forget_before(&pour->rejects, piece->next_line);
 }
 
 /* Reads the file anew from where the failed piece began. */
@@ -449,7 +352,7 @@ static int reject_row(struct pour *pour, const struct piece *piece, size_t row, 
 		}
 		if (record.line == piece->lines[row]) {
 			(void)reject(pour, record.line, why, record.raw, record.raw_len);
-			return skip_line(pour, record.line);
+			return rejects_skip(&pour->rejects, record.line);
 		}
 	}
 }
@@ -473,7 +376,8 @@ static int piece_failed(struct pour *pour, const struct piece *piece, const lf_r
 			pour->options->mark);
 	} else if (step == STEP_ROWS && row >= 0 && (size_t)row < piece->rows &&
 		(strcmp(code, "sql") == 0 || strcmp(code, "too_large") == 0)) {
-		if (piece->rows > 1 && piece->from >= pour->plain_to && pour->rejects != NULL) {
+		if (piece->rows > 1 && piece->from >= pour->plain_to &&
+			pour->rejects.file != NULL) {
 			pour->sift_to = piece->to;
 			pour->target_rows = ROWS_FIRST;
 		}
@@ -535,7 +439,7 @@ static int reject_refused(struct pour *pour, const struct piece *piece)
 			}
 		}
 		(void)reject(pour, record.line, refusal->why, record.raw, record.raw_len);
-		rc = skip_line(pour, record.line);
+		rc = rejects_skip(&pour->rejects, record.line);
 		if (rc != 0) {
 			return rc;
 		}
@@ -560,7 +464,7 @@ static void sifted(struct pour *pour, const struct piece *piece, enum sift_end e
 		result->unshipped = pour->sift.unshipped;
 		records_done(pour->options->records, piece->to);
 		pour->next_from = piece->to;
-		forget_skipped(pour, piece->next_line);
+		rejects_forget_before(&pour->rejects, piece->next_line);
 	}
 }
 
@@ -659,16 +563,14 @@ static int set_up(struct pour *pour)
 		}
 	}
 	if (options->rejects != NULL) {
-		int rc = cut_rejects(options->rejects, options->records);
-		pour->rejects = rc == 0 ? fopen(options->rejects, "ae") : NULL;
-		if (rc == NO_REJECTS) {
+		int rc = rejects_open(&pour->rejects, options->rejects, options->records);
+		if (rc == REJECTS_OTHER) {
 			stop(pour, CLI_FAILED,
 				"%s is no file of rejects, and is left as it is (cure: --rejects "
 				"with a name of its own)",
 				options->rejects);
-		} else if (pour->rejects == NULL) {
-			stop(pour, CLI_FAILED, "%s: %s", options->rejects,
-				strerror(rc != 0 ? -rc : errno));
+		} else if (rc != 0) {
+			stop(pour, CLI_FAILED, "%s: %s", options->rejects, strerror(-rc));
 		}
 	}
 	return 0;
@@ -702,10 +604,7 @@ int pour_run(const struct pour_options *options, struct pour_result *ret_result)
 	for (unsigned i = 0; i < WINDOW; i++) {
 		free(pour.pieces[i].lines);
 	}
-	if (pour.rejects != NULL) {
-		fclose(pour.rejects);
-	}
-	free(pour.skipped);
+	rejects_close(&pour.rejects);
 	free(pour.row);
 	lf_batch_free(pour.batch);
 	return rc;
