@@ -209,8 +209,9 @@ static bool stands_here(const struct capture *capture, const struct notice *noti
 {
 	const uint32_t *salt = wal_salt(capture->wal);
 	return notice->frames == 0 || wal_is_empty(capture->wal) ||
-		memcmp(salt, notice->salt, sizeof(notice->salt)) == 0 ||
-		salt[0] == notice->salt[0] + 1;
+		(salt != NULL &&
+			(memcmp(salt, notice->salt, sizeof(notice->salt)) == 0 ||
+				salt[0] == notice->salt[0] + 1));
 }
 
 int capture_begin(struct capture *capture, const struct notice *notice, uint64_t txid)

@@ -32,7 +32,8 @@ struct wal {
 	uint32_t salt[2];
 	uint32_t checksum[2]; /* of the header: what the first frame continues */
 	bool big_endian;
-	bool empty;
+	bool empty;      /* at the last refresh */
+	bool valid;      /* the header was, then */
 	uint8_t *buffer; /* a frame */
 };
 
@@ -157,6 +158,7 @@ int wal_refresh(struct wal *wal)
 {
 	/* Opened anew each time: the file may be another one by now. */
 	int fd = open(wal->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	wal->empty = wal->valid = false;
 	if (fd < 0 && errno != ENOENT) {
 		return -errno;
 	}
@@ -166,7 +168,9 @@ int wal_refresh(struct wal *wal)
 	wal->fd = fd;
 	struct stat status;
 	wal->empty = fd < 0 || (fstat(fd, &status) == 0 && status.st_size == 0);
-	return wal->empty ? WAL_GONE : header_read(wal);
+	int rc = wal->empty ? WAL_GONE : header_read(wal);
+	wal->valid = rc == 0;
+	return rc;
 }
 
 bool wal_is_empty(const struct wal *wal)
@@ -176,7 +180,7 @@ bool wal_is_empty(const struct wal *wal)
 
 const uint32_t *wal_salt(const struct wal *wal)
 {
-	return wal->salt;
+	return wal->valid ? wal->salt : NULL;
 }
 
 int wal_frame(struct wal *wal, uint64_t frame, struct wal_frame *ret_frame)

@@ -35,7 +35,7 @@ void wal_free(struct wal *wal); /* accepts NULL */
 
 /* Opens the file if need be, and takes over its present generation. WAL_GONE: no valid header. */
 int wal_refresh(struct wal *wal);
-const uint32_t *wal_salt(const struct wal *wal);
+const uint32_t *wal_salt(const struct wal *wal); /* NULL: the last refresh found no valid header */
 
 /* At the last refresh there was no file, or one of no bytes: the database file has everything. */
 bool wal_is_empty(const struct wal *wal);
