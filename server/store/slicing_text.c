@@ -65,6 +65,19 @@ static bool next_outside(struct reading *reading)
 	return true;
 }
 
+/* `table` or `schema.table`: the table's name. */
+static struct token read_name(struct reading *reading)
+{
+	struct token name = reading->token;
+	next(reading);
+	if (is_mark(reading, '.')) {
+		next(reading);
+		name = reading->token;
+		next(reading);
+	}
+	return name;
+}
+
 /* `table`, `schema.table`, either with `AS name`; for a SELECT the AS may be left out. */
 static int read_table(struct reading *reading, bool bare_alias)
 {
@@ -77,13 +90,7 @@ static int read_table(struct reading *reading, bool bare_alias)
 	if (!token_is_name(&reading->token)) {
 		return refuse(reading, "it must read its rows from one table, not from a subquery");
 	}
-	struct token name = reading->token;
-	next(reading);
-	if (is_mark(reading, '.')) {
-		next(reading);
-		name = reading->token;
-		next(reading);
-	}
+	struct token name = read_name(reading);
 	if (is_mark(reading, '(') && reading->token.depth == 0 && bare_alias) {
 		return refuse(reading, "it must read its rows from a table, not from a function");
 	}
@@ -164,7 +171,7 @@ static int read_condition(struct reading *reading)
 	return 0;
 }
 
-/* INTO table, or schema.table. */
+/* INTO, and the table. */
 static int read_into(struct reading *reading)
 {
 	struct slicing_text *result = reading->result;
@@ -172,13 +179,7 @@ static int read_into(struct reading *reading)
 		return 0; /* for SQLite to say */
 	}
 	next(reading);
-	struct token name = reading->token;
-	next(reading);
-	if (is_mark(reading, '.')) {
-		next(reading);
-		name = reading->token;
-		next(reading);
-	}
+	struct token name = read_name(reading);
 	return token_name(reading->text.sql, &name, result->into, sizeof(result->into))
 		? 0
 		: refuse(reading, "the table's name is too long");
