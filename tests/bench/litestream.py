@@ -99,10 +99,8 @@ class Funnel:
         return lambda: wire.write([INSERT, [ROW]])
 
     def shipper_cpu_s(self):
-        for pid in pathlib.Path(f"/proc/{self.served.pid}/task/{self.served.pid}/children").read_text().split():
-            if b"shipper" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
-                return cpu_s(pid)
-        return 0
+        pid = self.served.child("shipper")
+        return cpu_s(pid) if pid else 0
 
     def stop(self):
         self.served.stop()

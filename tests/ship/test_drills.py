@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
 """Drills of the daemon: on schedule and asked for, what they find, what gets in their way."""
-import contextlib
 import http.server
 import json
 import os
@@ -46,19 +45,8 @@ def command(program, *args):
     return done.returncode, done.stdout, done.stderr
 
 
-def child_of(served, name="drill"):
-    """Its process of that name, or None."""
-    for task in pathlib.Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            stat = (task / "stat").read_text(encoding="ascii")
-            if stat.split("(", 1)[1].rsplit(")", 1)[0] == name and \
-                    int(stat.rpartition(")")[2].split()[1]) == served.pid:
-                return int(task.name)
-    return None
-
-
 def shipper_of(served):
-    return wait_for(lambda: child_of(served, "shipper"), "the shipper")
+    return wait_for(lambda: served.child("shipper"), "the shipper")
 
 
 class Held:
@@ -76,7 +64,7 @@ class Held:
         served.write(["CREATE TABLE IF NOT EXISTS held(a)"], ["INSERT INTO held VALUES (1)"])
         self.wire = served.wire(timeout=PATIENCE * served.slow)
         self.id = self.wire.request("drill")
-        self.pid = wait_for(lambda: child_of(served), "the drill's process", PATIENCE)
+        self.pid = wait_for(lambda: served.child("drill"), "the drill's process", PATIENCE)
         os.kill(self.pid, signal.SIGSTOP)
         os.kill(shipper, signal.SIGCONT)
         wait_for(lambda: state(served) == "hashing", "the file stands still", PATIENCE)
@@ -360,7 +348,7 @@ def test_it_takes_too_long(daemon, tmp_path):
     one = Held(slow)
     row, = one.answer()
     assert row["verdict"] == "inconclusive" and "drill_timeout" in row["reason"]
-    assert child_of(slow) is None and state(slow) == "idle"
+    assert slow.child("drill") is None and state(slow) == "idle"
 
 
 @pytest.mark.parametrize("how", ("stop", "kill"))

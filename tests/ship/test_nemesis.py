@@ -13,7 +13,7 @@ import threading
 import time
 
 import daemon as daemons
-from test_shipping import (churn, content, no_shipper, restore, ship, shipper_pid, start_with_table, sync,
+from test_shipping import (churn, content, no_shipper, restore, ship, start_with_table, sync,
                            try_to_churn)
 
 
@@ -29,7 +29,7 @@ class Trouble:
         subprocess.run([self.litefunnel, *words], capture_output=True, check=False)
 
     def _signal(self, number):
-        pid = shipper_pid(self.one)
+        pid = self.one.child("shipper")
         if pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

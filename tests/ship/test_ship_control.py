@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from daemon import wait_for
-from test_shipping import content, equal_after_restore, replicas, ship, shipper_pid, start_with_table, sync, url
+from test_shipping import content, equal_after_restore, replicas, ship, start_with_table, sync, url
 
 
 @pytest.fixture
@@ -120,9 +120,9 @@ def test_a_pause_of_shipping_ends_by_itself_and_survives_the_shipper(litefunnel,
     sync(litefunnel, one)
     assert ask(litefunnel, "pause", one.db, "--for", "1h", "--shipping")[0] == 0
     before = files(place)
-    pid = shipper_pid(one)
+    pid = one.child("shipper")
     subprocess.run(["kill", "-9", str(pid)], check=True)
-    wait_for(lambda: shipper_pid(one) not in (None, pid), "another shipper")
+    wait_for(lambda: one.child("shipper") not in (None, pid), "another shipper")
     write(one)
     wait_for(lambda: stats(one)["ship_spooled_commit"] > 0 or stats(one)["ship_segment"] > 0, "its report")
     assert files(place) == before and stats(one)["ship_paused"] == 1

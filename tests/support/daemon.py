@@ -187,6 +187,18 @@ class Daemon:
     def fds(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def child(self, name):
+        """The pid of its child process that calls itself so, or None."""
+        children = []
+        for task in pathlib.Path(f"/proc/{self.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # a thread, or below a child, that has just ended
+                children += task.read_text(encoding="ascii").split()
+        for pid in children:
+            with contextlib.suppress(OSError):
+                if pathlib.Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == name:
+                    return int(pid)
+        return None
+
     # ---- talking to it
 
     def wire(self, greet=True, timeout=None, **hello):

@@ -448,14 +448,6 @@ def test_a_disk_that_stalls(litefunnel, tmp_path, soak, group):
         served.stop()
 
 
-def shipper_of(served):
-    """Its pid, or None."""
-    with open(f"/proc/{served.pid}/task/{served.pid}/children", encoding="ascii") as file:
-        pids = file.read().split()
-    return next((int(pid) for pid in pids if os.path.exists(f"/proc/{pid}/exe") and
-                 b"shipper" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()), None)
-
-
 def test_a_shipper_that_dies_while_the_disk_stalls(litefunnel, tmp_path):
     """The kernel ends a child with the thread that started it: the one that minds the loop starts none."""
     with disk_of(litefunnel, tmp_path, 64, "ext4", replica=f"file://{tmp_path}/replica", ship_linger="10ms") as served:
@@ -465,14 +457,14 @@ def test_a_shipper_that_dies_while_the_disk_stalls(litefunnel, tmp_path):
             for i in range(30):
                 client.write(["INSERT INTO t VALUES (?)", [i]])
             client.write(["INSERT INTO t VALUES (30)"], ack="shipped")
-            first = shipper_of(served)
+            first = served.child("shipper")
             with frozen(served.place):
                 id = client.request("write", batch=[["INSERT INTO t VALUES (31)"]], ack="shipped", deadline_ms=100_000)
                 wait_for(lambda: other.call("show", what="waits")["rows"], "it is held up")
                 os.kill(first, signal.SIGKILL)
-                wait_for(lambda: "the shipper cannot be started" in served.log() or shipper_of(served), "it is missed")
+                wait_for(lambda: "the shipper cannot be started" in served.log() or served.child("shipper"), "it is missed")
             assert client.reply(id)[0] is None
-            assert wait_for(lambda: shipper_of(served), "a shipper") != first
+            assert wait_for(lambda: served.child("shipper"), "a shipper") != first
         served.stop()  # it ships what is left, and is not ended before
         assert "not everything is shipped" not in served.log()
 
