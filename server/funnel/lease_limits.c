@@ -7,6 +7,7 @@
 #include "server/base/cleanup.h"
 #include "server/funnel/class.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static bool matches(const struct credentials *credentials, const char *label,
@@ -35,4 +36,13 @@ struct lease_limits lease_limits(const struct credentials *credentials, const ch
 		}
 	}
 	return (struct lease_limits){.idle_us = idle_ms * 1000, .total_us = total_ms * 1000};
+}
+
+const char *lease_limits_told(const struct lease_limits *limits, char text[LEASE_LIMITS_TOLD_BYTES])
+{
+	snprintf(text, LEASE_LIMITS_TOLD_BYTES,
+		"the lease has come to its limit: %g s of waiting for its client (lease_idle), %g s in "
+		"all (lease_total)",
+		(double)limits->idle_us / 1e6, (double)limits->total_us / 1e6);
+	return text;
 }

@@ -6,6 +6,8 @@
 #include "server/funnel/credentials.h"
 #include "server/funnel/request.h"
 
+enum { LEASE_LIMITS_TOLD_BYTES = 160 };
+
 struct lease_limits {
 	uint64_t idle_us;
 	uint64_t total_us;
@@ -17,3 +19,7 @@ struct lease_limits {
  */
 struct lease_limits lease_limits(const struct credentials *credentials, const char *label,
 	enum request_class class, const struct config *config);
+
+/* What whoever comes behind them is told; returns `text`. */
+const char *lease_limits_told(
+	const struct lease_limits *limits, char text[LEASE_LIMITS_TOLD_BYTES]);

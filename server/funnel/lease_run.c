@@ -154,6 +154,7 @@ static struct request *take(struct lease *lease, uint64_t wait_us, bool *ret_lef
 static struct request *next(struct run *run)
 {
 	struct lease *lease = run->lease;
+	char told[LEASE_LIMITS_TOLD_BYTES];
 	count_time(run, false);
 	for (;;) {
 		bool left = false;
@@ -164,7 +165,7 @@ static struct request *next(struct run *run)
 		}
 		if (request != NULL) {
 			fail(request, FAILURE_LEASE_EXPIRED,
-				"the lease has come to its limit (settings lease_idle, lease_total)");
+				lease_limits_told(&lease->limits, told));
 			answer(run, request, false);
 		}
 		if (left || is_over(run)) {
@@ -434,6 +435,7 @@ static void close_inbox(struct run *run)
 {
 	struct lease *lease = run->lease;
 	struct list left;
+	char told[LEASE_LIMITS_TOLD_BYTES];
 	list_init(&left);
 	pthread_mutex_lock(&lease->lock);
 	lease->state = LEASE_ENDED;
@@ -444,7 +446,7 @@ static void close_inbox(struct run *run)
 		list_remove(node);
 		fail(request, lease->end,
 			lease->end == FAILURE_LEASE_EXPIRED
-				? "the lease has come to its limit (settings lease_idle, lease_total)"
+				? lease_limits_told(&lease->limits, told)
 				: "the lease has ended before this request");
 		request->taken_us = clock_now_us();
 		answer(run, request, false);

@@ -48,12 +48,18 @@ bool lease_forbids(struct call *call)
 	return false;
 }
 
-static void gone(struct call *call, enum failure_code code)
+static void gone(struct call *call)
 {
-	failure_set(&call->failure, code,
-		code == FAILURE_LEASE_EXPIRED
-			? "the lease has come to its limit (settings lease_idle, lease_total)"
-			: "there is no such lease: it has ended, or never begun");
+	failure_set(&call->failure, FAILURE_LEASE_GONE,
+		"there is no such lease: it has ended, or never begun");
+	call->failure.open = 0;
+}
+
+static void expired(struct call *call, const struct lease *lease)
+{
+	char told[LEASE_LIMITS_TOLD_BYTES];
+	failure_set(&call->failure, FAILURE_LEASE_EXPIRED, "%s",
+		lease_limits_told(&lease->limits, told));
 	call->failure.open = 0;
 }
 
@@ -71,8 +77,10 @@ static bool hand_on(struct call *call, struct lease *lease, struct request *requ
 	}
 	peer_remove(peer, request);
 	request_free(request);
-	if (rc == LEASE_OVER) {
-		gone(call, end);
+	if (rc == LEASE_OVER && end == FAILURE_LEASE_EXPIRED) {
+		expired(call, lease);
+	} else if (rc == LEASE_OVER) {
+		gone(call);
 	} else {
 		failure_set(&call->failure, FAILURE_OVERLOADED,
 			"too much is sent ahead for this lease: wait for some answers");
@@ -229,7 +237,7 @@ static bool take_lease(struct call *call, struct lease **ret_lease)
 	}
 	*ret_lease = find_lease(call->peer, number);
 	if (*ret_lease == NULL) {
-		gone(call, FAILURE_LEASE_GONE);
+		gone(call);
 	}
 	return *ret_lease != NULL;
 }
@@ -307,7 +315,7 @@ static bool commit_again(struct call *call, struct request *request)
 {
 	if (request->identity.kind == IDENTITY_NONE) {
 		request_free(request);
-		gone(call, FAILURE_LEASE_GONE);
+		gone(call);
 		return false;
 	}
 	request->kind = REQUEST_COMMIT;

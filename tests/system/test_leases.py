@@ -356,7 +356,8 @@ def test_others_wait_and_get_no_error(daemon):
         error, result = other.reply(waiting)
         assert error is None and result["queued_us"] > 100_000
         for _ in range(2):
-            fails(holder, "step", "lease_expired", False, lease=1, sql="SELECT 1")
+            error = fails(holder, "step", "lease_expired", False, lease=1, sql="SELECT 1")
+            assert "0.3 s of waiting for its client (lease_idle), 30 s in all (lease_total)" in error["message"]
         assert fails(holder, "commit", "lease_expired", False, lease=1)["sqlite"] == 5
         assert served.read("SELECT a FROM t") == [(2,)]
         assert "lease expired" in served.log() and "the holder" in served.log()
