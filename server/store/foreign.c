@@ -257,10 +257,20 @@ int foreign_at_start(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
 	struct store_recheck recheck = {0};
 	bool removed = !store->foreign.wal_was_there;
+	uint64_t lost = 0;
+	uint32_t page = state_page(store);
+	if (page == 0) {
+		snprintf(ret_error, STORE_ERROR_BYTES, "%.400s: %s", store->path,
+			sqlite3_errmsg(store->handle));
+		return -1;
+	}
+	if (!removed && wal_check_damage(store, page, &lost, ret_error) < 0) {
+		return -1;
+	}
 	if (store->commit_no == 0) {
 		return 0; /* ours from the first commit on */
 	}
-	if (!removed && !stranger_in_wal(store)) {
+	if (!removed && lost == 0 && !stranger_in_wal(store)) {
 		return 0;
 	}
 	if (check_content(store, &recheck) < 0) {
@@ -268,9 +278,12 @@ int foreign_at_start(struct store *store, char ret_error[STORE_ERROR_BYTES])
 		return -1;
 	}
 	snprintf(store->foreign.note, sizeof(store->foreign.note), "%s%s%s",
-		removed ? "the WAL was removed while no daemon ran, so another "
-			  "process has opened it for writing, or it is a copy"
-			: "another process has written while no daemon ran",
+		lost != 0
+			? "the last commits are gone: the machine went down with them (sync=normal), or "
+			  "the WAL was damaged"
+			: removed ? "the WAL was removed while no daemon ran, so another "
+				    "process has opened it for writing, or it is a copy"
+				  : "another process has written while no daemon ran",
 		recheck.orphans ? "; it has rows that violate foreign keys" : "",
 		recheck.unchecked ? "; there was no time to check all of it" : "");
 	store->foreign_count++;

@@ -245,6 +245,14 @@ uint64_t wal_offset(const struct store *store, uint32_t frames);
 bool wal_seal(struct store *store);
 
 /*
+ * wal_damage.c. Before the first commit of a run; the page is that of _lf_state, or 0 if there is none. 0, and
+ * *ret_last is the last acknowledged commit that is gone although that was agreed to, or 0; or negative with
+ * a sentence: nothing may be written upon it.
+ */
+int wal_check_damage(struct store *store, uint32_t state_page, uint64_t *ret_last,
+	char ret_error[STORE_ERROR_BYTES]);
+
+/*
  * ground.c. Begin: once all three files are there. Note: we have written to the database's file
  * ourselves.
  */

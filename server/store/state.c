@@ -204,6 +204,7 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 	bool exists = false;
 	int format = 0;
 	int64_t window = 0;
+	uint64_t lost = 0;
 	bool remains = false;
 	int rc = state_exists(store, &exists, &remains);
 	if (rc == SQLITE_OK && !exists && remains) {
@@ -212,6 +213,9 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 			"_lf_* and start anew, and all that repeats are known by is forgotten",
 			store->path);
 		return -1;
+	}
+	if (rc == SQLITE_OK && !exists && wal_check_damage(store, 0, &lost, ret_error) < 0) {
+		return -1; /* for that reason it is not there */
 	}
 	if (rc == SQLITE_OK && !exists) {
 		rc = state_create(store);

@@ -386,6 +386,17 @@ def abort(served):
         os.kill(served.pid, signal.SIGCONT)
 
 
+def mend(served, image):
+    """The disk is well again; not before the kernel has let go of it, or two would write to it."""
+    subprocess.run(["umount", served.place], check=True)
+    wait_for(lambda: not subprocess.run(["losetup", "-j", image], check=True, stdout=subprocess.PIPE).stdout,
+             "nobody has the image")
+    check = subprocess.run(["e2fsck", "-fy", image], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert check.returncode in (0, 1), check.stdout
+    subprocess.run(["mount", "-o", "loop", image, served.place], check=True)
+    assert not os.statvfs(served.place).f_flag & os.ST_RDONLY, check.stdout
+
+
 def test_a_disk_that_becomes_read_only(litefunnel, tmp_path, soak):
     """It stops and says so; a start names what is wrong; on a disk that is well again all is there."""
     with disk_of(litefunnel, tmp_path, 32, "ext4", checkpoint_frames=50) as served:
@@ -399,9 +410,7 @@ def test_a_disk_that_becomes_read_only(litefunnel, tmp_path, soak):
             timer.join()
             code, said = served.refuses_to_start()
             assert code == 1 and "ead-only" in said[0], said
-            subprocess.run(["umount", served.place], check=True)
-            subprocess.run(["e2fsck", "-fp", tmp_path / "image"], check=False, stdout=subprocess.DEVNULL)
-            subprocess.run(["mount", "-o", "loop", tmp_path / "image", served.place], check=True)
+            mend(served, tmp_path / "image")
             acked = goes_on(served, session, acked)
 
 
