@@ -101,17 +101,17 @@ def test_a_row_that_fails_ends_it_and_those_before_it_stay(served):
 
 def test_others_go_between(served):
     with served.wire(session=os.urandom(16), class_="bulk") as slow_one, served.wire() as quick:
-        id = slow_one.request("write", batch=costly(10_000), seq=1)
+        id = slow_one.request("write", batch=costly(25_000), seq=1)
         wait_for(lambda: count(served) > 0, "the first slice")
         row = next(dict(zip(table["columns"], row)) for table in [quick.call("show", what="waits")]
                    for row in table["rows"] if row[table["columns"].index("class")] == "bulk")
         assert row["what"] == "write" and row["sql"].startswith("INSERT INTO t")
         quick.write("CREATE TABLE other(a)")
-        assert count(served) < 10_000, "it was waited for"
+        assert count(served) < 25_000, "it was waited for"
         slow_one.notice("cancel", id=id)  # it has begun: it goes on
         assert quick.call("kill", id_=row["id"])["state"] == "running"
         error, result = slow_one.reply(id, 120)
-        assert error is None and result["steps"][0]["changes"] == 10_000
+        assert error is None and result["steps"][0]["changes"] == 25_000
 
 
 def test_killed_and_sent_again_each_row_once(served, soak):
