@@ -31,6 +31,7 @@ class Base:
         self.kept = {suffix: pathlib.Path(served.db + suffix).read_bytes() for suffix in ("", "-wal")}
         wal = self.kept["-wal"]
         ends = [at for at in range(HEADER, len(wal) - FRAME + 1, FRAME) if wal[at + 4:at + 8] != bytes(4)]
+        assert len(ends) > COMMITS, (len(self.kept[""]), len(wal), len(ends))
         self.last = ends[-2] + FRAME  # where the last commit begins
 
     def put(self, damaged):
@@ -63,7 +64,7 @@ def flip(wal, pick):
 
 
 def zero(wal, pick):
-    at = pick.randrange(len(wal) // 512) * 512
+    at = pick.choice([at for at in range(0, len(wal) - 511, 512) if any(wal[at:at + 512])])
     wal[at:at + 512] = bytes(512)
     return at + 512
 
@@ -95,7 +96,7 @@ def test_a_damaged_wal_is_not_written_upon(daemon, soak, slow, how, last):
         # Of the last commit nobody can tell whether it was finished; nor, without the checksum before it, of two.
         assert rows is None or len(rows) == COMMITS or \
             (end > base.last - FRAME and len(rows) >= COMMITS - 2), (seed, end, rows)
-    assert refused > 0
+    assert refused > 0, (seed, len(base.kept[""]), len(base.kept["-wal"]), base.last)
     assert base.start(base.kept["-wal"]) == list(range(1, COMMITS + 1))
 
 
