@@ -6,7 +6,7 @@ Grouped execution against the same batches executed alone.
 Each program is a random schema with up to 100 batches, sent to a daemon without waiting, so that
 they share commit groups, and then executed one by one on plain SQLite in the order in which the
 daemon applied them. Answers (counts, rowids, rows, messages, codes) and the content of the
-databases must be equal. A program is run in one of three ways, by how that order is known:
+databases must be equal; what differs must be equal to plain SQLite with a preupdate hook, and is counted. A program is run in one of three ways, by how that order is known:
 
     one      one connection; its order is the order
     killers  the same, and other connections whose batches always fail in the middle of its groups
@@ -66,7 +66,7 @@ class Trial:
         self.place = tempfile.mkdtemp(prefix="oracle-", dir=options.dir)
         self.daemon = Daemon(options.program, f"{self.place}/grouped.db", log_level="error")
         self.alone = None
-        self.batches = self.grouped = self.failed = 0
+        self.batches = self.grouped = self.failed = self.hooked = 0
 
     def _queues(self):
         """For each connection its batches."""
@@ -148,22 +148,33 @@ class Trial:
             grouped.close()
         trials.same_contents(ours, theirs, "grouped", "alone")
 
+    def _all_alone(self, setup, queues, **plain):
+        """Executes everything on plain SQLite and compares."""
+        self.alone = Plain(f"{self.place}/alone{len(plain)}.db", setup=settings(self.daemon), **plain)
+        for sent in setup:
+            alone = self._alone(sent)
+            if alone != sent.answer:
+                raise Difference(f"schema: {json_of(sent)}\n  alone:   {alone}")
+        self._compare(queues)
+        self._contents()
+
     def run(self):
         self.daemon.start()
         try:
-            self.alone = Plain(f"{self.place}/alone.db", setup=settings(self.daemon))
             setup = [Sent([[sql]]) for sql in self.program.schema]
             if self.way == "tickets":
                 setup.append(Sent([["CREATE TABLE ticket(n)"], ["INSERT INTO ticket VALUES (0)"]]))
             queues = self._queues()
             self._send([setup])
             self._send(queues)
-            for sent in setup:
-                alone = self._alone(sent)
-                if alone != sent.answer:
-                    raise Difference(f"schema: {json_of(sent)}\n  alone:   {alone}")
-            self._compare(queues)
-            self._contents()
+            try:
+                self._all_alone(setup, queues)
+            except Difference:
+                # SQLite compiles DELETE otherwise where a hook wants to see each row, as the daemon's does;
+                # then other moments may be those in which FTS5 writes what it holds back, which `total` counts.
+                self.alone.close()
+                self._all_alone(setup, queues, hook=True)
+                self.hooked += 1
             everything = [sent for queue in queues for sent in queue]
             self.batches = len(everything)
             self.grouped = sum(sent.group > 1 for sent in everything)
@@ -181,7 +192,7 @@ def json_of(sent):
 
 def campaign(options, say=print):
     """The figures, and the differences as (seed, text, place)."""
-    return trials.campaign(Trial, options, ("batches", "grouped", "failed"), say)
+    return trials.campaign(Trial, options, ("batches", "grouped", "failed", "hooked"), say)
 
 
 def options_of(arguments):

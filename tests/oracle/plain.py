@@ -39,6 +39,10 @@ for _name, _result, _arguments in (
     _function = getattr(lib, f"sqlite3_{_name}")
     _function.restype, _function.argtypes = _result, _arguments
 
+# (context, handle, operation, database, table, rowid before, rowid after)
+PREUPDATE = ctypes.CFUNCTYPE(None, _P, _P, _I, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+lib.sqlite3_preupdate_hook.restype, lib.sqlite3_preupdate_hook.argtypes = _P, [_P, PREUPDATE, _P]
+
 FIRST_WORD = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|;)*([a-z]+)", re.IGNORECASE | re.DOTALL)
 DML = {"insert", "update", "delete", "replace", "with"}
 
@@ -57,13 +61,14 @@ def options_of(step):
 
 
 class Plain:
-    def __init__(self, path, *, readonly=False, setup=()):
+    def __init__(self, path, *, readonly=False, setup=(), hook=False):
         self.path = str(path)
         self.flags = OPEN_READONLY if readonly else OPEN_READWRITE | OPEN_CREATE
         self.pragmas = ["PRAGMA temp_store = memory", "PRAGMA cell_size_check = on",
                         "PRAGMA synchronous = off", *setup]
         if not readonly:
             self.pragmas.append("PRAGMA journal_mode = wal")
+        self.hook = PREUPDATE(lambda *_: None) if hook else None
         self.db = None
         self.open()
 
@@ -75,6 +80,8 @@ class Plain:
         # A variadic function: the values go where a C compiler would put them.
         assert lib.sqlite3_db_config(
             db, _I(DBCONFIG_DEFENSIVE), _I(1), ctypes.cast(None, _P)) == OK
+        if self.hook:
+            lib.sqlite3_preupdate_hook(db, self.hook, None)
         for pragma in self.pragmas:
             self.rows(pragma)
 
