@@ -298,6 +298,7 @@ static void show_stats(struct funnel *funnel, struct table *table)
 	fact_uint(table, "wal_backfilled", facts.writer.checkpoint.backfilled);
 	fact_uint(table, "checkpoints_total", facts.writer.checkpoint.checkpoints);
 	fact_uint(table, "checkpoint_restarts_total", facts.writer.checkpoint.restarts);
+	fact_uint(table, "checkpoint_parts_total", facts.writer.checkpoint.parts);
 	fact_uint(table, "checkpoints_pinned_total", facts.writer.checkpoint.pinned);
 	fact_uint(table, "wal_large", facts.writer.lookout.wal_large);
 	fact_uint(table, "disk_low", facts.writer.lookout.disk_low);

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -60,6 +61,7 @@ struct halt {
 	unsigned for_ms;
 	bool unchecked;
 	char **cmd;
+	struct stat wal; /* before CMD; st_ino 0: there was none */
 	lf_db *db;
 	sqlite3 *reader; /* the library's */
 };
@@ -202,6 +204,30 @@ static int check(struct halt *halt, const char *sql, const char *what)
 	return code;
 }
 
+static void look_at_wal(const struct halt *halt, struct stat *ret_wal)
+{
+	char path[4096];
+	snprintf(path, sizeof(path), "%s-wal", halt->connect.db);
+	if (stat(path, ret_wal) < 0) {
+		*ret_wal = (struct stat){0};
+	}
+}
+
+/* The daemon has the old one open, and saves what is in it once it sees that. */
+static int check_wal(const struct halt *halt)
+{
+	struct stat now;
+	look_at_wal(halt, &now);
+	if (now.st_ino == halt->wal.st_ino && now.st_dev == halt->wal.st_dev) {
+		return 0;
+	}
+	cli_fail("halt",
+		"%s has removed or replaced %s-wal: the daemon brings what was in it into the database, and "
+		"ends; what CMD itself has committed may be lost",
+		halt->cmd[0], halt->connect.db);
+	return HALT_FAILED;
+}
+
 static int check_database(struct halt *halt, const uint8_t *epoch)
 {
 	uint8_t now[16];
@@ -225,7 +251,7 @@ static int check_database(struct halt *halt, const uint8_t *epoch)
 	return code != 0
 		? code
 		: check(halt, "SELECT \"table\" || ' row ' || rowid FROM pragma_foreign_key_check",
-			  "a foreign key points nowhere");
+			  "a foreign key points nowhere (--no-check, if it may)");
 }
 
 /* ---- the command ---- */
@@ -329,7 +355,12 @@ static int run(struct halt *halt)
 		(void)go_on(halt, was_paused);
 		return code;
 	}
+	look_at_wal(halt, &halt->wal);
 	int ended = run_command(halt);
+	if (check_wal(halt) != 0) {
+		(void)go_on(halt, was_paused);
+		return HALT_FAILED;
+	}
 	if (check_database(halt, epoch) != 0) {
 		stay_paused(halt);
 		cli_fail("halt",

@@ -25,8 +25,8 @@ static const char help[] =
 	"\n"
 	"Puts the records of a file into a table, in pieces of a few milliseconds each, with everybody's\n"
 	"writes between. How far it is stands in the database, moved together with each piece: after\n"
-	"any end, of this command or of the daemon, the same command goes on exactly there. It is all or\n"
-	"nothing only piece by piece.\n"
+	"any end, of this command or of the daemon, the same command (without --again) goes on exactly\n"
+	"there. It is all or nothing only piece by piece.\n"
 	"\n"
 	"  DB              path of the database; or set LITEFUNNEL_DB\n"
 	"  FILE            CSV (RFC 4180), TSV or NDJSON, in UTF-8; - is stdin (with --name it goes on,\n"
@@ -42,7 +42,8 @@ static const char help[] =
 	"                  without it the first one ends the import\n"
 	"  --name NAME     what the mark is called [made of the file's identity, size and time]; an\n"
 	"                  input that begins otherwise than what was imported with it is refused\n"
-	"  --again         from the start, also if the mark says that it is done\n"
+	"  --again         once more, from the start, whatever the mark says; to go on after an end of\n"
+	"                  that, leave it out\n"
 	"  --json          print the end as an object\n"
 	"  --deadline T    give up after 30s, 5m without an answer [10m]; waits for a daemon that restarts\n"
 	"  --socket PATH   the daemon's socket [LITEFUNNEL_SOCKET, or DB-funnel]\n"
@@ -577,9 +578,10 @@ static int report(const struct import *import, const struct pour_result *result)
 	}
 	fprintf(stderr,
 		"litefunnel import: %s%s%" PRIu64 " rows imported, up to line %" PRIu64
-		"; go on with the same command and --name %s\n",
+		"; go on with the same command and --name %s%s\n",
 		result->why[0] != '\0' ? result->why : "interrupted", "; ", result->rows,
-		result->line - 1, import->name);
+		result->line - 1, import->name,
+		import->again ? ", without --again, which begins once more" : "");
 	bool partly = result->position > 0 && result->code != CLI_UNKNOWN;
 	return partly ? CLI_PARTLY : result->code != 0 ? result->code : CLI_FAILED;
 }

@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -415,9 +416,34 @@ static void finish_shipping(struct serving *serving)
 	board_free(serving->board);
 }
 
+/* A file that was taken away since the last look: without it the next start would miss commits. */
+static int last_look(struct store *store, const char *db)
+{
+	struct store_recheck recheck;
+	if (store_doubt(store) != STORE_DOUBT_NONE) {
+		return CLI_DONE; /* it was said */
+	}
+	store_look_around(store);
+	if (store_doubt(store) != STORE_DOUBT_FILES) {
+		return CLI_DONE;
+	}
+	store_recheck(store, &recheck);
+	log_error("a file of the database is gone", log_str("db", db),
+		log_str("error", recheck.text));
+	return CLI_UNKNOWN;
+}
+
+/* Large answers go back to the system, however many there were at a time. */
+static void set_up_memory(void)
+{
+	(void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
+	(void)mallopt(M_TRIM_THRESHOLD, 8 << 20);
+}
+
 static int serve(struct serving *serving)
 {
 	struct store *store = NULL;
+	set_up_memory();
 	int code = open_store(serving, &store);
 	if (code != CLI_DONE) {
 		return code;
@@ -451,8 +477,9 @@ static int serve(struct serving *serving)
 		log_warn("stopping in the middle of a batch", log_str("db", serving->place.db));
 		_exit(CLI_DONE);
 	}
+	code = last_look(store, serving->place.db);
 	store_close(store);
-	return rc < 0 ? cli_fail("serve", "cannot run: %s", strerror(-rc)) : CLI_DONE;
+	return rc < 0 ? cli_fail("serve", "cannot run: %s", strerror(-rc)) : code;
 }
 
 /* ---- the process ---- */

@@ -11,7 +11,46 @@
 #include "server/funnel/lease.h"
 #include "server/funnel/reply.h"
 
-enum { OUTPUT_HARD_MAX = 64 * 1024 * 1024 }; /* unread answers at which a connection is given up */
+enum {
+	OUTPUT_HARD_MAX = 64 * 1024 * 1024, /* unread answers at which a connection is given up */
+	OUTPUT_ALL_MAX = 64 * 1024 * 1024,  /* … of all together, at which the worst of them is */
+	OUTPUT_LOOK = 4 * 1024 * 1024,
+};
+
+/* It asks for much and reads nothing; its answers are remembered. */
+static void give_up(struct peer *peer)
+{
+	log_warn("client does not read: closed", log_int("pid", peer->credentials->pid),
+		log_str("who", peer->credentials->text),
+		log_uint("unread", peer_out_pending(peer)));
+	peer_move(peer, PEER_CLOSED);
+}
+
+/* Each alone may ask for little, and many for more than there is memory. */
+static void bound_unread(struct funnel *funnel)
+{
+	if (funnel->delivered < OUTPUT_LOOK) {
+		return;
+	}
+	funnel->delivered = 0;
+	for (;;) {
+		struct peer *worst = NULL;
+		size_t unread = 0;
+		list_for_each(node, &funnel->peers) {
+			struct peer *peer = container_of(node, struct peer, node);
+			size_t pending = peer_out_pending(peer);
+			unread += pending;
+			if (peer->stalled_since_us != 0 &&
+				(worst == NULL || pending > peer_out_pending(worst))) {
+				worst = peer;
+			}
+		}
+		if (unread <= OUTPUT_ALL_MAX || worst == NULL) {
+			return;
+		}
+		give_up(worst);
+	}
+}
 
 /* Hands an answered request's frame to its peer and frees the request. */
 void funnel_deliver(struct funnel *funnel, struct request *request)
@@ -28,13 +67,10 @@ void funnel_deliver(struct funnel *funnel, struct request *request)
 			peer->out.failed = true;
 			funnel_touch(funnel, peer);
 		} else if (peer_out_pending(peer) > OUTPUT_HARD_MAX && peer->state != PEER_CLOSED) {
-			/* It asks for much and reads nothing; its answers are remembered. */
-			log_warn("client does not read: closed",
-				log_int("pid", peer->credentials->pid),
-				log_str("who", peer->credentials->text));
-			peer_move(peer, PEER_CLOSED);
+			give_up(peer);
 		} else if (peer->state < PEER_CLOSING && request->reply.len > 0) {
 			buffer_append(&peer->out, request->reply.data, request->reply.len);
+			funnel->delivered += request->reply.len;
 			funnel_touch(funnel, peer);
 			if (peer->in_flight_count == 0) {
 				gather_answered(&funnel->gather, &peer->gather, clock_now_us());
@@ -127,6 +163,7 @@ void funnel_collect(struct funnel *funnel)
 	}
 	watches_collect(&funnel->watches);
 	funnel_flush(funnel);
+	bound_unread(funnel);
 }
 
 void funnel_answers_arrived(void *ctx)

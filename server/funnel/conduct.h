@@ -48,6 +48,7 @@ struct funnel {
 	bool drained;
 	uint64_t closing_until_us; /* at the latest; before, while somebody takes his bytes */
 	size_t unsent;             /* bytes, when that was last looked at */
+	size_t delivered;          /* bytes of answers, since unread ones were last counted */
 	uint64_t epochs;           /* that the writer has begun, as far as the loop knows */
 
 	/* The pause: queue_hold() and until when. */

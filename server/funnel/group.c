@@ -72,6 +72,20 @@ static void fail_for_now(struct request *request, const char *message)
 	request->failure.retry_after_ms = 200;
 }
 
+static void fail_for_room(struct store *store, struct request *request)
+{
+	struct dedupe_limits limits = dedupe_get_limits(store_dedupe(store));
+	bool key = request->identity.kind == IDENTITY_KEY;
+	failure_set(&request->failure, FAILURE_OVERLOADED,
+		"no room to remember another %s of this user, who has a share of the %llu of all "
+		"users (setting %s)",
+		key ? "key" : "session",
+		(unsigned long long)(key ? limits.keys_max : limits.sessions_max),
+		key ? "keys_max" : "sessions_max");
+	request->outcome = OUTCOME_FAILED;
+	request->failure.retry_after_ms = 1000;
+}
+
 bool group_answer_from_memory(struct store *store, struct request *request)
 {
 	struct dedupe_reply reply;
@@ -99,9 +113,7 @@ bool group_answer_from_memory(struct store *store, struct request *request)
 			"the answer to this seq is no longer kept: ask the database what became of it");
 		return true;
 	case DEDUPE_FULL:
-		fail(request, FAILURE_OVERLOADED,
-			"no room to remember another session or key of this user (sessions_max, keys_max)");
-		request->failure.retry_after_ms = 1000;
+		fail_for_room(store, request);
 		return true;
 	default:
 		fail(request, FAILURE_INTERNAL, "the remembered answer cannot be read");

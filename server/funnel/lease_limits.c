@@ -24,6 +24,7 @@ struct lease_limits lease_limits(const struct credentials *credentials, const ch
 	uint64_t total_ms = config_number(config, SETTING_LEASE_TOTAL);
 	CLEANUP_FREE char *copy = strdup(config_text(config, SETTING_LEASE_LIMITS));
 	char *rest = copy;
+	bool listed = false;
 	for (char *word = NULL; (word = strsep(&rest, ", ")) != NULL;) {
 		char *sign = strrchr(word, '=');
 		if (sign == NULL) {
@@ -32,17 +33,19 @@ struct lease_limits lease_limits(const struct credentials *credentials, const ch
 		*sign = 0;
 		if (matches(credentials, label, class, word)) {
 			(void)config_parse_lease_limits(sign + 1, &idle_ms, &total_ms);
+			listed = true;
 			break;
 		}
 	}
-	return (struct lease_limits){.idle_us = idle_ms * 1000, .total_us = total_ms * 1000};
+	return (struct lease_limits){
+		.idle_us = idle_ms * 1000, .total_us = total_ms * 1000, .listed = listed};
 }
 
 const char *lease_limits_told(const struct lease_limits *limits, char text[LEASE_LIMITS_TOLD_BYTES])
 {
 	snprintf(text, LEASE_LIMITS_TOLD_BYTES,
-		"the lease has come to its limit: %g s of waiting for its client (lease_idle), %g s in "
-		"all (lease_total)",
-		(double)limits->idle_us / 1e6, (double)limits->total_us / 1e6);
+		"the lease has come to its limit: %g s of waiting for its client, %g s in all (%s)",
+		(double)limits->idle_us / 1e6, (double)limits->total_us / 1e6,
+		limits->listed ? "setting lease_limits" : "settings lease_idle, lease_total");
 	return text;
 }

@@ -11,6 +11,7 @@ enum { LEASE_LIMITS_TOLD_BYTES = 160 };
 struct lease_limits {
 	uint64_t idle_us;
 	uint64_t total_us;
+	bool listed; /* they stand in `lease_limits` */
 };
 
 /*

@@ -27,6 +27,7 @@ enum {
 	BUSY_PAUSE_US = 5000,
 	LOG_AGAIN_US = 1000000,
 	LOOK_US = 800000,
+	REST_LOOK_US = 10000, /* … while there is more to be copied out of the WAL */
 	STANDING_RETRY_MS = 1000,
 	/* The loop stands in for that much, and after it has taken too long, not for a while. */
 	STAND_IN_COUNT = 32,
@@ -496,7 +497,9 @@ static void work(struct writer *writer)
 {
 	look_around(writer); /* the start has committed */
 	for (;;) {
-		enum queue_call call = queue_wait(writer->options.queue, LOOK_US);
+		bool rests = store_checkpoint_rests(writer->options.store);
+		enum queue_call call =
+			queue_wait(writer->options.queue, rests ? REST_LOOK_US : LOOK_US);
 		if (call == QUEUE_STOP) {
 			return;
 		}

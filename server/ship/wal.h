@@ -12,6 +12,8 @@
  * Frames are counted from 1. Results: 0; WAL_GONE; negative errno.
  */
 
+#include "server/base/wal_format.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,13 +23,6 @@ struct wal;
 enum wal_condition {
 	WAL_GONE =
 		1, /* not the frame that was asked for: the WAL has started over, or is not there */
-};
-
-struct wal_frame {
-	uint32_t page_no;
-	uint32_t commit; /* pages of the database if the frame commits, else 0 */
-	uint32_t salt[2];
-	uint32_t checksum[2];
 };
 
 int wal_new(const char *db, uint32_t page_size, struct wal **ret_wal);

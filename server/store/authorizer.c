@@ -83,6 +83,15 @@ static bool is_own_table(const char *table)
 	return table != NULL && sqlite3_strnicmp(table, "_lf_", 4) == 0;
 }
 
+/*
+ * Tables of facts that SQLite makes as they are asked for, unless the schema has one of that name: then ours
+ * would be asked of it.
+ */
+static bool is_telling_table(const char *table)
+{
+	return table != NULL && sqlite3_strnicmp(table, "pragma_", 7) == 0;
+}
+
 /* A switch as SQLite reads it. */
 static bool is_on(const char *argument)
 {
@@ -242,10 +251,19 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	case SQLITE_PRAGMA:
 		return authorize_pragma(authorizer, first, second);
 	case SQLITE_CREATE_TABLE:
-	case SQLITE_CREATE_INDEX:
 	case SQLITE_CREATE_VIEW:
-	case SQLITE_CREATE_TRIGGER:
 	case SQLITE_CREATE_VTABLE:
+	case SQLITE_CREATE_TEMP_TABLE:
+	case SQLITE_CREATE_TEMP_VIEW:
+		if (is_telling_table(first)) {
+			return refuse(authorizer, ROLE_NONE, "the name of a table of SQLite's own",
+				first);
+		}
+		return action == SQLITE_CREATE_TEMP_TABLE || action == SQLITE_CREATE_TEMP_VIEW
+			? authorize_temp(authorizer, first, second)
+			: authorize_schema(authorizer, "CREATE of", first, second, database);
+	case SQLITE_CREATE_INDEX:
+	case SQLITE_CREATE_TRIGGER:
 		return authorize_schema(authorizer, "CREATE of", first, second, database);
 	case SQLITE_DROP_TABLE:
 	case SQLITE_DROP_INDEX:
@@ -267,6 +285,8 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 		return authorize_transaction(authorizer, first);
 	case SQLITE_SAVEPOINT: /* what it does stands first, its name second */
 		authorizer->saw_lease = true;
+		authorizer->control =
+			strcmp(first, "ROLLBACK") == 0 ? CONTROL_REWIND : CONTROL_NONE;
 		return !authorizer->lease
 			? refuse(authorizer, ROLE_NONE, "a savepoint inside a batch:", first)
 			: is_own_table(second)
@@ -276,9 +296,7 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 		return refuse(authorizer, ROLE_NONE, "ATTACH (or VACUUM)", NULL);
 	case SQLITE_DETACH:
 		return refuse(authorizer, ROLE_NONE, "DETACH", NULL);
-	case SQLITE_CREATE_TEMP_TABLE:
 	case SQLITE_CREATE_TEMP_INDEX:
-	case SQLITE_CREATE_TEMP_VIEW:
 	case SQLITE_CREATE_TEMP_TRIGGER:
 	case SQLITE_DROP_TEMP_TABLE:
 	case SQLITE_DROP_TEMP_INDEX:

@@ -12,7 +12,13 @@
 #include <sqlite3.h>
 
 /* What a statement does to the transaction as a whole. */
-enum control { CONTROL_NONE, CONTROL_BEGIN, CONTROL_COMMIT, CONTROL_ROLLBACK };
+enum control {
+	CONTROL_NONE,
+	CONTROL_BEGIN,
+	CONTROL_COMMIT,
+	CONTROL_ROLLBACK,
+	CONTROL_REWIND, /* ROLLBACK TO: it goes on from a savepoint */
+};
 
 struct authorizer {
 	enum role role;

@@ -3,13 +3,16 @@
 /*
  * Copies the WAL into the database, between transactions, on the one handle that writes.
  *
- * PASSIVE does the work and waits for nobody. The WAL starts over at its first frame by itself when
+ * PASSIVE does the work and waits for nobody. What a reader has held back for long is copied in parts, with
+ * as much time for commits in between as each has taken. The WAL starts over at its first frame by itself when
  * everything is copied and no reader stands in it at the moment of the next write. Readers that
  * overlap without a pause never give it that moment; then RESTART asks them for one, with a bounded
  * wait. The file is reused, which is three times cheaper than growing it anew, and cut only when it
  * has grown far past its use.
  */
 
+#include "server/base/clock.h"
+#include "server/base/wal_format.h"
 #include "server/store/inside.h"
 
 #include <fcntl.h>
@@ -17,10 +20,12 @@
 #include <unistd.h>
 
 enum {
+	PART_US = 20000,    /* what a part is to take */
+	PART_FRAMES = 2000, /* the first one */
+	PART_FRAMES_MIN = 500,
+	PARTS_MAX = 64, /* SQLite sorts all frames anew for each */
 	RESTART_BUSY_MS = 20,
 	RESTART_BUSY_MS_MAX = 100,
-	WAL_HEADER_BYTES = 32,
-	FRAME_HEADER_BYTES = 24,
 	START_FRAMES = 16, /* more than the first commit of a start has */
 	CUT_FACTOR = 16,   /* a file so many times the threshold is cut when it can be */
 };
@@ -35,6 +40,7 @@ static int wal_committed(void *ctx, sqlite3 *handle, const char *database, int f
 		/* It has started over. */
 		store->wal.backfilled = 0;
 		store->wal.next_attempt = 0;
+		store->wal.rests = false;
 		store->wal.restart_busy_ms = RESTART_BUSY_MS;
 		store->ground.mark = 0;
 	}
@@ -46,6 +52,7 @@ void checkpoint_setup(struct store *store)
 {
 	/* After PRAGMA wal_autocheckpoint, which would install a hook of its own over this one. */
 	store->wal.restart_busy_ms = RESTART_BUSY_MS;
+	store->wal.part_frames = PART_FRAMES;
 	sqlite3_wal_hook(store->handle, wal_committed, store);
 }
 
@@ -79,7 +86,7 @@ static int run(struct store *store, int mode)
 static int restart(struct store *store, uint64_t threshold)
 {
 	uint64_t bytes = wal_file_bytes(store);
-	uint64_t frame = store->page_size + FRAME_HEADER_BYTES;
+	uint64_t frame = store->page_size + WAL_FRAME_HEADER_BYTES;
 	bool cut = bytes > CUT_FACTOR * threshold * frame;
 	sqlite3_busy_timeout(store->handle, (int)store->wal.restart_busy_ms);
 	int rc = run(store, cut ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_RESTART);
@@ -95,7 +102,44 @@ static int restart(struct store *store, uint64_t threshold)
 
 bool store_checkpoint_is_due(const struct store *store, uint64_t threshold)
 {
-	return store->wal.frames >= threshold && store->wal.frames >= store->wal.next_attempt;
+	const struct wal *wal = &store->wal;
+	if (wal->rests) {
+		return clock_now_us() >= wal->part_at_us;
+	}
+	return wal->frames >= threshold && wal->frames >= wal->next_attempt;
+}
+
+bool store_checkpoint_rests(const struct store *store)
+{
+	return store->wal.rests;
+}
+
+/* All that can be copied, or a part of it. SQLite's code. */
+static int run_part(struct store *store)
+{
+	struct wal *wal = &store->wal;
+	uint64_t left = wal->frames - wal->backfilled;
+	uint64_t part = wal->part_frames > left / PARTS_MAX ? wal->part_frames : left / PARTS_MAX;
+	uint64_t end = wal->backfilled + part;
+	bool pinned = left > 2 * part && wal_pin(store, (uint32_t)end);
+	uint64_t began_us = clock_now_us();
+	int rc = run(store, SQLITE_CHECKPOINT_PASSIVE);
+	if (!pinned) {
+		wal->rests = false;
+		return rc;
+	}
+	wal_unpin(store);
+	uint64_t now_us = clock_now_us();
+	uint64_t took_us = now_us - began_us + 1;
+	wal->rests = rc == SQLITE_OK && wal->backfilled >= end && wal->backfilled < wal->frames;
+	wal->part_at_us = now_us + took_us;
+	if (wal->rests) {
+		uint64_t fits = part * PART_US / took_us;
+		fits = fits < 2 * part ? fits : 2 * part;
+		wal->part_frames = fits > PART_FRAMES_MIN ? fits : PART_FRAMES_MIN;
+		wal->stats.parts++;
+	}
+	return rc;
 }
 
 int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct store_error *error)
@@ -105,7 +149,10 @@ int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct stor
 		return 0;
 	}
 	authorizer_enter(&store->authorizer, ROLE_SELF);
-	int rc = run(store, SQLITE_CHECKPOINT_PASSIVE);
+	int rc = run_part(store);
+	if (wal->rests) {
+		return 0;
+	}
 	if (rc == SQLITE_OK && wal->backfilled < wal->frames) {
 		wal->stats.pinned++;
 	}
@@ -132,7 +179,7 @@ static void keep_blocks(struct store *store)
 	int fd = path != NULL ? open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
 	if (fd >= 0) {
 		(void)fallocate(fd, FALLOC_FL_KEEP_SIZE, 0,
-			(off_t)START_FRAMES * (store->page_size + FRAME_HEADER_BYTES));
+			(off_t)START_FRAMES * (store->page_size + WAL_FRAME_HEADER_BYTES));
 		close(fd);
 	}
 }

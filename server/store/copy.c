@@ -13,6 +13,7 @@
 #include "server/store/copy.h"
 
 #include "server/base/cleanup.h"
+#include "server/base/wal_format.h"
 #include "server/store/wal_index.h"
 
 #include <errno.h>
@@ -24,9 +25,6 @@
 #include <unistd.h>
 
 enum {
-	WAL_HEADER_BYTES = 32,
-	FRAME_HEADER_BYTES = 24,
-	WAL_MAGIC = 0x377f0682, /* checksums in little-endian order */
 	WRITE_LOCK = 0,
 	LOCK_TRIES = 1000, /* a reader that recovers holds it for a moment */
 	LOCK_WAIT_US = 5000,
@@ -94,14 +92,6 @@ static int say(struct copy *copy, int result, const char *text)
 	return result;
 }
 
-static void put32(uint8_t *bytes, uint32_t value)
-{
-	bytes[0] = (uint8_t)(value >> 24);
-	bytes[1] = (uint8_t)(value >> 16);
-	bytes[2] = (uint8_t)(value >> 8);
-	bytes[3] = (uint8_t)value;
-}
-
 /* ---- opening ---- */
 
 static int one_number(sqlite3 *handle, const char *sql, sqlite3_int64 *ret_number)
@@ -166,7 +156,7 @@ static int set_up(struct copy *copy, const char *db)
 	if (rc != SQLITE_OK) {
 		return failed(copy, rc, "it cannot be opened");
 	}
-	copy->frame = malloc(FRAME_HEADER_BYTES + (size_t)copy->page_size);
+	copy->frame = malloc(WAL_FRAME_HEADER_BYTES + (size_t)copy->page_size);
 	if (copy->frame == NULL) {
 		return failed(copy, SQLITE_NOMEM, "frame");
 	}
@@ -238,8 +228,7 @@ static void unlock(struct copy *copy)
 
 static int64_t offset_of(const struct copy *copy, uint32_t frame)
 {
-	return WAL_HEADER_BYTES +
-		(int64_t)(frame - 1) * (FRAME_HEADER_BYTES + (int64_t)copy->page_size);
+	return (int64_t)wal_frame_offset(copy->page_size, frame);
 }
 
 static int write_wal(struct copy *copy, const void *bytes, size_t len, int64_t offset)
@@ -260,7 +249,7 @@ static int sync_wal(struct copy *copy)
  */
 static int spoil_next(struct copy *copy)
 {
-	static const uint8_t zeros[FRAME_HEADER_BYTES];
+	static const uint8_t zeros[WAL_FRAME_HEADER_BYTES];
 	sqlite3_int64 size = 0;
 	int64_t offset = offset_of(copy, copy->header.frames + 1);
 	int rc = failed(copy, copy->wal->pMethods->xFileSize(copy->wal, &size), "-wal");
@@ -281,13 +270,13 @@ static int write_wal_header(struct copy *copy)
 	if (memcmp(header->salt, none, sizeof(none)) == 0) {
 		sqlite3_randomness(sizeof(header->salt), header->salt);
 	}
-	put32(bytes, WAL_MAGIC);
-	put32(bytes + 4, WAL_INDEX_VERSION);
-	put32(bytes + 8, copy->page_size);
+	wal_put32(bytes, WAL_MAGIC_LITTLE);
+	wal_put32(bytes + 4, WAL_VERSION);
+	wal_put32(bytes + 8, copy->page_size);
 	memcpy(bytes + 16, header->salt, sizeof(header->salt));
-	wal_index_checksum(bytes, 24, sum);
-	put32(bytes + 24, sum[0]);
-	put32(bytes + 28, sum[1]);
+	wal_checksum(false, bytes, 24, sum);
+	wal_put32(bytes + 24, sum[0]);
+	wal_put32(bytes + 28, sum[1]);
 	header->big_endian = 0;
 	header->page_size = (uint16_t)((copy->page_size & 0xff00) | copy->page_size >> 16);
 	memcpy(header->frame_checksum, sum, sizeof(sum));
@@ -332,14 +321,15 @@ int copy_begin(struct copy *copy)
 static int write_held(struct copy *copy, uint32_t pages)
 {
 	uint8_t *frame = copy->frame;
-	put32(frame + 4, pages);
+	bool big_endian = copy->header.big_endian != 0;
+	wal_put32(frame + 4, pages);
 	memcpy(frame + 8, copy->header.salt, sizeof(copy->header.salt));
-	wal_index_checksum(frame, 8, copy->checksum);
-	wal_index_checksum(frame + FRAME_HEADER_BYTES, copy->page_size, copy->checksum);
-	put32(frame + 16, copy->checksum[0]);
-	put32(frame + 20, copy->checksum[1]);
+	wal_checksum(big_endian, frame, 8, copy->checksum);
+	wal_checksum(big_endian, frame + WAL_FRAME_HEADER_BYTES, copy->page_size, copy->checksum);
+	wal_put32(frame + 16, copy->checksum[0]);
+	wal_put32(frame + 20, copy->checksum[1]);
 	copy->held = false;
-	return write_wal(copy, frame, FRAME_HEADER_BYTES + (size_t)copy->page_size,
+	return write_wal(copy, frame, WAL_FRAME_HEADER_BYTES + (size_t)copy->page_size,
 		offset_of(copy, copy->last));
 }
 
@@ -351,8 +341,8 @@ int copy_add(struct copy *copy, uint32_t page_no, const uint8_t *page)
 		rc = failed(copy, wal_index_append(&copy->index, copy->last, page_no), "wal-index");
 	}
 	if (rc == 0) {
-		put32(copy->frame, page_no);
-		memcpy(copy->frame + FRAME_HEADER_BYTES, page, copy->page_size);
+		wal_put32(copy->frame, page_no);
+		memcpy(copy->frame + WAL_FRAME_HEADER_BYTES, page, copy->page_size);
 		copy->held = true;
 	}
 	return rc;
@@ -364,10 +354,10 @@ int copy_read(struct copy *copy, uint32_t page_no, uint8_t *page)
 	int size = (int)copy->page_size;
 	int rc = wal_index_find(&copy->index, copy->last, page_no, &frame);
 	if (rc == SQLITE_OK && frame == copy->last && copy->held) {
-		memcpy(page, copy->frame + FRAME_HEADER_BYTES, copy->page_size);
+		memcpy(page, copy->frame + WAL_FRAME_HEADER_BYTES, copy->page_size);
 	} else if (rc == SQLITE_OK && frame > 0) {
 		rc = copy->wal->pMethods->xRead(
-			copy->wal, page, size, offset_of(copy, frame) + FRAME_HEADER_BYTES);
+			copy->wal, page, size, offset_of(copy, frame) + WAL_FRAME_HEADER_BYTES);
 	} else if (rc == SQLITE_OK) {
 		rc = copy->file->pMethods->xRead(
 			copy->file, page, size, (int64_t)(page_no - 1) * size);

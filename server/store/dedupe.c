@@ -50,6 +50,7 @@ void dedupe_free(struct dedupe *dedupe)
 	free(dedupe->moves);
 	free(dedupe->doomed);
 	free(dedupe->forgets);
+	free(dedupe->raises);
 	free(dedupe->key_changes);
 	shares_finish(&dedupe->key_shares);
 	pthread_mutex_destroy(&dedupe->lock);
@@ -59,6 +60,11 @@ void dedupe_free(struct dedupe *dedupe)
 void dedupe_set_limits(struct dedupe *dedupe, const struct dedupe_limits *limits)
 {
 	dedupe->limits = *limits;
+}
+
+struct dedupe_limits dedupe_get_limits(const struct dedupe *dedupe)
+{
+	return dedupe->limits;
 }
 
 int dedupe_load(struct dedupe *dedupe)
@@ -104,7 +110,7 @@ static void expire_sessions(struct dedupe *dedupe)
 		if (now_us - session->last_used_us < dedupe->limits.session_ttl_us) {
 			break;
 		}
-		if (session->pending > 0 || session->forgotten ||
+		if (session->pending > 0 || session->forgotten || session->raised ||
 			array_grow((void **)&dedupe->doomed, &dedupe->doomed_cap,
 				dedupe->doomed_count, sizeof(*dedupe->doomed)) < 0) {
 			continue;
@@ -118,6 +124,27 @@ static void expire_sessions(struct dedupe *dedupe)
 }
 
 /* ---- asking ---- */
+
+/*
+ * The answers up to there may go when the transaction is committed: if it runs again, whoever asked for one of
+ * them before gets it again. Without memory for that they stay.
+ */
+static void raise_done(struct dedupe *dedupe, struct session *session, uint64_t done)
+{
+	if (done <= session->done) {
+		return;
+	}
+	if (!session->raised) {
+		if (array_grow((void **)&dedupe->raises, &dedupe->raises_cap, dedupe->raises_count,
+			    sizeof(struct session *)) < 0) {
+			return;
+		}
+		dedupe->raises[dedupe->raises_count++] = session;
+		session->raised = true;
+		session->done_before = session->done;
+	}
+	session->done = done;
+}
 
 static int check_seq(
 	struct dedupe *dedupe, const struct identity *identity, struct dedupe_reply *ret_reply)
@@ -136,14 +163,9 @@ static int check_seq(
 			: DEDUPE_FULL;
 	} else {
 		session_touch(&dedupe->sessions, session);
-		if (identity->done > session->done) {
-			session->done = identity->done;
-			/*
-			 * Not the window's floor: this transaction may still take its max_seq back.
-			 */
-			session_drop_below(&dedupe->sessions, session, session->done);
-		}
-		const struct entry *entry = entry_find(session, identity->seq);
+		raise_done(dedupe, session, identity->done);
+		const struct entry *entry =
+			identity->seq > session->done ? entry_find(session, identity->seq) : NULL;
 		if (entry != NULL) {
 			found = *entry;
 			verdict = memcmp(entry->hash, identity->hash, sizeof(entry->hash)) == 0
@@ -219,7 +241,11 @@ static int remember_seq(
 	if (rc == 0) {
 		dedupe->pending_count++;
 		session->pending++;
-		session->done = identity->done > session->done ? identity->done : session->done;
+		if (added) {
+			session->done = identity->done;
+		} else {
+			raise_done(dedupe, session, identity->done);
+		}
 		session->max_seq =
 			identity->seq > session->max_seq ? identity->seq : session->max_seq;
 	}
@@ -281,6 +307,7 @@ static void transaction_over(struct dedupe *dedupe)
 	dedupe->pending_count = 0;
 	dedupe->moves_count = 0;
 	dedupe->forgets_count = 0;
+	dedupe->raises_count = 0;
 	dedupe->trimmed_rows = 0;
 	dedupe->key_changes_count = 0;
 	dedupe->buried = false;
@@ -304,6 +331,11 @@ void dedupe_committed(struct dedupe *dedupe)
 		session_drop_below(
 			&dedupe->sessions, session, session_floor(&dedupe->sessions, session));
 	}
+	for (size_t i = 0; i < dedupe->raises_count; i++) {
+		struct session *session = dedupe->raises[i];
+		session->raised = false;
+		session_drop_below(&dedupe->sessions, session, session->done);
+	}
 	for (size_t i = 0; i < dedupe->forgets_count; i++) {
 		if (dedupe->forgets[i]->forgotten) {
 			session_remove(&dedupe->sessions, dedupe->forgets[i]);
@@ -321,6 +353,10 @@ void dedupe_rolled_back(struct dedupe *dedupe)
 	pthread_mutex_lock(&dedupe->lock);
 	for (size_t i = 0; i < dedupe->forgets_count; i++) {
 		dedupe->forgets[i]->forgotten = false; /* the bye will come again, or has failed */
+	}
+	for (size_t i = 0; i < dedupe->raises_count; i++) {
+		dedupe->raises[i]->raised = false;
+		dedupe->raises[i]->done = dedupe->raises[i]->done_before;
 	}
 	for (size_t i = dedupe->pending_count; i-- > 0;) {
 		struct pending *pending = &dedupe->pending[i];

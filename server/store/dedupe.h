@@ -64,6 +64,7 @@ void dedupe_free(struct dedupe *dedupe);
 int dedupe_load(struct dedupe *dedupe);
 
 void dedupe_set_limits(struct dedupe *dedupe, const struct dedupe_limits *limits);
+struct dedupe_limits dedupe_get_limits(const struct dedupe *dedupe);
 
 /* Inside a transaction. A verdict, or -EIO / -ENOMEM: the answer is known but cannot be read. */
 int dedupe_check(

@@ -86,6 +86,9 @@ struct dedupe {
 	struct session **forgets; /* sessions whose clients said bye */
 	size_t forgets_count;
 	size_t forgets_cap;
+	struct session **raises; /* sessions whose clients said a higher `done` */
+	size_t raises_count;
+	size_t raises_cap;
 	bool buried;
 
 	struct doomed *doomed;

@@ -470,7 +470,8 @@ static int move_record(struct dedupe *dedupe, const struct record *record, uint6
 	}
 	int rc = write_session(dedupe, session);
 	const struct entry *entry = entry_find(session, record->seq);
-	if (rc != SQLITE_OK || entry == NULL || entry->moved || entry->commit_no != commit_no) {
+	if (rc != SQLITE_OK || entry == NULL || entry->moved || entry->commit_no != commit_no ||
+		record->seq <= session->done) {
 		return rc;
 	}
 	if (array_grow((void **)&dedupe->moves, &dedupe->moves_cap, dedupe->moves_count,

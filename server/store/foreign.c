@@ -12,6 +12,7 @@
 
 #include "server/base/clock.h"
 #include "server/base/locks.h"
+#include "server/base/wal_format.h"
 #include "server/store/inside.h"
 
 #include <fcntl.h>
@@ -21,7 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FRAME_HEADER_BYTES = 24, RESCUE_BUSY_MS = 1000 };
+enum { RESCUE_BUSY_MS = 1000 };
 
 #define CHECK_WHOLE_BYTES (64ull * 1024 * 1024) /* larger ones are not checked against indexes */
 #define CHECK_US          (10ull * 1000 * 1000)
@@ -86,31 +87,12 @@ void foreign_before_open(struct store *store)
 	store->foreign.wal_was_there = stat(wal, &status) == 0;
 }
 
-static uint32_t be32(const uint8_t *bytes)
-{
-	return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 |
-		bytes[3];
-}
-
-static uint32_t state_page(struct store *store)
-{
-	sqlite3_stmt *stmt = NULL;
-	uint32_t page = 0;
-	if (own_prepare(store, "SELECT rootpage FROM sqlite_schema WHERE name = '_lf_state'",
-		    &stmt) == SQLITE_OK &&
-		sqlite3_step(stmt) == SQLITE_ROW) {
-		page = (uint32_t)sqlite3_column_int64(stmt, 0);
-	}
-	sqlite3_finalize(stmt);
-	return page;
-}
-
 /* Under the write lock: whether the WAL ends with a transaction that lacks the page all of ours hold. */
 static bool stranger_in_wal(struct store *store)
 {
 	struct wal_index index;
 	char path[4096];
-	uint8_t header[FRAME_HEADER_BYTES];
+	uint8_t header[WAL_FRAME_HEADER_BYTES];
 	uint32_t wanted = state_page(store);
 	bool has_page = false;
 	bool stranger = false;
@@ -124,8 +106,9 @@ static bool stranger_in_wal(struct store *store)
 			(ssize_t)sizeof(header)) {
 			break;
 		}
-		has_page |= be32(header) == wanted;
-		if (be32(header + 4) != 0) { /* it commits */
+		struct wal_frame frame = wal_frame_parse(header);
+		has_page |= frame.page_no == wanted;
+		if (frame.commit != 0) { /* it commits */
 			/* What one of ours stands upon was noticed before it was committed. */
 			stranger = !has_page;
 			has_page = false;
@@ -257,20 +240,16 @@ int foreign_at_start(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
 	struct store_recheck recheck = {0};
 	bool removed = !store->foreign.wal_was_there;
-	uint64_t lost = 0;
-	uint32_t page = state_page(store);
-	if (page == 0) {
+	bool lost = store->foreign.lost != 0;
+	if (store->commit_no == 0 && !lost) {
+		return 0; /* ours from the first commit on */
+	}
+	if (state_page(store) == 0) {
 		snprintf(ret_error, STORE_ERROR_BYTES, "%.400s: %s", store->path,
 			sqlite3_errmsg(store->handle));
 		return -1;
 	}
-	if (!removed && wal_check_damage(store, page, &lost, ret_error) < 0) {
-		return -1;
-	}
-	if (store->commit_no == 0) {
-		return 0; /* ours from the first commit on */
-	}
-	if (!removed && lost == 0 && !stranger_in_wal(store)) {
+	if (!removed && !lost && !stranger_in_wal(store)) {
 		return 0;
 	}
 	if (check_content(store, &recheck) < 0) {
@@ -278,9 +257,8 @@ int foreign_at_start(struct store *store, char ret_error[STORE_ERROR_BYTES])
 		return -1;
 	}
 	snprintf(store->foreign.note, sizeof(store->foreign.note), "%s%s%s",
-		lost != 0
-			? "the last commits are gone: the machine went down with them (sync=normal), or "
-			  "the WAL was damaged"
+		lost ? "the last commits are gone: the machine went down with them (sync=normal), or "
+		       "the WAL was damaged"
 			: removed ? "the WAL was removed while no daemon ran, so another "
 				    "process has opened it for writing, or it is a copy"
 				  : "another process has written while no daemon ran",

@@ -38,6 +38,9 @@ struct wal {
 	uint64_t next_attempt; /* frames at which the next checkpoint is tried */
 	uint64_t hook_calls;
 	unsigned restart_busy_ms; /* how long the next RESTART may wait for readers */
+	_Atomic bool rests;       /* a part was copied, and there is more */
+	uint64_t part_frames;     /* how many are copied in about PART_US, as far as is known */
+	uint64_t part_at_us;      /* the next one, not before */
 	struct checkpoint_stats stats;
 };
 
@@ -95,6 +98,7 @@ struct foreign {
 	bool known;
 	bool own_restart;   /* since then the WAL may have begun anew by our own doing */
 	bool wal_was_there; /* before the file was opened */
+	uint64_t lost;      /* the last commit that stands behind a damage of the WAL, or 0 */
 	bool rescued;       /* all commits are in the database's file */
 	char note[256];     /* what the start has found, or "" */
 };
@@ -103,6 +107,15 @@ struct doubt {
 	enum store_doubt kind;
 	enum ground_file file; /* with STORE_DOUBT_FILES */
 	char text[STORE_ERROR_BYTES];
+};
+
+/* wal_pin.c */
+struct wal_pin {
+	sqlite3 *handle; /* NULL: not opened yet */
+	sqlite3_file *file;
+	_Atomic uint32_t *marks; /* in the index */
+	int mark;                /* that is held; 0: none */
+	int fd;                  /* of the database; -1: none */
 };
 
 struct hold {
@@ -152,6 +165,7 @@ struct store {
 	bool schema_stale; /* a schema was undone, and SQLite may still believe in it */
 
 	/* The batch that runs. */
+	uint64_t exec_began_us;
 	uint64_t exec_deadline_us; /* 0: none */
 	uint64_t exec_ops;         /* instructions of the virtual machine, about */
 	uint64_t exec_ops_max;     /* of a batch; 0: no limit */
@@ -163,6 +177,7 @@ struct store {
 	struct store_observer observer;
 	struct wal wal;
 	struct wal_file wal_file;
+	struct wal_pin wal_pin;
 	struct ground ground;
 	struct foreign foreign;
 	struct doubt doubt;
@@ -172,6 +187,8 @@ struct store {
 
 /* Creates or migrates the tables, reads epoch and commit number. 0, or -EINVAL with a sentence. */
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
+/* The root page of _lf_state, or 0: there is none. */
+uint32_t state_page(struct store *store);
 /* In the open transaction: from here on another lineage. An SQLite code. */
 int state_new_epoch(struct store *store);
 
@@ -182,7 +199,8 @@ int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
  * SQLite's code, and whether the schema holds what the authorizer cannot see and nobody may have: a foreign key that
  * points to one of our tables (its actions and triggers would run inside our own statements), a
  * trigger or index on one, a client's table with a name like theirs; an index on a shadow table of a
- * virtual table (SQLite 3.40 can be made to recurse without end by one).
+ * virtual table (SQLite 3.40 can be made to recurse without end by one); a table or view that is named like
+ * those in which SQLite itself tells facts, pragma_….
  */
 int schema_find_trespass(struct store *store, bool *ret_found);
 
@@ -205,6 +223,9 @@ int step_give_columns(sqlite3_stmt *stmt, const struct step_sink *sink, struct s
 /* One row to the sink: its answer, or -STORE_RESOURCE. */
 int step_give_row(sqlite3_stmt *stmt, unsigned count, const struct step_sink *sink,
 	struct store_error *error);
+/* From here on, what runs for a client ends at the deadline, and its instructions are counted. */
+void step_limit(struct store *store, uint64_t exec_deadline_us);
+
 /* changes() must show nothing of before the batch or lease. */
 void step_reset_changes(struct store *store, bool asks);
 
@@ -245,12 +266,21 @@ uint64_t wal_offset(const struct store *store, uint32_t frames);
 bool wal_seal(struct store *store);
 
 /*
- * wal_damage.c. Before the first commit of a run; the page is that of _lf_state, or 0 if there is none. 0, and
- * *ret_last is the last acknowledged commit that is gone although that was agreed to, or 0; or negative with
- * a sentence: nothing may be written upon it.
+ * wal_pin.c. Pin: until wal_unpin() no checkpoint copies more than so many frames, of those that the WAL has;
+ * false: it cannot be held back. Unpin lets the kernel begin to write what was copied. Close: before the
+ * database is closed; finish: after it.
  */
-int wal_check_damage(struct store *store, uint32_t state_page, uint64_t *ret_last,
-	char ret_error[STORE_ERROR_BYTES]);
+bool wal_pin(struct store *store, uint32_t frame);
+void wal_unpin(struct store *store);
+void wal_pin_close(struct store *store);
+void wal_pin_finish(struct store *store);
+
+/*
+ * wal_damage.c. Before anything is written, once the state was read, if there is one. 0, and store->foreign.lost
+ * is the last acknowledged commit that is gone although that was agreed to, or 0; or negative with a
+ * sentence: nothing may be written upon it.
+ */
+int wal_check_damage(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 
 /*
  * ground.c. Begin: once all three files are there. Note: we have written to the database's file

@@ -185,8 +185,7 @@ int store_lease_step(struct store *store, enum role role, const struct step *ste
 	struct store_error *error)
 {
 	*ret_result = (struct step_result){0};
-	store->exec_deadline_us = exec_deadline_us;
-	store->exec_ops = 0;
+	step_limit(store, exec_deadline_us);
 	enum way way = way_of(store, role, step);
 	bool ready = store_in_transaction(store);
 	int rc = way == WAY_SAVEPOINT && ready ? store_savepoint(store, error) : 0;
@@ -251,9 +250,7 @@ static int give_rows(struct store *store, struct cursor *cursor, uint32_t rows,
 		rc = SQLITE_OK;
 	}
 	*ret_more = rc == SQLITE_ROW;
-	return rc == SQLITE_ROW || rc == SQLITE_DONE
-		? 0
-		: stmt_failed(store->handle, &store->authorizer, rc, error);
+	return rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : store_failed(store, rc, error);
 }
 
 static int bind_cursor(struct store *store, const struct stmt *stmt, const struct step *step,
@@ -302,8 +299,7 @@ int store_cursor_open(struct store *store, enum role role, const struct step *st
 	store->lease.cursors_count++;
 	*ret_cursor = cursor->id;
 	step_reset_changes(store, stmt->asks_changes);
-	store->exec_deadline_us = exec_deadline_us;
-	store->exec_ops = 0;
+	step_limit(store, exec_deadline_us);
 	rc = bind_cursor(store, stmt, step, error);
 	rc = rc == 0 ? step_give_columns(stmt->handle, sink, error) : rc;
 	rc = rc == 0 ? give_rows(store, cursor, step->cursor_rows, sink, ret_more, error) : rc;
@@ -336,8 +332,7 @@ int store_cursor_fetch(struct store *store, uint64_t id, uint32_t rows, uint64_t
 	if (cursor == NULL) {
 		return STORE_NOT_FOUND;
 	}
-	store->exec_deadline_us = exec_deadline_us;
-	store->exec_ops = 0;
+	step_limit(store, exec_deadline_us);
 	int rc = step_give_columns(cursor->stmt->handle, sink, error);
 	rc = rc == 0 ? give_rows(store, cursor, rows, sink, ret_more, error) : rc;
 	store->exec_deadline_us = 0;
@@ -367,6 +362,26 @@ static void close_all_cursors(struct store *store)
 /* ---- the end ---- */
 
 /*
+ * changes() as it was before statements of ours that counted: by one that counts as many rows and changes
+ * none. SQLite has no other way to set it.
+ */
+static int restore_changes(struct store *store, int64_t changes)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store,
+		"WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT 1 FROM n LIMIT ?1)"
+		" INSERT INTO _lf_state(id, format, epoch, commit_no, session_window)"
+		" SELECT i, 0, x'', 0, 0 FROM n WHERE true ON CONFLICT (id) DO UPDATE SET id = id",
+		&stmt);
+	if (rc == SQLITE_OK) {
+		sqlite3_bind_int64(stmt, 1, changes);
+		rc = own_run(store, stmt);
+	}
+	sqlite3_finalize(stmt);
+	return rc;
+}
+
+/*
  * SQLite counts violations in two places, by the setting at the time, and commits if they come to nothing
  * together; what can be asked of it is only whether either is other than nothing. So, when the setting
  * was changed on the way, it must be tried, in a way that can be taken back.
@@ -377,11 +392,13 @@ static int try_commit(struct store *store, struct store_error *error)
 	close_all_cursors(store);
 	int rc = store_savepoint(store, error);
 	int64_t total = sqlite3_total_changes64(store->handle);
+	int64_t changes = sqlite3_changes64(store->handle);
 	rc = rc == 0 ? store_commit(store, error) : rc;
 	if (rc != STORE_SQL || !store_in_transaction(store)) {
 		return rc;
 	}
-	if (store_rollback_to(store, &ignored) != 0) {
+	if (store_rollback_to(store, &ignored) != 0 ||
+		restore_changes(store, changes) != SQLITE_OK) {
 		store_error_clear(&ignored);
 		store_rollback(store);
 		return STORE_RESOURCE;
@@ -418,10 +435,14 @@ int store_lease_commit(struct store *store, struct store_error *error)
 /*
  * SQLite throws the whole TEMP database away when it is to be kept elsewhere. Dropping its objects one
  * by one would leave temp.sqlite_sequence, which stands before the real one in all statements.
+ *
+ * It must not be read by then. Where FTS5 reads a table of its own as a statement rolls all back, SQLite leaves
+ * the databases open for that reader, TEMP, too, until the next statement is done.
  */
 static int drop_temp(struct store *store)
 {
 	int left = -1;
+	store_settle(store);
 	int rc = own_exec(store, "PRAGMA temp_store = file");
 	rc = rc == SQLITE_OK ? set_pragma(store, "temp_store", 2) : rc;
 	stmt_cache_clear(&store->cache);

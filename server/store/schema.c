@@ -70,12 +70,26 @@ int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES])
 	return found;
 }
 
+/* SQLite's code, and whether it gives a row. */
+static int finds(struct store *store, const char *sql, bool *ret_found)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store, sql, &stmt);
+	rc = rc == SQLITE_OK ? sqlite3_step(stmt) : rc;
+	*ret_found = rc == SQLITE_ROW;
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
 /* For what is looked at see inside.h. */
 int schema_find_trespass(struct store *store, bool *ret_found)
 {
-	sqlite3_stmt *stmt = NULL;
-	store_batch_end(store); /* this look is ours and is not interrupted */
-	int rc = own_prepare(store,
+	/* Before anything is asked of SQLite's own tables of facts: a table of that name would answer. */
+	static const char impostors[] =
+		"SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view') AND name LIKE 'pragma~_%' ESCAPE '~' "
+		"UNION ALL "
+		"SELECT 1 FROM sqlite_temp_schema WHERE type IN ('table', 'view') AND name LIKE 'pragma~_%' ESCAPE '~'";
+	static const char trespasses[] =
 		"SELECT 1 FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
 		" WHERE s.type = 'table' AND f.\"table\" LIKE '~_lf~_%' ESCAPE '~' "
 		"UNION ALL "
@@ -92,14 +106,10 @@ int schema_find_trespass(struct store *store, bool *ret_found)
 		/* A TEMP table of such a name would stand before ours. */
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_temp_schema WHERE name LIKE '~_lf~_%' ESCAPE '~'"
-		" OR tbl_name LIKE '~_lf~_%' ESCAPE '~'",
-		&stmt);
-	if (rc == SQLITE_OK) {
-		rc = sqlite3_step(stmt);
-		*ret_found = rc == SQLITE_ROW;
-	}
-	sqlite3_finalize(stmt);
-	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+		" OR tbl_name LIKE '~_lf~_%' ESCAPE '~'";
+	store_batch_end(store); /* this look is ours and is not interrupted */
+	int rc = finds(store, impostors, ret_found);
+	return rc == SQLITE_OK && !*ret_found ? finds(store, trespasses, ret_found) : rc;
 }
 
 int schema_find_lost(struct store *store, char ret_table[STORE_OWN_NAME_BYTES])

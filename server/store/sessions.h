@@ -34,6 +34,8 @@ struct session {
 	uint8_t id[DEDUPE_SESSION_BYTES];
 	uint64_t max_seq;
 	uint64_t done;
+	uint64_t done_before; /* … before the running transaction, if that has raised it */
+	bool raised;
 	uint64_t last_used_us;
 	struct entry *entries; /* ascending by seq: [first, first + count) of cap */
 	size_t first;

@@ -269,22 +269,23 @@ struct watching {
 	const struct slicing *slicing;
 	bool changes_key;
 	const char *function; /* whose value would be another in each slice, or NULL */
-	char read[READ_MAX][SLICING_NAME_BYTES]; /* tables and views */
-	size_t read_count;                       /* READ_MAX + 1: there are more */
+	char read[READ_MAX][SLICING_NAME_BYTES];    /* tables and views */
+	size_t read_count;                          /* READ_MAX + 1: there are more */
+	char updated[READ_MAX][SLICING_NAME_BYTES]; /* columns of the table */
+	size_t updated_count;                       /* the same */
 };
 
-static void note_read(struct watching *watching, const char *table)
+static void note(char list[READ_MAX][SLICING_NAME_BYTES], size_t *count, const char *name)
 {
-	for (size_t i = 0; i < watching->read_count && i < READ_MAX; i++) {
-		if (strcmp(watching->read[i], table) == 0) {
+	for (size_t i = 0; i < *count && i < READ_MAX; i++) {
+		if (strcmp(list[i], name) == 0) {
 			return;
 		}
 	}
-	if (watching->read_count < READ_MAX) {
-		sqlite3_snprintf(
-			SLICING_NAME_BYTES, watching->read[watching->read_count], "%s", table);
+	if (*count < READ_MAX) {
+		sqlite3_snprintf(SLICING_NAME_BYTES, list[*count], "%s", name);
 	}
-	watching->read_count += watching->read_count <= READ_MAX;
+	*count += *count <= READ_MAX;
 }
 
 /*
@@ -305,6 +306,10 @@ static void note_function(struct watching *watching, const char *name)
 static void watch(void *ctx, int action, const char *first, const char *second)
 {
 	struct watching *watching = ctx;
+	if (action == SQLITE_UPDATE && second != NULL &&
+		sqlite3_stricmp(first, watching->slicing->table) == 0) {
+		note(watching->updated, &watching->updated_count, second);
+	}
 	if (action == SQLITE_UPDATE && watching->slicing->kind == SLICING_UPDATE &&
 		sqlite3_stricmp(first, watching->slicing->table) == 0 &&
 		(sqlite3_stricmp(second, watching->slicing->key) == 0 ||
@@ -313,7 +318,7 @@ static void watch(void *ctx, int action, const char *first, const char *second)
 	} else if (action == SQLITE_FUNCTION && second != NULL) {
 		note_function(watching, second);
 	} else if (action == SQLITE_READ && first != NULL) {
-		note_read(watching, first);
+		note(watching->read, &watching->read_count, first);
 	}
 }
 
@@ -347,6 +352,38 @@ static int check_read(
 	return 0;
 }
 
+/*
+ * A foreign key is looked at when a statement, or a transaction, is over: what points into the air in
+ * between would end a slice, and the whole would have mended it.
+ */
+static int check_updated(
+	struct store *store, const struct watching *watching, struct store_error *error)
+{
+	static const char sql[] =
+		"SELECT s.name FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
+		" WHERE s.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE"
+		" AND (f.\"to\" = ?2 COLLATE NOCASE OR (f.\"to\" IS NULL AND EXISTS (SELECT 1"
+		" FROM pragma_table_info(?1) AS c WHERE c.name = ?2 COLLATE NOCASE AND c.pk > 0)))";
+	if (watching->updated_count > READ_MAX) {
+		return slicing_refuse(error, "it changes more than %d columns", READ_MAX);
+	}
+	for (size_t i = 0; i < watching->updated_count; i++) {
+		char texts[LOOK_MAX][SLICING_NAME_BYTES] = {""};
+		bool found = false;
+		int rc = look_up(
+			store, sql, watching->slicing->table, watching->updated[i], texts, &found);
+		if (rc != SQLITE_OK) {
+			return store_failed(store, rc, error);
+		}
+		if (found) {
+			return slicing_refuse(error,
+				"it changes \"%s\", to which a foreign key of \"%s\" points: what the whole may do, a part may not (as one statement, or with that key dropped meanwhile)",
+				watching->updated[i], texts[0]);
+		}
+	}
+	return 0;
+}
+
 /* Compiles the statement of a text alone; with values its count of parameters. */
 static int compile(struct store *store, enum role role, struct bytes sql, sqlite3_stmt **ret_stmt,
 	struct store_error *error)
@@ -374,7 +411,8 @@ static int judge(struct store *store, const struct watching *watching, struct st
 		return slicing_refuse(error, "it changes the key \"%s\" that it is walked along",
 			watching->slicing->key);
 	}
-	return check_read(store, watching, error);
+	int rc = check_updated(store, watching, error);
+	return rc == 0 ? check_read(store, watching, error) : rc;
 }
 
 /* The slice compiles, asks for the range beside its own values, and leaves the key alone. */

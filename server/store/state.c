@@ -199,39 +199,23 @@ static void state_shrink_window(struct store *store)
 	}
 }
 
-int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
+uint32_t state_page(struct store *store)
 {
-	bool exists = false;
-	int format = 0;
-	int64_t window = 0;
-	uint64_t lost = 0;
-	bool remains = false;
-	int rc = state_exists(store, &exists, &remains);
-	if (rc == SQLITE_OK && !exists && remains) {
-		snprintf(ret_error, STORE_ERROR_BYTES,
-			"%s has lost litefunnel's table _lf_state: restore it; or drop the other tables "
-			"_lf_* and start anew, and all that repeats are known by is forgotten",
-			store->path);
-		return -1;
+	sqlite3_stmt *stmt = NULL;
+	uint32_t page = 0;
+	if (own_prepare(store, "SELECT rootpage FROM sqlite_schema WHERE name = '_lf_state'",
+		    &stmt) == SQLITE_OK &&
+		sqlite3_step(stmt) == SQLITE_ROW) {
+		page = (uint32_t)sqlite3_column_int64(stmt, 0);
 	}
-	if (rc == SQLITE_OK && !exists && wal_check_damage(store, 0, &lost, ret_error) < 0) {
-		return -1; /* for that reason it is not there */
-	}
-	if (rc == SQLITE_OK && !exists) {
-		rc = state_create(store);
-	}
-	if (rc == SQLITE_OK) {
-		rc = state_read(store, &format, &window);
-	}
-	if (rc == SQLITE_OK && format < STORE_FORMAT) {
-		rc = state_migrate(store, format);
-	}
-	if (rc != SQLITE_OK) {
-		snprintf(ret_error, STORE_ERROR_BYTES,
-			"%s: cannot read or make litefunnel's tables: %s", store->path,
-			sqlite3_errmsg(store->handle));
-		return -1;
-	}
+	sqlite3_finalize(stmt);
+	return page;
+}
+
+/* Whether this program, with its settings, may go on with what stands there: 0, or -1 with a sentence. */
+static int may_go_on(
+	const struct store *store, int format, int64_t window, char ret_error[STORE_ERROR_BYTES])
+{
 	if (format > STORE_FORMAT) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
 			"%s was used by a newer litefunnel (format %d, this one knows %d): use that version",
@@ -245,9 +229,11 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 			store->path, (long long)window);
 		return -1;
 	}
-	if (store->session_window < window) {
-		state_shrink_window(store);
-	}
+	return 0;
+}
+
+static int check_schema(struct store *store, char ret_error[STORE_ERROR_BYTES])
+{
 	bool trespassed = true;
 	if (schema_find_trespass(store, &trespassed) != SQLITE_OK) {
 		snprintf(ret_error, STORE_ERROR_BYTES, "%s: its schema cannot be read: %s",
@@ -257,9 +243,51 @@ int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
 	if (trespassed) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
 			"%s: its schema has an index on a shadow table, or refers to litefunnel's tables "
-			"(_lf_…), or takes a name of theirs: remove that first",
+			"(_lf_…), or takes a name of theirs or of SQLite's tables of facts (pragma_…): "
+			"remove or rename that first",
 			store->path);
 		return -1;
 	}
 	return 0;
+}
+
+int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES])
+{
+	bool exists = false;
+	bool remains = false;
+	int format = STORE_FORMAT;
+	int64_t window = store->session_window;
+	int rc = state_exists(store, &exists, &remains);
+	if (rc == SQLITE_OK && !exists && remains) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s has lost litefunnel's table _lf_state: restore it; or drop the other tables "
+			"_lf_* and start anew, and all that repeats are known by is forgotten",
+			store->path);
+		return -1;
+	}
+	if (rc == SQLITE_OK && exists) {
+		rc = state_read(store, &format, &window);
+	}
+	if (rc == SQLITE_OK &&
+		(may_go_on(store, format, window, ret_error) < 0 ||
+			wal_check_damage(store, ret_error) < 0)) {
+		return -1;
+	}
+	if (rc == SQLITE_OK && !exists) {
+		rc = state_create(store);
+		rc = rc == SQLITE_OK ? state_read(store, &format, &window) : rc;
+	}
+	if (rc == SQLITE_OK && format < STORE_FORMAT) {
+		rc = state_migrate(store, format);
+	}
+	if (rc != SQLITE_OK) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s: cannot read or make litefunnel's tables: %s", store->path,
+			sqlite3_errmsg(store->handle));
+		return -1;
+	}
+	if (store->session_window < window) {
+		state_shrink_window(store);
+	}
+	return check_schema(store, ret_error);
 }

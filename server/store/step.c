@@ -14,13 +14,19 @@
 
 enum { COLUMNS_ON_STACK = 64, RUNS_A_LOOK = 64 };
 
+void step_limit(struct store *store, uint64_t exec_deadline_us)
+{
+	store->exec_began_us = exec_deadline_us != 0 ? clock_now_us() : 0;
+	store->exec_deadline_us = exec_deadline_us;
+	store->exec_ops = 0;
+}
+
 void store_batch_begin(struct store *store, uint64_t exec_deadline_us)
 {
 	sqlite3_set_last_insert_rowid(store->handle, 0);
 	store->batch_total = sqlite3_total_changes64(store->handle);
 	store->batch_dml = false;
-	store->exec_deadline_us = exec_deadline_us;
-	store->exec_ops = 0;
+	step_limit(store, exec_deadline_us);
 	touched_batch_begin(&store->touched);
 }
 
@@ -234,8 +240,7 @@ static int run_statement(struct store *store, enum role role, const struct stmt 
 	}
 	for (uint32_t run = 0; rc == 0 && run < step->runs; run++) {
 		if (run % RUNS_A_LOOK == RUNS_A_LOOK - 1 && is_late(store)) {
-			rc = store_error_set(error, STORE_TIMEOUT, SQLITE_INTERRUPT,
-				"interrupted at the execution deadline");
+			rc = store_failed(store, SQLITE_INTERRUPT, error);
 			break;
 		}
 		if (!store_in_transaction(store)) {
@@ -294,7 +299,7 @@ static int check_own_tables(struct store *store, struct store_error *error)
 	error->needed = ROLE_NONE;
 	return store_error_set(error, STORE_DENIED, SQLITE_AUTH,
 		"an index on a shadow table, or a schema that refers to litefunnel's own tables or "
-		"takes a name of theirs");
+		"takes a name of theirs, or one of SQLite's tables of facts (pragma_…)");
 }
 
 static int run_single(struct store *store, enum role role, const struct step *step,
@@ -315,12 +320,13 @@ static int run_single(struct store *store, enum role role, const struct step *st
 		stmt_release(&store->cache, stmt);
 		return 0;
 	}
-	bool savepoint = stmt->lease && !temp;
+	bool rewinds = stmt->control == CONTROL_REWIND;
 	rc = run_statement(store, role, stmt, step, sink, result, error);
 	stmt_release(&store->cache, stmt);
 	note_effects(store, readonly, dml, ddl, temp);
-	if (rc == 0 && savepoint) {
-		store_forget_schema(store); /* it may have been a ROLLBACK TO */
+	if (rc == 0 && rewinds) {
+		/* At nothing else: a virtual table that is opened anew does not see what FTS5 holds back. */
+		store_forget_schema(store);
 	}
 	return rc == 0 && (ddl || temp) ? check_own_tables(store, error) : rc;
 }
@@ -330,6 +336,7 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 	struct bytes sql, struct step_result *result, struct store_error *error)
 {
 	bool explain = sqlite3_stmt_isexplain(stmt) != 0;
+	enum control control = explain ? CONTROL_NONE : store->authorizer.control;
 	bool ddl = store->authorizer.saw_ddl && !explain;
 	bool temp = store->authorizer.saw_temp && !explain;
 	bool readonly = sqlite3_stmt_readonly(stmt) != 0 || explain ||
@@ -340,7 +347,7 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 		return store_error_set(
 			error, STORE_BAD_REQUEST, 0, "a script takes no parameters: use steps");
 	}
-	if (store->authorizer.control != CONTROL_NONE && !explain) {
+	if (control != CONTROL_NONE && control != CONTROL_REWIND) {
 		error->needed = ROLE_NONE;
 		return store_error_set(error, STORE_DENIED, SQLITE_AUTH,
 			"transaction control inside a script: give it a step of its own");
@@ -359,6 +366,9 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 	int failed = rc == SQLITE_DONE ? 0 : store_failed(store, rc, error);
 	sqlite3_reset(stmt);
 	note_effects(store, readonly, dml, ddl, temp);
+	if (failed == 0 && control == CONTROL_REWIND) {
+		store_forget_schema(store);
+	}
 	return failed == 0 && (ddl || temp) ? check_own_tables(store, error) : failed;
 }
 

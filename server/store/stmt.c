@@ -51,9 +51,8 @@ int stmt_failed(
 		error->needed = authorizer->needed;
 		return STORE_DENIED;
 	case SQLITE_INTERRUPT:
-		return store_error_set(error, STORE_TIMEOUT, rc,
-			"interrupted at a limit of execution: its own deadline, exec_timeout or "
-			"exec_ops_max");
+		return store_error_set(
+			error, STORE_TIMEOUT, rc, "interrupted at a limit of execution");
 	case SQLITE_FULL:
 	case SQLITE_NOMEM:
 	case SQLITE_IOERR:

@@ -268,6 +268,7 @@ int store_open(const struct store_options *options, struct store **ret_store,
 	}
 	store->hold.shm_fd = -1;
 	store->wal.fd = -1;
+	store->wal_pin.fd = -1;
 	snprintf(ret_error, STORE_ERROR_BYTES, "%s: cannot be opened", options->path);
 	int rc = set_up(store, options, ret_error);
 	recovery_let_go(&store->hold, options->path);
@@ -291,7 +292,9 @@ void store_close(struct store *store)
 	}
 	stmt_cache_finish(&store->cache);
 	touched_finish(&store->touched);
+	wal_pin_close(store);
 	sqlite3_close(store->handle);
+	wal_pin_finish(store);
 	if (store->wal.fd >= 0) {
 		close(store->wal.fd);
 	}
@@ -356,10 +359,26 @@ struct dedupe *store_dedupe(struct store *store)
 
 /* ---- transactions ---- */
 
+static int say_limit(const struct store *store, struct store_error *error)
+{
+	if (store->exec_ops_max != 0 && store->exec_ops > store->exec_ops_max) {
+		return store_error_set(error, STORE_TIMEOUT, SQLITE_INTERRUPT,
+			"interrupted after %llu instructions of SQLite's machine (setting exec_ops_max)",
+			(unsigned long long)store->exec_ops_max);
+	}
+	return store_error_set(error, STORE_TIMEOUT, SQLITE_INTERRUPT,
+		"interrupted at the limit of execution: %llu ms after it began (its own deadline, or the "
+		"setting exec_timeout)",
+		(unsigned long long)(store->exec_deadline_us - store->exec_began_us + 999) / 1000);
+}
+
 int store_failed(struct store *store, int rc, struct store_error *error)
 {
 	if (rc == SQLITE_OK) {
 		return 0;
+	}
+	if ((rc & 0xff) == SQLITE_INTERRUPT && store->exec_deadline_us > store->exec_began_us) {
+		return say_limit(store, error);
 	}
 	int condition = stmt_failed(store->handle, &store->authorizer, rc, error);
 	if ((rc & 0xff) == SQLITE_FULL && !store->wal_file.full && store->wal_file.file != NULL) {

@@ -359,6 +359,7 @@ struct checkpoint_stats {
 	uint64_t backfilled;  /* of the frames, those that the database already has */
 	uint64_t checkpoints; /* runs, since start */
 	uint64_t restarts;    /* of these, with RESTART or TRUNCATE because readers never paused */
+	uint64_t parts;       /* runs that copied a part of what they could */
 	uint64_t pinned;      /* runs in which a reader held back frames */
 	bool whole;           /* the last run left nothing in the WAL that the database has not */
 };
@@ -376,6 +377,9 @@ int store_wal_end(struct store *store, struct wal_end *ret_end);
 
 /* True if store_checkpoint_if_due() would do anything. */
 bool store_checkpoint_is_due(const struct store *store, uint64_t threshold);
+
+/* A part was copied, and the next one is due soon, whether or not more is committed. */
+bool store_checkpoint_rests(const struct store *store);
 
 /* Copies the WAL into the database if it has grown past `threshold` frames; bounded, never on a commit. */
 int store_checkpoint_if_due(struct store *store, uint64_t threshold, struct store_error *error);

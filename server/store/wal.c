@@ -7,15 +7,12 @@
  */
 
 #include "server/base/list.h"
+#include "server/base/wal_format.h"
 #include "server/store/inside.h"
 
 #include <string.h>
 
-enum {
-	INDEX_REGION_BYTES = 32768,
-	WAL_HEADER_BYTES = 32,
-	FRAME_HEADER_BYTES = 24,
-};
+enum { INDEX_REGION_BYTES = 32768 };
 
 static int note_full(sqlite3_file *file, const void *data, int bytes, sqlite3_int64 offset)
 {
@@ -59,13 +56,13 @@ bool wal_index(struct store *store, struct wal_index *ret_index)
 
 uint64_t wal_offset(const struct store *store, uint32_t frames)
 {
-	return WAL_HEADER_BYTES + (uint64_t)frames * (FRAME_HEADER_BYTES + store->page_size);
+	return wal_frame_offset(store->page_size, (uint64_t)frames + 1);
 }
 
 /* With the write lock held: makes sure that no frame can be read behind the last commit. */
 static bool end_here(struct store *store)
 {
-	static const char nothing[FRAME_HEADER_BYTES];
+	static const char nothing[WAL_FRAME_HEADER_BYTES];
 	sqlite3_file *file = store->wal_file.file;
 	struct wal_index index;
 	sqlite3_int64 bytes = 0;
@@ -74,7 +71,7 @@ static bool end_here(struct store *store)
 		return false;
 	}
 	sqlite3_int64 end = (sqlite3_int64)wal_offset(store, index.header.frames);
-	if (bytes < end + FRAME_HEADER_BYTES) {
+	if (bytes < end + WAL_FRAME_HEADER_BYTES) {
 		return true; /* nothing stands there that could be taken for a frame */
 	}
 	/* Each frame's checksum goes over all before it: without its first none of them counts. */

@@ -11,6 +11,7 @@
  * The formats are SQLite's (fileformat2.html).
  */
 
+#include "server/base/wal_format.h"
 #include "server/store/inside.h"
 
 #include <errno.h>
@@ -21,10 +22,6 @@
 #include <unistd.h>
 
 enum {
-	WAL_HEADER_BYTES = 32,
-	FRAME_HEADER_BYTES = 24,
-	PAGE_SIZE_MIN = 512,
-	PAGE_SIZE_MAX = 65536,
 	LEAF = 0x0d,
 	LEAF_HEADER_BYTES = 8,
 	COLUMN_EPOCH = 2,
@@ -36,22 +33,12 @@ enum {
 struct search {
 	const struct store *store;
 	int fd;
-	uint32_t page_size;
-	uint32_t
-		state_page; /* 0: the table is not known, and whichever page holds such a row is its */
+	uint32_t state_page; /* 0: the table is gone, and whichever page holds such a row is its */
+	bool has_header;     /* whole; if it is damaged, no frame counts */
+	struct wal_header header;
 	uint32_t before[2]; /* the checksum in the frame before */
 	uint8_t *frame;
 };
-
-static uint32_t be32(const uint8_t *at)
-{
-	return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-}
-
-static uint32_t le32(const uint8_t *at)
-{
-	return (uint32_t)at[3] << 24 | (uint32_t)at[2] << 16 | (uint32_t)at[1] << 8 | at[0];
-}
 
 /* ---- the row of _lf_state in its page ---- */
 
@@ -100,7 +87,7 @@ static bool is_lineage(const struct search *search, uint64_t type, const uint8_t
 /* The number of the commit that wrote the page, if it is of this lineage; else 0. */
 static uint64_t commit_of(const struct search *search, const uint8_t *page)
 {
-	const uint8_t *end = page + search->page_size;
+	const uint8_t *end = page + search->store->page_size;
 	const uint8_t *at = page + (page[LEAF_HEADER_BYTES] << 8 | page[LEAF_HEADER_BYTES + 1]);
 	uint64_t skipped = 0;
 	uint64_t header_bytes = 0;
@@ -138,78 +125,73 @@ static int read_at(const struct search *search, void *bytes, size_t len, uint64_
 	return got == (ssize_t)len ? 0 : got < 0 ? -errno : -ENODATA;
 }
 
-static uint64_t offset_of(const struct search *search, uint64_t frame)
-{
-	return WAL_HEADER_BYTES + frame * (FRAME_HEADER_BYTES + (uint64_t)search->page_size);
-}
-
-static void add(bool big_endian, const uint8_t *bytes, size_t len, uint32_t sum[2])
-{
-	for (size_t i = 0; i < len; i += 8) {
-		sum[0] += (big_endian ? be32(bytes + i) : le32(bytes + i)) + sum[1];
-		sum[1] += (big_endian ? be32(bytes + i + 4) : le32(bytes + i + 4)) + sum[0];
-	}
-}
-
-static bool sums_up(const struct search *search, bool big_endian)
-{
-	const uint8_t *frame = search->frame;
-	uint32_t sum[2] = {search->before[0], search->before[1]};
-	add(big_endian, frame, 8, sum);
-	add(big_endian, frame + FRAME_HEADER_BYTES, search->page_size, sum);
-	return sum[0] == be32(frame + 16) && sum[1] == be32(frame + 20);
-}
-
 /* The order of the words stands in the header, which may be what is damaged. */
 static bool is_whole(const struct search *search)
 {
-	return sums_up(search, false) || sums_up(search, true);
+	uint32_t page_size = search->store->page_size;
+	return wal_frame_sums_up(false, search->frame, page_size, search->before) ||
+		wal_frame_sums_up(true, search->frame, page_size, search->before);
 }
 
-/* What stands before the first frame that is looked at. */
-static int begin(struct search *search, uint64_t frames)
+/*
+ * Whether such a frame may belong to the state: one of its page; or, without a state, any of this generation,
+ * since behind it there may be more of a life with litefunnel that was ended.
+ */
+static bool may_count(const struct search *search, struct wal_frame frame)
+{
+	return search->state_page != 0 ? frame.page_no == search->state_page
+				       : !search->has_header ||
+			memcmp(frame.salt, search->header.salt, sizeof(frame.salt)) == 0;
+}
+
+/* What stands before the first frame that is looked at, which are counted from 1. */
+static int begin(struct search *search, uint64_t first)
 {
 	uint8_t header[WAL_HEADER_BYTES];
-	const uint8_t *sum = frames > 0 ? header + 16 : header + 24;
-	int rc = frames > 0
-		? read_at(search, header, FRAME_HEADER_BYTES, offset_of(search, frames - 1))
-		: read_at(search, header, WAL_HEADER_BYTES, 0);
-	if (rc == 0) {
-		search->before[0] = be32(sum);
-		search->before[1] = be32(sum + 4);
+	int rc = read_at(search, header, sizeof(header), 0);
+	if (rc != 0) {
+		return rc;
+	}
+	search->has_header = wal_header_parse(header, &search->header);
+	search->before[0] = search->header.checksum[0];
+	search->before[1] = search->header.checksum[1];
+	if (first > 1) {
+		rc = read_at(search, header, WAL_FRAME_HEADER_BYTES,
+			wal_frame_offset(search->store->page_size, first - 1));
+		struct wal_frame frame = wal_frame_parse(header);
+		memcpy(search->before, frame.checksum, sizeof(search->before));
 	}
 	return rc;
 }
 
-static int look(struct search *search, uint64_t frames, uint64_t *ret_last)
+static int look(struct search *search, uint64_t first, uint64_t *ret_last)
 {
-	uint8_t *page = search->frame + FRAME_HEADER_BYTES;
+	uint32_t page_size = search->store->page_size;
+	uint8_t *page = search->frame + WAL_FRAME_HEADER_BYTES;
 	uint64_t acknowledged = search->store->commit_no + 2; /* one may be in the making */
-	int rc = begin(search, frames);
-	for (uint64_t i = frames; rc == 0; i++) {
-		rc = read_at(search, search->frame, FRAME_HEADER_BYTES, offset_of(search, i));
-		uint32_t page_no = be32(search->frame);
-		if (rc == 0 && (search->state_page == 0 || page_no == search->state_page)) {
-			rc = read_at(search, page, search->page_size,
-				offset_of(search, i) + FRAME_HEADER_BYTES);
+	int rc = begin(search, first);
+	for (uint64_t i = first; rc == 0; i++) {
+		uint64_t offset = wal_frame_offset(page_size, i);
+		rc = read_at(search, search->frame, WAL_FRAME_HEADER_BYTES, offset);
+		struct wal_frame frame = wal_frame_parse(search->frame);
+		if (rc == 0 && may_count(search, frame)) {
+			rc = read_at(search, page, page_size, offset + WAL_FRAME_HEADER_BYTES);
 			uint64_t commit_no = rc == 0 ? commit_of(search, page) : 0;
 			if (commit_no >= acknowledged && commit_no > *ret_last &&
 				is_whole(search)) {
 				*ret_last = commit_no;
 			}
 		}
-		search->before[0] = be32(search->frame + 16);
-		search->before[1] = be32(search->frame + 20);
+		memcpy(search->before, frame.checksum, sizeof(search->before));
 	}
 	return rc == -ENODATA ? 0 : rc;
 }
 
-static int find(struct store *store, uint32_t state_page, uint64_t *ret_last)
+static int find(struct store *store, uint64_t *ret_last)
 {
 	struct wal_index index;
 	char path[4096];
-	struct search search = {
-		.store = store, .page_size = store->page_size, .state_page = state_page};
+	struct search search = {.store = store, .state_page = state_page(store)};
 	if (!wal_index(store, &index)) {
 		return 0;
 	}
@@ -218,13 +200,9 @@ static int find(struct store *store, uint32_t state_page, uint64_t *ret_last)
 	if (search.fd < 0) {
 		return errno == ENOENT ? 0 : -errno;
 	}
-	search.frame = calloc(1, FRAME_HEADER_BYTES + PAGE_SIZE_MAX);
-	int rc = search.frame != NULL ? look(&search, index.header.frames, ret_last) : -ENOMEM;
-	/* If all of the database stands in the WAL, only its header says how large the pages are. */
-	search.page_size = state_page == 0 ? PAGE_SIZE_MIN : PAGE_SIZE_MAX + 1;
-	for (; rc == 0 && search.page_size <= PAGE_SIZE_MAX; search.page_size *= 2) {
-		rc = look(&search, index.header.frames, ret_last);
-	}
+	search.frame = calloc(1, WAL_FRAME_HEADER_BYTES + (size_t)store->page_size);
+	int rc = search.frame != NULL ? look(&search, index.header.frames + 1ull, ret_last)
+				      : -ENOMEM;
 	free(search.frame);
 	close(search.fd);
 	return rc;
@@ -234,24 +212,24 @@ static int find(struct store *store, uint32_t state_page, uint64_t *ret_last)
  * Who has a replica restores, and who has none may still save what can be read, or keep what is left. Under
  * NORMAL a machine that goes down does the same, and that was agreed to.
  */
-int wal_check_damage(struct store *store, uint32_t state_page, uint64_t *ret_last,
-	char ret_error[STORE_ERROR_BYTES])
+int wal_check_damage(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
-	*ret_last = 0;
-	int rc = find(store, state_page, ret_last);
+	uint64_t lost = 0;
+	int rc = find(store, &lost);
 	if (rc < 0) {
 		snprintf(
 			ret_error, STORE_ERROR_BYTES, "%.400s-wal: %s", store->path, strerror(-rc));
 		return -1;
 	}
-	if (*ret_last == 0 || !store->sync_full) {
+	store->foreign.lost = lost;
+	if (lost == 0 || !store->sync_full) {
 		return 0;
 	}
 	snprintf(ret_error, STORE_ERROR_BYTES,
 		"%.120s-wal is damaged: what counts ends with commit %llu, and acknowledged ones up to "
 		"%llu stand behind the damage. Restore from the replica; or do without them: keep a "
 		"copy, then sqlite3 %.120s 'PRAGMA wal_checkpoint(TRUNCATE)', and start again",
-		store->path, (unsigned long long)store->commit_no, (unsigned long long)*ret_last,
+		store->path, (unsigned long long)store->commit_no, (unsigned long long)lost,
 		store->path);
 	return -1;
 }

@@ -6,33 +6,28 @@
  * the last frame does.
  */
 
+#include "server/base/wal_format.h"
 #include "server/store/inside.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
-enum { WAL_HEADER_BYTES = 32, FRAME_HEADER_BYTES = 24 };
-
-static uint32_t be32(const uint8_t *at)
-{
-	return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-}
-
 static int read_end(int fd, const struct store *store, struct wal_end *ret_end)
 {
-	uint8_t header[FRAME_HEADER_BYTES];
-	uint64_t frame = store->wal.frames;
-	uint64_t offset = WAL_HEADER_BYTES + (frame - 1) * (store->page_size + FRAME_HEADER_BYTES);
-	ssize_t got = pread(fd, header, sizeof(header), (off_t)offset);
+	uint8_t header[WAL_FRAME_HEADER_BYTES];
+	uint64_t last = store->wal.frames;
+	ssize_t got =
+		pread(fd, header, sizeof(header), (off_t)wal_frame_offset(store->page_size, last));
 	if (got < 0) {
 		return -errno;
 	}
+	struct wal_frame frame = wal_frame_parse(header);
 	*ret_end = (struct wal_end){
-		.frames = frame,
-		.pages = be32(header + 4),
-		.salt = {be32(header + 8), be32(header + 12)},
-		.checksum = {be32(header + 16), be32(header + 20)},
+		.frames = last,
+		.pages = frame.commit,
+		.salt = {frame.salt[0], frame.salt[1]},
+		.checksum = {frame.checksum[0], frame.checksum[1]},
 	};
 	/* The last frame of a commit says how large the database is; no other does. */
 	return got == (ssize_t)sizeof(header) && ret_end->pages != 0 ? 0 : -ENODATA;

@@ -12,6 +12,8 @@
 
 #include "server/store/wal_index.h"
 
+#include "server/base/wal_format.h"
+
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +29,8 @@ enum {
 
 _Static_assert(sizeof(struct wal_index_header) == 48, "SQLite's header has 48 bytes");
 
-void wal_index_checksum(const void *bytes, size_t len, uint32_t sum[2])
+/* In the order of this machine. */
+static void checksum_add(const void *bytes, size_t len, uint32_t sum[2])
 {
 	const uint8_t *at = bytes;
 	for (size_t i = 0; i < len; i += 8) {
@@ -77,7 +80,7 @@ int wal_index_read(struct wal_index *index, struct wal_index_header *ret_header)
 	memcpy(ret_header, index->blocks[0], sizeof(*ret_header));
 	index->file->pMethods->xShmBarrier(index->file);
 	memcpy(&second, (uint8_t *)index->blocks[0] + sizeof(second), sizeof(second));
-	wal_index_checksum(ret_header, offsetof(struct wal_index_header, checksum), sum);
+	checksum_add(ret_header, offsetof(struct wal_index_header, checksum), sum);
 	bool right = memcmp(ret_header, &second, sizeof(second)) == 0 && ret_header->valid != 0 &&
 		memcmp(sum, ret_header->checksum, sizeof(sum)) == 0;
 	return right ? SQLITE_OK : SQLITE_BUSY_RECOVERY;
@@ -85,11 +88,11 @@ int wal_index_read(struct wal_index *index, struct wal_index_header *ret_header)
 
 void wal_index_publish(struct wal_index *index, struct wal_index_header *header)
 {
-	header->version = WAL_INDEX_VERSION;
+	header->version = WAL_VERSION;
 	header->valid = 1;
 	header->changes++;
 	header->checksum[0] = header->checksum[1] = 0;
-	wal_index_checksum(header, offsetof(struct wal_index_header, checksum), header->checksum);
+	checksum_add(header, offsetof(struct wal_index_header, checksum), header->checksum);
 	memcpy((uint8_t *)index->blocks[0] + sizeof(*header), header, sizeof(*header));
 	index->file->pMethods->xShmBarrier(index->file);
 	memcpy(index->blocks[0], header, sizeof(*header));

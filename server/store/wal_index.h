@@ -14,8 +14,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { WAL_INDEX_VERSION = 3007000 };
-
 /* The header of the index, as it stands there twice. */
 struct wal_index_header {
 	uint32_t version;
@@ -50,6 +48,3 @@ int wal_index_find(struct wal_index *index, uint32_t frames, uint32_t page_no, u
 
 /* From now on the header's frames count, for whoever begins to read. Completes the header. */
 void wal_index_publish(struct wal_index *index, struct wal_index_header *header);
-
-/* SQLite's checksum over `len` bytes (a multiple of 8) in the order of this machine, going on from sum. */
-void wal_index_checksum(const void *bytes, size_t len, uint32_t sum[2]);

@@ -399,11 +399,12 @@ static void write_once(struct client *client, bool by_key)
 	send_request(client);
 }
 
-/* The memory of this session goes, or may go. */
+/* The memory of its session goes, or may go: which one that is, only a single hello tells. */
 static void may_forget(const struct client *client)
 {
-	for (unsigned i = 0; client->session != 0 && i < SEQS; i++) {
-		once[(client->session - 1u) * SEQS + i].free = true;
+	bool sure = client->hellos == 1;
+	for (unsigned i = 0; i < SESSIONS * SEQS; i++) {
+		once[i].free |= !sure || i / SEQS + 1 == client->session;
 	}
 }
 
@@ -605,7 +606,7 @@ static void play(void *ctx)
 	for (int i = 0; i < MOVES_MAX && input.left > 0 && !hand_stopped(); i++) {
 		move();
 	}
-	hand_io.blocked = false;
+	hand_io = (struct hand_io){0}; /* megabytes byte by byte would take minutes */
 	settle();
 	told_to_end = true;
 	hand_signal(SIGTERM);

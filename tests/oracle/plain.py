@@ -108,11 +108,11 @@ class Plain:
         return stmt if stmt.value else None, text_of(data[tail.value - start:])
 
     def only_reads(self, sql):
-        """Whether it can be compiled, and changes nothing."""
+        """Whether it changes nothing; None if it cannot be compiled."""
         try:
             stmt, _ = self._prepare(sql)
         except Failed:
-            return False
+            return None
         reads = not stmt or bool(lib.sqlite3_stmt_readonly(stmt))
         lib.sqlite3_finalize(stmt)
         return reads

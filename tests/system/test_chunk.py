@@ -293,6 +293,23 @@ def test_a_schema_that_changes_below_it_is_looked_at_again(daemon):
         assert end["state"] == "failed" and "cannot be sliced" in end["error"]
 
 
+def test_what_others_point_to_is_not_changed_in_parts(daemon):
+    """NO ACTION is looked at when the statement is over: a part was refused that the whole would have mended."""
+    served = daemon()
+    served.write("CREATE TABLE par(id INTEGER PRIMARY KEY, x INT UNIQUE, y, z, UNIQUE (y, z))",
+                 "CREATE TABLE kid(id INTEGER PRIMARY KEY, p INT REFERENCES par(x))",
+                 "CREATE TABLE both(y, z, FOREIGN KEY (y, z) REFERENCES PAR(Y, Z) DEFERRABLE INITIALLY DEFERRED)",
+                 "CREATE TABLE word(w TEXT PRIMARY KEY, n INTEGER UNIQUE NOT NULL) WITHOUT ROWID", "CREATE TABLE says(w REFERENCES word)",
+                 "INSERT INTO par(id, x) VALUES (1, 1), (2, 2)", "INSERT INTO word VALUES ('a', 1)")
+    with served.wire() as wire:
+        for number, (sql, by, who) in enumerate((("UPDATE par SET x = x - 1", None, "kid"), ("UPDATE par SET X = 5", None, "kid"),
+                                                 ("UPDATE par SET z = 1", None, "both"), ("UPDATE word SET w = w || 'x'", "n", "says"))):
+            error, _ = wire.ask("chunk", sql=sql, name=f"c{number}", **({"by": by} if by else {}))
+            assert error["code"] == "bad_request" and f'a foreign key of "{who}" points' in error["message"], (sql, error)
+        wire.call("chunk", sql="UPDATE kid SET p = NULL", name="free")
+        assert wait(wire, "free")["state"] == "done"
+
+
 ENDLESS = ("UPDATE t SET n = (WITH RECURSIVE c(i) AS (SELECT t.n UNION ALL SELECT i + 1 FROM c)"
            " SELECT max(i) FROM c)")
 

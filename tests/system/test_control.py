@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -433,6 +434,14 @@ def test_a_batch_ends_at_its_own_deadline(served):
         assert served.read("SELECT count(*) FROM t") == [(0,)]
 
 
+def test_a_batch_ends_at_the_limit_of_all(daemon):
+    with daemon(exec_timeout="300ms").wire() as wire:
+        wire.write("CREATE TABLE t(x)")
+        error, _ = wire.ask("write", batch=[[SLOW_SQL % 10**12]])
+        assert error["code"] == "deadline" and not error["retry"]
+        assert re.search(r": (300|2\d\d) ms after it began \(.*the setting exec_timeout\)", error["message"])
+
+
 def test_a_batch_ends_at_its_number_of_instructions(daemon):
     served = daemon(exec_ops_max=1_000_000)
     with served.wire() as wire:
@@ -440,7 +449,7 @@ def test_a_batch_ends_at_its_number_of_instructions(daemon):
         for _ in range(3):
             error, _ = wire.ask("write", batch=[[SLOW_SQL % 10**12]])
             assert error["code"] == "deadline" and not error["retry"]
-            assert "exec_ops_max" in error["message"]
+            assert "1000000 instructions of SQLite's machine (setting exec_ops_max)" in error["message"]
             wire.write([SLOW_SQL % 10_000])  # each batch has its own
     assert served.read("SELECT x FROM t") == [(10_000,)] * 3
 

@@ -10,6 +10,8 @@ import random
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -87,6 +89,7 @@ def test_a_damaged_wal_is_not_written_upon(daemon, soak, slow, how, last):
     base = Base(daemon(start=False, checkpoint_frames=100_000), last)
     seed = random.randrange(1 << 32)
     pick = random.Random(seed)
+    base.served.settings["session_window"] = 500  # a smaller one is noted at a start that may go on
     refused = 0
     for _ in range(600 if soak else max(20 // slow, 4)):
         wal = bytearray(base.kept["-wal"])
@@ -141,3 +144,37 @@ def test_a_copy_that_was_made_while_it_changed(daemon):
     base.commit = 10_000
     half = (len(early) - HEADER) // FRAME // 2 * FRAME + HEADER
     assert base.start(early[:half] + late[half:]) is None
+
+
+def test_all_of_it_is_gone_under_normal(daemon):
+    """Its own table stood behind the damage, too."""
+    base = Base(daemon(start=False, checkpoint_frames=100_000, sync="normal"), "killed")
+    wal = bytearray(base.kept["-wal"])
+    wal[16] ^= 1
+    base.put(bytes(wal))
+    base.served.start()
+    assert base.served.read("SELECT count(*) FROM sqlite_schema WHERE name = 't'") == [(0,)]
+    assert re.search(r"a new epoch begins.*the last commits are gone", base.served.log())
+
+
+LEAVE = """
+import os, sqlite3, sys
+shell = sqlite3.connect(sys.argv[1], isolation_level=None)
+shell.execute("PRAGMA wal_checkpoint(RESTART)")
+for name, in shell.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB '_lf_*'").fetchall():
+    shell.execute(f"DROP TABLE {name}")
+shell.execute("PRAGMA wal_checkpoint(RESTART)")
+shell.execute("INSERT INTO t VALUES (0)")
+os._exit(0)  # so that the WAL stays
+"""
+
+
+def test_an_earlier_life_with_litefunnel_is_no_damage(daemon):
+    base = Base(daemon(start=False, checkpoint_frames=100_000), "stopped")
+    served = base.served
+    subprocess.run([sys.executable, "-c", LEAVE, served.db], check=True)
+    wal = pathlib.Path(served.db + "-wal").read_bytes()
+    assert wal[-FRAME // 2:] == base.kept["-wal"][-FRAME // 2:], "frames of the earlier life stand at its end"
+    served.start()
+    assert served.read("SELECT count(*) FROM t") == [(COMMITS + 1,)]
+    assert served.stats()["commit"] < 5 and "damaged" not in served.log()

@@ -357,6 +357,23 @@ def test_a_file_beside_it_goes_away(daemon, suffix, verb):
     nothing_is_lost(served, load)
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_file_goes_away_right_before_the_end(daemon, suffix):
+    """A clean stop left what was acknowledged in a file that was not there any more, and said nothing."""
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    for number in range(10):
+        served.write(f"INSERT INTO t VALUES ({number})")
+    with served.wire() as wire:
+        os.unlink(served.db + suffix)
+        wire.write("INSERT INTO t VALUES (10)")
+    served.process.terminate()
+    assert served.wait() == 3
+    assert f"{served.db}{suffix} was deleted under the running daemon; all commits are in the database" in served.log()
+    served.start()
+    assert served.read("SELECT a FROM t") == [(number,) for number in range(11)]
+
+
 def refused(served):
     with served.wire() as wire:
         error = wait_for(lambda: wire.ask("write", batch=[["REPLACE INTO t VALUES (-9, 'x')"]])[0], "a refusal")

@@ -312,6 +312,32 @@ def test_clients_that_never_read(daemon, slow, litefunnel):
     goes_on(served)
 
 
+def test_many_who_each_leave_little_unread(daemon, litefunnel):
+    """Together it is more than there is memory for: the worst are closed, and who reads is not."""
+    served = daemon(sync="normal", stall_timeout="5m", hello_timeout="5m")
+    served.write("CREATE TABLE t(a, b)")
+    with served.wire(timeout=120) as good:
+        deaf = []
+        for _ in range(150):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(served.socket)
+            client.sendall(frame(pack([REQUEST, 1, "hello", {"proto": 1, "client": "deaf"}])) +
+                           frame(pack([REQUEST, 2, "write", {"batch": [["SELECT zeroblob(4000000)"]]}])))
+            deaf.append(client)
+        for _ in range(20):
+            [[blob]] = good.write("SELECT zeroblob(4000000)")["steps"][0]["rows"]
+            assert len(blob) == 4_000_000
+            good.write("INSERT INTO t(a) VALUES (1)")
+        wait_for(lambda: served.log().count("client does not read: closed") > 100, "too much stays unread", timeout=60)
+        if not sanitizer(str(litefunnel)):
+            assert served.rss() < 256 * MIB
+        for client in deaf:
+            client.close()
+        good.write("INSERT INTO t(a) VALUES (1)")
+    assert served.read("SELECT count(*) FROM t") == [(21,)]
+    goes_on(served)
+
+
 def test_closing_in_the_middle_and_resets(served):
     """Half a frame, then nothing; a reset instead of an end; an end while answers are on their way."""
     for how in range(60):

@@ -6,6 +6,8 @@ connection is the same before and after. What is legal works, FTS5, RTREE and ea
 import os
 import re
 
+import sqlite3
+
 import pytest
 
 from wire import Refused
@@ -422,3 +424,32 @@ def test_schema_changes_of_all_kinds(served, wires):
         "REINDEX copy", "ANALYZE copy", "ANALYZE", "DROP TABLE copy", "DROP TABLE IF EXISTS copy",
         "DELETE FROM sqlite_sequence WHERE name = 'nobody'", "DROP TABLE ai", "DROP TABLE s", "DROP TABLE w")
     assert served.read("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_sqlite_s_own_tables_of_facts_cannot_be_replaced(daemon):
+    """A table of such a name was asked in their place: foreign keys to ours passed, and no start succeeded any more."""
+    served = daemon()
+    own = ("table_info", "table_list", "table_xinfo", "foreign_key_list", "index_list", "index_info", "index_xinfo")
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(a, b)", "CREATE VIEW v AS SELECT 1")
+        for name in own:
+            for sql in (f"CREATE TABLE pragma_{name}(a)", f"CREATE VIEW PRAGMA_{name.upper()} AS SELECT 1 AS a",
+                        f"CREATE VIRTUAL TABLE \"pragma_{name}\" USING fts5(\"table\")", f"ALTER TABLE t RENAME TO pragma_{name}"):
+                error, _ = wire.ask("write", batch=[[sql]])
+                assert error["code"] == DENIED and "SQLite's" in error["message"], (sql, error)
+        wire.call("begin", lease=1)
+        wire.call("step", lease=1, sql="CREATE TEMP TABLE mine(a)")
+        for sql in ("CREATE TEMP TABLE pragma_table_info(a)", "CREATE TEMP VIEW pragma_table_list AS SELECT 1",
+                    "CREATE VIRTUAL TABLE temp.pragma_foreign_key_list USING fts5(\"table\")"):
+            error, _ = wire.ask("step", lease=1, sql=sql)
+            assert error["code"] == DENIED and "SQLite's" in error["message"], (sql, error)
+        error, _ = wire.ask("step", lease=1, sql="ALTER TABLE temp.mine RENAME TO pragma_table_info")
+        assert error["code"] == DENIED and error["open"] is False
+        error, _ = wire.ask("write", batch=[["CREATE TABLE x(g REFERENCES _lf_group(commit_no) ON DELETE CASCADE)"]])
+        assert error["code"] == DENIED
+    served.stop()
+    with sqlite3.connect(served.db) as shell:
+        shell.execute("CREATE TABLE pragma_table_info(a)")
+    shell.close()
+    served.launch()
+    assert served.wait() == 1 and "tables of facts (pragma_…)" in served.log()

@@ -468,3 +468,17 @@ def test_nothing_to_import(litefunnel, daemon, tmp_path, text):
     args = ["--header"] if text.startswith("a") else []
     done = run(litefunnel, served, "t", path, *args)
     assert done.returncode == 0 and done.stdout.startswith("0 rows"), done
+
+
+def test_once_more_begins_once_more_only_once(litefunnel, daemon, tmp_path):
+    """Whoever followed the advice of a second --again imported the first rows again and again."""
+    served = daemon()
+    served.write("CREATE TABLE ck(a INT, b CHECK (b <> 'bad'))")
+    path = tmp_path / "g.csv"
+    write_csv(path, [*([n, "x"] for n in range(20_000)), [20_000, "bad"], [20_001, "x"]])
+    done = run(litefunnel, served, "ck", path, "--again")
+    assert done.returncode == 5 and "without --again" in done.stderr, done
+    for _ in range(2):
+        done = run(litefunnel, served, "ck", path)
+        assert done.returncode in (1, 5) and "without --again" not in done.stderr, done
+    assert served.read("SELECT count(*) = count(DISTINCT a) FROM ck") == [(1,)]

@@ -151,6 +151,18 @@ def test_halt_that_takes_too_long_or_cannot(litefunnel, daemon):
     served.write("INSERT INTO t VALUES (200001, 'after')")
 
 
+def test_halt_finds_that_the_wal_was_taken(litefunnel, daemon):
+    """It said that all was well, and the daemon ended a second later."""
+    served = daemon()
+    served.write("CREATE TABLE t(a)", "INSERT INTO t VALUES (1)")
+    done = run(litefunnel, "halt", served, "--", "rm", f"{served.db}-wal")
+    assert done.returncode == 125 and "rm has removed or replaced" in done.stderr and f"{served.db}-wal" in done.stderr, done
+    assert served.wait() == 3
+    assert "all commits are in the database" in served.log()
+    served.start()
+    assert served.read("SELECT a FROM t") == [(1,)]
+
+
 def test_halt_finds_damage_and_leaves_the_daemon_paused(litefunnel, daemon):
     served = daemon()
     served.write("CREATE TABLE p(id INTEGER PRIMARY KEY)", "CREATE TABLE c(p REFERENCES p(id))")

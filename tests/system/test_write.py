@@ -599,11 +599,13 @@ def test_sessions_have_an_end_and_a_bound(daemon):
         assert write(session)[0] is None
     error, _ = write(sessions[3])
     assert (error["code"], error["applied"], error["retry"]) == ("overloaded", "no", True)
+    assert "another session" in error["message"] and "the 3 of all users (setting sessions_max)" in error["message"]
     assert write(sessions[0])[1]["repeat"]
     with served.wire() as wire:
         for key in "abc":
             wire.write(insert(1), key=key)
-        assert wire.ask("write", batch=[insert(1)], key="d")[0]["code"] == "overloaded"
+        error, _ = wire.ask("write", batch=[insert(1)], key="d")
+        assert error["code"] == "overloaded" and "(setting keys_max)" in error["message"]
         wait_for(lambda: write(sessions[3])[0] is None, "no session made room")
         wait_for(lambda: wire.ask("write", batch=[insert(1)], key="d")[0] is None, "no key made room")
 

@@ -167,6 +167,125 @@ static void test_a_huge_wal_is_cut(void **state)
 	assert_true(wal_bytes() < 3 * THRESHOLD * 4120);
 }
 
+/* Many frames that one reader held back, and that it holds no more. */
+static void write_long_wal(void)
+{
+	sqlite3 *reader = open_reader();
+	pin(reader);
+	for (int i = 0; i < 4; i++) {
+		bed_begin(bed.store);
+		bed_do(bed.store,
+			"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
+			" INSERT INTO t SELECT randomblob(3000) FROM n");
+		bed_do(bed.store, "UPDATE first SET a = a + 1");
+		bed_commit(bed.store);
+	}
+	unpin(reader);
+	sqlite3_close(reader);
+}
+
+static sqlite3_int64 sum_of(sqlite3 *reader)
+{
+	sqlite3_stmt *stmt = NULL;
+	assert_int_equal(
+		sqlite3_prepare_v2(reader, "SELECT (SELECT count(*) FROM t) * 100 + a FROM first",
+			-1, &stmt, NULL),
+		SQLITE_OK);
+	assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
+	sqlite3_int64 sum = sqlite3_column_int64(stmt, 0);
+	sqlite3_finalize(stmt);
+	return sum;
+}
+
+/*
+ * What was held back is copied in parts. Whoever reads in between, by a snapshot of before, of then, or of
+ * after a commit beside it, sees what was committed.
+ */
+static void test_a_long_wal_is_copied_in_parts(void **state)
+{
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE first(a); INSERT INTO first VALUES (0)");
+	write_long_wal();
+	sqlite3 *old = open_reader();
+	pin(old);
+	uint64_t frames = store_checkpoint_stats(bed.store).wal_frames;
+	struct checkpoint_stats stats = checkpoint();
+	assert_int_equal(stats.parts, 1);
+	assert_true(stats.backfilled >= 500 && stats.backfilled < frames / 2);
+	assert_true(store_checkpoint_rests(bed.store));
+	/* Commits have their turn in between. */
+	assert_false(store_checkpoint_is_due(bed.store, THRESHOLD));
+	for (int row = 1; store_checkpoint_rests(bed.store); row++) {
+		uint64_t before = stats.backfilled;
+		sqlite3 *reader = open_reader();
+		assert_int_equal(sum_of(reader), 1200000 + (row - 1) * 100 + 4);
+		write_rows(1);
+		assert_int_equal(sum_of(reader), 1200000 + row * 100 + 4);
+		sqlite3_close(reader);
+		assert_int_equal(sum_of(old), 1200004);
+		bed_now_us += 1000;
+		assert_true(store_checkpoint_is_due(bed.store, THRESHOLD));
+		stats = checkpoint();
+		assert_true(stats.backfilled > before);
+		assert_int_equal(stats.pinned, 0 + !store_checkpoint_rests(bed.store));
+	}
+	assert_true(stats.parts >= 2);
+	assert_true(stats.backfilled < stats.wal_frames); /* the old snapshot */
+	unpin(old);
+	sqlite3_close(old);
+	write_rows(THRESHOLD);
+	(void)checkpoint(); /* the rest, and it is cut */
+	write_rows(1);
+	assert_true(store_checkpoint_stats(bed.store).wal_frames < THRESHOLD);
+	assert_int_equal(bed_number(bed.store, "SELECT a FROM first"), 4);
+}
+
+/* All read marks are taken: it is copied as far as they let it, in one. */
+static void test_without_a_read_mark_it_is_copied_at_once(void **state)
+{
+	sqlite3 *readers[4];
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE first(a); INSERT INTO first VALUES (0)");
+	write_long_wal();
+	for (int i = 0; i < 4; i++) {
+		readers[i] = open_reader();
+		pin(readers[i]);
+		write_rows(1);
+	}
+	struct checkpoint_stats stats = checkpoint();
+	assert_int_equal(stats.parts, 0);
+	assert_true(stats.backfilled > stats.wal_frames - 20);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(sum_of(readers[i]), 1200000 + i * 100 + 4);
+		unpin(readers[i]);
+		sqlite3_close(readers[i]);
+	}
+}
+
+/* A daemon that is started anew in the middle of it finds all. */
+static void test_an_end_between_two_parts(void **state)
+{
+	static const char sound[] =
+		"SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
+	(void)state;
+	bed_script(bed.store, "CREATE TABLE first(a); INSERT INTO first VALUES (0)");
+	write_long_wal();
+	assert_int_equal(checkpoint().parts, 1);
+	bed_reopen(&bed);
+	assert_int_equal(bed_number(bed.store, "SELECT count(*) FROM t"), 12000);
+	assert_int_equal(bed_number(bed.store, sound), 1);
+	write_rows(THRESHOLD);
+	struct checkpoint_stats stats = checkpoint();
+	for (int i = 0; i < 100 && stats.backfilled < stats.wal_frames; i++) {
+		bed_now_us += 1000;
+		write_rows(1);
+		stats = checkpoint();
+	}
+	assert_int_equal(stats.backfilled, stats.wal_frames);
+	assert_true(stats.parts > 0);
+	assert_int_equal(bed_number(bed.store, sound), 1);
+}
+
 /* Another process's lock is no error: it is tried again. */
 static void test_another_checkpointer_is_no_error(void **state)
 {
@@ -224,6 +343,9 @@ int main(void)
 		TEST(test_a_reader_holds_frames_back),
 		TEST(test_readers_that_never_pause),
 		TEST(test_a_huge_wal_is_cut),
+		TEST(test_a_long_wal_is_copied_in_parts),
+		TEST(test_without_a_read_mark_it_is_copied_at_once),
+		TEST(test_an_end_between_two_parts),
 		TEST(test_another_checkpointer_is_no_error),
 		TEST(test_settling),
 	};

@@ -79,7 +79,7 @@ static void test_trim_keeps_max_seq_and_done(void **state)
 	assert_int_equal(commit(bed, seq_of('a', 7000, 0)), DEDUPE_NEW);
 	bed_begin(bed->store);
 	assert_int_equal(ask(bed, seq_of('a', 7001, 7000), NULL), DEDUPE_NEW);
-	store_rollback(bed->store);
+	bed_commit(bed->store);
 	fill(bed, GROUPS_UNTIL_TRIM + TRIMMED);
 	assert_int_equal(bed_number(bed->store,
 				 "SELECT count(*) FROM _lf_session WHERE session = "
