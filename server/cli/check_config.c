@@ -7,6 +7,7 @@
 #include "server/cli/cli.h"
 #include "server/cli/options.h"
 #include "server/cli/print.h"
+#include "server/cli/replicas.h"
 #include "server/cli/text.h"
 #include "server/funnel/credentials.h"
 
@@ -164,6 +165,13 @@ int cli_check_config(int argc, char **argv)
 	}
 	int rc = config_init(&config);
 	rc = rc == 0 ? config_read_file(&config, check.file, error) : rc;
+	if (rc == 0) {
+		char why[300] = "";
+		rc = replicas_check(config_text(&config, SETTING_REPLICA), why, sizeof(why));
+		if (rc < 0) {
+			snprintf(error, sizeof(error), "%.200s: %.300s", check.file, why);
+		}
+	}
 	if (rc < 0 && error[0] == '\0') {
 		return cli_fail("check-config", "%s", strerror(-rc));
 	}

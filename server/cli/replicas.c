@@ -10,8 +10,11 @@
 #include "server/cli/cli.h"
 #include "server/cli/connect.h"
 #include "server/cli/lock.h"
+#include "server/ship/replica.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -49,6 +52,8 @@ static int read_settings(
 	return rc == 0 ? 0 : cli_usage(command, "%s", error);
 }
 
+static const char gaps[] = " \t,"; /* between two URLs, as the shipper parts them */
+
 static int split(const char *command, const char *text, struct replicas *replicas)
 {
 	char *rest = NULL;
@@ -56,8 +61,8 @@ static int split(const char *command, const char *text, struct replicas *replica
 	if (replicas->text == NULL) {
 		return cli_fail(command, "out of memory");
 	}
-	for (char *url = strtok_r(replicas->text, " \t", &rest); url != NULL;
-		url = strtok_r(NULL, " \t", &rest)) {
+	for (char *url = strtok_r(replicas->text, gaps, &rest); url != NULL;
+		url = strtok_r(NULL, gaps, &rest)) {
 		if (replicas->count == REPLICAS_MAX) {
 			return cli_usage(command, "more than %d replicas", REPLICAS_MAX);
 		}
@@ -117,6 +122,43 @@ int replicas_find(
 			arg);
 	}
 	return code;
+}
+
+/* Whether that is the URL of a replica; nothing is asked of the place. */
+static int check(const char *url, char *ret_error, size_t size)
+{
+	struct replica *replica = NULL;
+	struct replica_error error;
+	int rc = replica_open(url, &replica, &error);
+	if (rc == 0) {
+		replica_free(replica);
+	} else {
+		snprintf(ret_error, size, "replica: %s", rc == -EINVAL ? error.text : strerror(-rc));
+	}
+	return rc;
+}
+
+int replicas_check(const char *text, char *ret_error, size_t size)
+{
+	char *rest = NULL;
+	char *own = strdup(text);
+	size_t count = 0;
+	int rc = 0;
+	if (own == NULL) {
+		snprintf(ret_error, size, "out of memory");
+		return -ENOMEM;
+	}
+	for (char *url = strtok_r(own, gaps, &rest); rc == 0 && url != NULL;
+		url = strtok_r(NULL, gaps, &rest)) {
+		rc = check(url, ret_error, size);
+		count++;
+	}
+	free(own);
+	if (rc == 0 && count > REPLICAS_MAX) {
+		snprintf(ret_error, size, "replica: more than %d URLs", REPLICAS_MAX);
+		rc = -EINVAL;
+	}
+	return rc;
 }
 
 void replicas_finish(struct replicas *replicas)

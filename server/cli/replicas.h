@@ -7,10 +7,12 @@
  * /etc/litefunnel/NAME.conf; LITEFUNNEL_REPLICA wins over the file.
  */
 
+#include "server/base/notice.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { REPLICAS_MAX = 16 };
+enum { REPLICAS_MAX = NOTICE_REPLICAS_MAX };
 
 struct replicas {
 	char *text; /* the URLs, cut at the spaces */
@@ -20,6 +22,12 @@ struct replicas {
 
 /* True for scheme://…, which no path of a database is. */
 bool replicas_is_url(const char *arg);
+
+/*
+ * Whether a setting is replicas that there can be; nothing is asked of them. 0, or a negative errno, and
+ * the error says what is wrong with which.
+ */
+int replicas_check(const char *text, char *ret_error, size_t size);
 
 /* 0, or an exit code, said so on stderr. `config` may be NULL. */
 int replicas_find(

@@ -26,23 +26,33 @@ static void give_up(struct peer *peer)
 	peer_move(peer, PEER_CLOSED);
 }
 
+/* How much it leaves unread, and for how long: whoever reads slowly takes something now and then. */
+static double neglect(const struct peer *peer, uint64_t now_us)
+{
+	return peer->stalled_since_us == 0 || now_us < peer->stalled_since_us
+		? 0
+		: (double)peer_out_pending(peer) * (double)(now_us - peer->stalled_since_us + 1);
+}
+
 /* Each alone may ask for little, and many for more than there is memory. */
 static void bound_unread(struct funnel *funnel)
 {
+	uint64_t now_us = clock_now_us();
 	if (funnel->delivered < OUTPUT_LOOK) {
 		return;
 	}
 	funnel->delivered = 0;
 	for (;;) {
 		struct peer *worst = NULL;
+		double most = 0;
 		size_t unread = 0;
 		list_for_each(node, &funnel->peers) {
 			struct peer *peer = container_of(node, struct peer, node);
-			size_t pending = peer_out_pending(peer);
-			unread += pending;
-			if (peer->stalled_since_us != 0 &&
-				(worst == NULL || pending > peer_out_pending(worst))) {
+			double much = neglect(peer, now_us);
+			unread += peer_out_pending(peer);
+			if (much > most) {
 				worst = peer;
+				most = much;
 			}
 		}
 		if (unread <= OUTPUT_ALL_MAX || worst == NULL) {

@@ -2,6 +2,7 @@
 
 /* The codes of failures and what each means unless it is said otherwise. */
 
+#include "proto/scan.h"
 #include "server/funnel/failure.h"
 
 #include <stdarg.h>
@@ -56,6 +57,27 @@ void failure_clear(struct failure *failure)
 	failure_init(failure);
 }
 
+/* SQLite quotes what it was given, also a text that is none; on the wire a message is UTF-8. */
+static void replace_what_is_no_text(char *message, size_t len)
+{
+	uint8_t *at = (uint8_t *)message;
+	uint8_t *end = at + len;
+	if (utf8_valid(at, len)) {
+		return;
+	}
+	while (at < end) {
+		size_t step = 1;
+		while (step <= 4 && step <= (size_t)(end - at) && !utf8_valid(at, step)) {
+			step++;
+		}
+		if (step > 4 || step > (size_t)(end - at)) {
+			*at = '?';
+			step = 1;
+		}
+		at += step;
+	}
+}
+
 void failure_set(struct failure *failure, enum failure_code code, const char *format, ...)
 {
 	va_list args;
@@ -65,8 +87,11 @@ void failure_set(struct failure *failure, enum failure_code code, const char *fo
 	failure->retry = codes[code].retry;
 	failure->sqlite = codes[code].sqlite;
 	va_start(args, format);
-	if (vasprintf(&failure->message, format, args) < 0) {
-		failure->message = NULL;
-	}
+	int len = vasprintf(&failure->message, format, args);
 	va_end(args);
+	if (len < 0) {
+		failure->message = NULL;
+	} else {
+		replace_what_is_no_text(failure->message, (size_t)len);
+	}
 }

@@ -160,46 +160,39 @@ static void find_locks(struct ground *ground)
 	}
 }
 
-struct blocker {
-	uint64_t first;
-	uint64_t last;
-	uint64_t best; /* the lowest byte so far: the lock of writers comes first */
-	pid_t pid;
-};
-
-static void is_in_the_way(void *ctx, const struct lock_seen *lock)
+/* Who holds a lock that refuses ours of that kind; our own refuse nothing. -1: nobody. */
+static pid_t refuses(int fd, short type, uint64_t first, uint64_t last)
 {
-	struct blocker *blocker = ctx;
-	uint64_t at = lock->first > blocker->first ? lock->first : blocker->first;
-	if (lock->pid == getpid() || lock->waits || lock->first > blocker->last ||
-		lock->last < blocker->first || at >= blocker->best) {
-		return;
+	struct flock lock = {.l_type = type,
+		.l_whence = SEEK_SET,
+		.l_start = (off_t)first,
+		.l_len = (off_t)(last - first + 1)};
+	if (fd < 0 || fcntl(fd, F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) {
+		return -1;
 	}
-	/* Readers hold their marks; only the lock of writers is in the way whoever shares it. */
-	if (lock->write || at <= WRITE_BYTE || at >= PENDING_FIRST) {
-		blocker->best = at;
-		blocker->pid = lock->pid > 0 ? lock->pid : 0;
-	}
+	return lock.l_pid > 0 ? lock.l_pid : 0;
 }
 
 pid_t store_find_blocker(struct store *store, char ret_file[STORE_ERROR_BYTES])
 {
 	static const struct {
 		enum ground_file file;
+		short type;
 		uint64_t first;
 		uint64_t last;
-	} places[] = {{GROUND_SHM, WRITE_BYTE, LAST_READ_BYTE},
-		{GROUND_DB, PENDING_FIRST, SHARED_FIRST - 1}};
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		struct blocker blocker = {places[i].first, places[i].last, UINT64_MAX, -1};
-		const struct ground_identity *identity = &store->ground.files[places[i].file];
-		if (store->ground.watched &&
-			locks_each(store->ground.any_device ? 0 : identity->dev, identity->ino,
-				is_in_the_way, &blocker) == 0 &&
-			blocker.best != UINT64_MAX) {
+	} places[] = {
+		{GROUND_SHM, F_WRLCK, WRITE_BYTE, WRITE_BYTE},
+		/* Readers hold their marks: in the way is only who shares them with nobody. */
+		{GROUND_SHM, F_RDLCK, WRITE_BYTE + 1, LAST_READ_BYTE},
+		{GROUND_DB, F_WRLCK, PENDING_FIRST, SHARED_FIRST - 1},
+	};
+	for (size_t i = 0; store->ground.watched && i < sizeof(places) / sizeof(places[0]); i++) {
+		pid_t pid = refuses(store->ground.fds[places[i].file], places[i].type,
+			places[i].first, places[i].last);
+		if (pid >= 0) {
 			snprintf(ret_file, STORE_ERROR_BYTES, "%.400s%s", store->path,
 				suffixes[places[i].file]);
-			return blocker.pid;
+			return pid;
 		}
 	}
 	return -1;

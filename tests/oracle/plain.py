@@ -92,7 +92,7 @@ class Plain:
     # ---- statements
 
     def _error(self, code):
-        message = text_of(lib.sqlite3_errmsg(self.db))
+        message = re.sub("[\udc80-\udcff]", "?", text_of(lib.sqlite3_errmsg(self.db)))  # as the daemon tells it
         return Failed({"code": "sql", "message": message, "sqlite": code})
 
     def _prepare(self, sql):

@@ -583,6 +583,9 @@ def test_check_config(bare, tmp_path):
 @pytest.mark.parametrize("text,why", [
     ("sync = fast", "use one of full|normal"), ("nonsense = 1", "unknown setting"),
     ("[daemon]\nsync = full", "no sections"), ("sync", "not a line"), ("rows_max = 0x", "number"),
+    ("replica = ftp://x/y", "file:///DIRECTORY or s3://"), ("replica = file:///tmp/a /tmp/b", "file:///DIRECTORY or s3://"),
+    ("replica = file://relative", "file://relative"), ("replica = s3://", "s3://"),
+    ("replica = " + " ".join(f"file:///tmp/{n}" for n in range(9)), "more than 8"),
 ])
 def test_check_config_refuses(bare, tmp_path, text, why):
     path = tmp_path / "app.conf"

@@ -453,3 +453,17 @@ def test_sqlite_s_own_tables_of_facts_cannot_be_replaced(daemon):
     shell.close()
     served.launch()
     assert served.wait() == 1 and "tables of facts (pragma_…)" in served.log()
+
+
+def test_a_message_is_text_also_where_it_quotes_what_is_none(daemon):
+    """SQLite's messages repeat what they were given, byte for byte."""
+    served = daemon()
+    with served.wire() as wire:
+        for bad, told in ((b"\xff", "?"), (b"a\xc3\xa4\xe2\x82", "a\xe4??"), (b"\xed\xa0\x80", "???")):
+            path = "'$'||CAST(x'" + bad.hex() + "' AS TEXT)"
+            error, _ = wire.ask("write", batch=[[f"SELECT json_extract('{{}}', {path})"]])
+            assert error["code"] == "sql" and f"'{told}'" in error["message"], error
+            wire.call("begin", lease=1)
+            error, _ = wire.ask("step", lease=1, sql=f"SELECT json_extract('{{}}', {path})")
+            assert f"'{told}'" in error["message"], error
+            wire.call("rollback", lease=1)
