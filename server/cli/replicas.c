@@ -133,7 +133,8 @@ static int check(const char *url, char *ret_error, size_t size)
 	if (rc == 0) {
 		replica_free(replica);
 	} else {
-		snprintf(ret_error, size, "replica: %s", rc == -EINVAL ? error.text : strerror(-rc));
+		snprintf(
+			ret_error, size, "replica: %s", rc == -EINVAL ? error.text : strerror(-rc));
 	}
 	return rc;
 }

@@ -17,7 +17,6 @@
 #include "server/cli/children.h"
 #include "server/cli/cli.h"
 #include "server/cli/missing.h"
-#include "server/cli/replicas.h"
 #include "server/funnel/credentials.h"
 #include "server/funnel/funnel.h"
 #include "server/funnel/listener.h"
@@ -552,9 +551,7 @@ int cli_serve(int argc, char **argv)
 	int code = parse_options(&serving, argc, argv, &db);
 	if (code < 0 &&
 		(config_init(&serving.config) < 0 ||
-			read_settings(&serving, &serving.config, error) < 0 ||
-			replicas_check(config_text(&serving.config, SETTING_REPLICA), error,
-				sizeof(error)) < 0)) {
+			read_settings(&serving, &serving.config, error) < 0)) {
 		code = cli_usage("serve", "%s", error);
 	}
 	if (code < 0) {

@@ -2,8 +2,8 @@
 
 /* The codes of failures and what each means unless it is said otherwise. */
 
-#include "proto/scan.h"
 #include "server/funnel/failure.h"
+#include "proto/scan.h"
 
 #include <stdarg.h>
 #include <stddef.h>

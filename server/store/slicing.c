@@ -113,8 +113,9 @@ static int find_table(struct store *store, struct slicing *slicing, struct store
 		return store_failed(store, rc, error);
 	}
 	if (!found || strcmp(texts[1], "table") != 0) {
-		return slicing_refuse(error, "\"%s\" is no ordinary table%s%s", slicing->table,
-			found ? " but a " : "", texts[1]);
+		return slicing_refuse(error,
+			"\"%s\" is no ordinary table%s%s (walk the table behind it, or put its rows into one first)",
+			slicing->table, found ? " but a " : "", texts[1]);
 	}
 	memcpy(slicing->table, texts[0], sizeof(slicing->table));
 	return 0;
@@ -384,6 +385,30 @@ static int check_updated(
 	return 0;
 }
 
+/* What a foreign key does when its parent goes stands in the same statement, which looks for it, too. */
+static int check_deleted(
+	struct store *store, const struct watching *watching, struct store_error *error)
+{
+	static const char sql[] =
+		"SELECT s.name, f.on_delete FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
+		" WHERE s.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE"
+		" AND f.on_delete IN ('CASCADE', 'SET NULL', 'SET DEFAULT')";
+	char texts[LOOK_MAX][SLICING_NAME_BYTES] = {""};
+	bool found = false;
+	if (watching->slicing->kind != SLICING_DELETE || !store->foreign_keys) {
+		return 0;
+	}
+	int rc = look_up(store, sql, watching->slicing->table, NULL, texts, &found);
+	if (rc != SQLITE_OK) {
+		return store_failed(store, rc, error);
+	}
+	return found
+		? slicing_refuse(error,
+			  "with a row that it deletes a foreign key of \"%s\" changes that table (ON DELETE %s), which the statement reads, too (as one statement; or a chunk for \"%s\" first, and then this one while that key is dropped)",
+			  texts[0], texts[1], texts[0])
+		: 0;
+}
+
 /* Compiles the statement of a text alone; with values its count of parameters. */
 static int compile(struct store *store, enum role role, struct bytes sql, sqlite3_stmt **ret_stmt,
 	struct store_error *error)
@@ -404,14 +429,17 @@ static int compile(struct store *store, enum role role, struct bytes sql, sqlite
 static int judge(struct store *store, const struct watching *watching, struct store_error *error)
 {
 	if (watching->function != NULL) {
-		return slicing_refuse(error, "%s() would speak of the slice, not of the whole",
+		return slicing_refuse(error,
+			"%s() would speak of the slice, not of the whole (give the number as a value)",
 			watching->function);
 	}
 	if (watching->changes_key) {
-		return slicing_refuse(error, "it changes the key \"%s\" that it is walked along",
+		return slicing_refuse(error,
+			"it changes the key \"%s\" that it is walked along (name with `by` another one, or as one statement)",
 			watching->slicing->key);
 	}
 	int rc = check_updated(store, watching, error);
+	rc = rc == 0 ? check_deleted(store, watching, error) : rc;
 	return rc == 0 ? check_read(store, watching, error) : rc;
 }
 

@@ -179,7 +179,7 @@ static int check_cursors(
 		}
 		if (opened->inner && walked) {
 			return slicing_refuse(error,
-				"a trigger or a foreign key of \"%s\" reads or changes it too: what a slice did would be seen by the next",
+				"a trigger or a foreign key of \"%s\" reads or changes it too: what a slice did would be seen by the next (as one statement, or with that dropped meanwhile)",
 				slicing->table);
 		}
 		if (!opened->inner &&
@@ -189,7 +189,9 @@ static int check_cursors(
 				opened->table);
 		}
 	}
-	return met ? 0 : slicing_refuse(error, "it does not walk \"%s\"", slicing->table);
+	return met ? 0
+		   : slicing_refuse(
+			     error, "it does not walk \"%s\" (as one statement)", slicing->table);
 }
 
 /* A virtual table's b-trees do not show in the program, only the table itself. */
@@ -207,7 +209,7 @@ static int check_virtuals(const struct program *program, struct store_error *err
 	for (size_t i = 0; any_written && i < program->count; i++) {
 		if (program->opened[i].shadow) {
 			return slicing_refuse(error,
-				"it reads \"%s\", of which a virtual table is made, and changes a virtual table",
+				"it reads \"%s\", of which a virtual table is made, and changes a virtual table (put what it reads into a table first)",
 				program->opened[i].table);
 		}
 	}

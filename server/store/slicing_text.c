@@ -88,11 +88,15 @@ static int read_table(struct reading *reading, bool bare_alias)
 	struct slicing_text *result = reading->result;
 	struct bytes sql = reading->text.sql;
 	if (!token_is_name(&reading->token)) {
-		return refuse(reading, "it must read its rows from one table, not from a subquery");
+		return refuse(reading,
+			"it must read its rows from one table, not from a subquery (name the table, or put "
+			"what the subquery gives into one first)");
 	}
 	struct token name = read_name(reading);
 	if (is_mark(reading, '(') && reading->token.depth == 0 && bare_alias) {
-		return refuse(reading, "it must read its rows from a table, not from a function");
+		return refuse(reading,
+			"it must read its rows from a table, not from a function (put what it gives into "
+			"one first)");
 	}
 	struct token as = name;
 	bool named = is(reading, "as");

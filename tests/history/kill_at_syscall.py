@@ -4,7 +4,8 @@
 Kills the daemon at every system call of a scripted run.
 
 strace injects SIGKILL when the daemon makes its k-th call of a kind; k grows until the run
-survives. After each kill the daemon is started again, the client resends what was not answered and
+survives. Which kinds there are tells a run that is only watched; what the loader calls before main() is
+passed over. After each kill the daemon is started again, the client resends what was not answered and
 finishes its script, and the checker looks at the history. strace counts for each thread, so three
 series are run: from the start with all threads, where the first thread to make k calls ends it, and
 attached to the main thread and to the writer alone once the daemon is ready.
@@ -12,8 +13,10 @@ attached to the main thread and to the writer alone once the daemon is ready.
     LITEFUNNEL_BIN=build/server/litefunnel tests/history/kill_at_syscall.py --calls pwrite64,unlink
 """
 import argparse
+import collections
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -29,13 +32,41 @@ from daemon import Daemon, wait_for  # noqa: E402
 from keyed import Keyed  # noqa: E402
 from wire import Closed, Refused, Wire  # noqa: E402
 
-CALLS = ("pwrite64", "fdatasync", "ftruncate", "unlink", "sendto", "openat", "mmap")
+FIRST_OF_OURS = "umask"  # the first call of serve's that the loader makes none of
 SERIES = ("start", "main", "writer")
 
 
 def inject(call, k):
     return ["-qq", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={k}",
             "-o", "/dev/null"]
+
+
+def watch(place):
+    return ["-qq", "-ff", "-e", "trace=all", "-o", f"{place}/trace"]
+
+
+def calls_of(trace):
+    """The kinds of a trace of one thread, in order."""
+    with open(trace, encoding="ascii", errors="replace") as file:
+        return [made[1] for made in (re.match(r"(\w+)\(", line) for line in file) if made]
+
+
+def calls_made(options):
+    """Each kind of call that a run makes, and how many of it the loader made before."""
+    place = tempfile.mkdtemp(prefix="calls-", dir=options.dir)
+    run = Run(options, "start", watch(place))
+    findings = run.run()
+    assert run.survived and not findings, findings
+    made, loader = set(), collections.Counter()
+    for trace in pathlib.Path(place).iterdir():
+        calls = calls_of(trace)
+        if FIRST_OF_OURS in calls:
+            loader = collections.Counter(calls[:calls.index(FIRST_OF_OURS)])
+            calls = calls[calls.index(FIRST_OF_OURS):]
+        made.update(calls)
+    shutil.rmtree(place)
+    assert loader, f"nobody called {FIRST_OF_OURS}"
+    return {call: loader[call] for call in sorted(made)}
 
 
 def thread_id(pid, name):
@@ -57,8 +88,8 @@ def traced(tid):
 class Run:
     """One scripted run with one kill in it, or none if it was over before the k-th call."""
 
-    def __init__(self, options, series, call, k):
-        self.options, self.series, self.call, self.k = options, series, call, k
+    def __init__(self, options, series, tracing):
+        self.options, self.series, self.tracing = options, series, tracing
         self.place = tempfile.mkdtemp(prefix="syscall-", dir=options.dir)
         self.path = f"{self.place}/app.db"
         self.strace = None
@@ -71,10 +102,10 @@ class Run:
     def _launch(self):
         """The daemon under strace. It may die before it is ready."""
         if self.series == "start":
-            return self._daemon(["strace", "-f", *inject(self.call, self.k)]).launch()
+            return self._daemon(["strace", "-f", *self.tracing]).launch()
         daemon = self._daemon().start()
         tid = thread_id(daemon.pid, self.series)
-        self.strace = subprocess.Popen(["strace", *inject(self.call, self.k), "-p", str(tid)],
+        self.strace = subprocess.Popen(["strace", *self.tracing, "-p", str(tid)],
                                        stderr=subprocess.DEVNULL)
         wait_for(lambda: self.strace.poll() is not None or traced(tid), "strace attaches")
         return daemon
@@ -137,37 +168,49 @@ class Run:
         return findings
 
 
-def series(options, name, call, say):
-    """All k of one call. How many kills there were, and the findings."""
-    k = 1
+def series(options, name, call, first, say):
+    """All k of one call from the first on. How many kills there were, and the findings."""
+    k, kills = first, 0
     while True:
-        run = Run(options, name, call, k)
+        run = Run(options, name, inject(call, k))
         findings = run.run()
+        kills += not run.survived
         if findings:
             say(f"{name} {call} {k}: {findings[:5]}, files kept in {run.place}")
-        if findings or run.survived or (options.last and k >= options.last):
-            return k - run.survived, findings
-        k += options.stride
+        if findings or run.survived or k == options.last:
+            return kills, findings
+        k += 1
 
 
 def campaign(options, say=print):
     total, findings = 0, []
-    for call in options.calls.split(","):
+    made = calls_made(options)
+    part, parts = options.part
+    calls = options.calls.split(",") if options.calls else list(made)[part - 1 :: parts]
+    for call in calls:
         for name in options.series.split(","):
-            kills, found = series(options, name, call, say)
+            first = 1 + (made.get(call, 0) if name == "start" else 0)
+            kills, found = series(options, name, call, first, say)
             say(f"{call}, {name}: killed at each of {kills}")
             total += kills
             findings += found
     return total, findings
 
 
+def part_of(text):
+    part, parts = (int(number) for number in text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return part, parts
+
+
 def options_of(arguments):
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n\n", 1)[0])
     parser.add_argument("--program", default=os.environ.get("LITEFUNNEL_BIN"))
-    parser.add_argument("--calls", default=",".join(CALLS))
+    parser.add_argument("--calls", help="kinds of calls; without it, all that the daemon makes")
+    parser.add_argument("--part", type=part_of, default="1/1", help="K/N: of the kinds the K-th of N parts")
     parser.add_argument("--series", default=",".join(SERIES))
     parser.add_argument("--batches", type=int, default=30)
-    parser.add_argument("--stride", type=int, default=1, help="look at each so-manieth k only")
     parser.add_argument("--last", type=int, help="the last k")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else None,
