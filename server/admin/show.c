@@ -74,6 +74,15 @@ static const char *const chunks_columns[] = {"name", "uid", "state", "rows", "of
 	"slices", "rows_per_s", "eta_s", "limit", "slice_ms", "longest_us", "busy_us", "table",
 	"key", "commit", "started_at", "ended_at", "error", "sql"};
 
+static void number_if(struct table *table, bool known, uint64_t value)
+{
+	if (known) {
+		table_number(table, value);
+	} else {
+		table_text(table, NULL);
+	}
+}
+
 static void chunk_row(void *ctx, const struct chunk_view *view)
 {
 	struct table *table = ctx;
@@ -89,8 +98,8 @@ static void chunk_row(void *ctx, const struct chunk_view *view)
 	table_number(table, facts->of);
 	table_number(table, facts->changes);
 	table_number(table, facts->slices);
-	table_number(table, view->rows_per_s);
-	table_number(table, view->eta_ms / 1000);
+	number_if(table, view->rows_per_s > 0, view->rows_per_s);
+	number_if(table, view->eta_ms > 0, view->eta_ms / 1000);
 	table_number(table, facts->rate);
 	table_number(table, facts->slice_us / 1000);
 	table_number(table, facts->longest_us);
@@ -99,11 +108,7 @@ static void chunk_row(void *ctx, const struct chunk_view *view)
 	table_text(table, facts->key);
 	table_number(table, facts->commit_no);
 	table_number(table, facts->started_s);
-	if (facts->ended_s != 0) {
-		table_number(table, facts->ended_s);
-	} else {
-		table_text(table, NULL);
-	}
+	number_if(table, facts->ended_s != 0, facts->ended_s);
 	if (table->who->role >= ROLE_ADMIN) {
 		table_text(table, facts->error);
 		table_text(table, facts->sql);

@@ -390,11 +390,14 @@ static int find_field(const struct import *import, const char *name)
 
 static int no_field(const struct import *import, const char *name)
 {
-	if (import->table_columns > 0 && name[strspn(name, "0123456789")] == '\0') {
+	if (import->table_columns > 0 && name[strspn(name, "0")] != '\0' &&
+		name[strspn(name, "0123456789")] == '\0') {
 		return cli_fail("import", "%s: the first record: %zu values instead of %s",
 			import->file, import->count, name);
 	}
-	return cli_usage("import", "--map: the file has no field \"%s\"", name);
+	return cli_usage("import",
+		"--map: the file has no field \"%s\": fields are numbered from 1 on%s", name,
+		import->header ? ", or named as in the first record" : "");
 }
 
 static int apply_map(struct import *import)
@@ -529,7 +532,14 @@ static int check_statement(struct import *import)
 {
 	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
 	int result = lf_describe(import->db, import->sql, &reply);
-	return result == LF_OK ? 0 : connect_report(&import->connect, import->db, result, reply);
+	int code =
+		result == LF_OK ? 0 : connect_report(&import->connect, import->db, result, reply);
+	if (result == LF_FAILED && strstr(lf_reply_message(reply), "no column named") != NULL) {
+		fputs("A field goes to another column with --map field=column, and to none with "
+		      "--map field=.\n",
+			stderr);
+	}
+	return code;
 }
 
 /* ---- the end ---- */

@@ -370,6 +370,9 @@ static int piece_failed(struct pour *pour, const struct piece *piece, const lf_r
 		pour->target_rows = piece->rows / 2;
 		return 0;
 	}
+	if (strcmp(code, "too_large") == 0 && step < 0) {
+		step = STEP_ROWS; /* no frame holds it */
+	}
 	if (strcmp(code, "guard") == 0 && step == STEP_MARK) {
 		stop(pour, CLI_FAILED,
 			"another import with the name %s is at work, or its mark was moved",

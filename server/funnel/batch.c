@@ -212,7 +212,8 @@ static bool parse_options(
 			/* Never ignored: an option that is not understood may be a guard. */
 			return bad(failure, place,
 				"the options of a step are many, atomic, expect {changes, rows}, rows, "
-				"truncate and script, each with a value of its type");
+				"truncate and script, and in a lease cursor (rows, from 1 on), each "
+				"with a value of its type");
 		}
 	}
 	return true;

@@ -231,6 +231,31 @@ def test_bad_records_go_to_the_rejects(litefunnel, daemon, tmp_path):
         (2995, sum(range(1, 3001)) - 10 - 100 - 500 - 700 - 3000)]
 
 
+def test_a_record_that_no_frame_holds_is_a_bad_one(litefunnel, daemon, tmp_path):
+    """Those around it are imported, also if it came in one piece with them."""
+    served = daemon()
+    served.write("CREATE TABLE t(a INTEGER, b TEXT)")
+    path, rejects = tmp_path / "a.csv", tmp_path / "rejects"
+    write_csv(path, [(1, "x"), (2, "y" * 9_000_000), (3, "z" * 5_000_000), (4, "w")])
+    done = run(litefunnel, served, "t", path, "--rejects", rejects)
+    assert (done.returncode, done.stdout) == (0, f"3 rows imported, 1 rejected: see {rejects}\n"), done.stderr
+    [told] = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert told["line"] == 2 and "a frame at most" in told["error"] and len(told["record"]) > 9_000_000
+    assert served.read("SELECT a, length(b) FROM t ORDER BY a") == [(1, 1), (3, 5_000_000), (4, 1)]
+
+
+def test_a_column_that_is_none_names_the_cure(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a, b)")
+    path = tmp_path / "a.csv"
+    write_csv(path, [(1, 2)], header=("a", "nope"))
+    done = run(litefunnel, served, "t", path, "--header")
+    assert done.returncode == 1 and "no column named nope" in done.stderr and "--map field=column" in done.stderr
+    assert run(litefunnel, served, "t", path, "--header", "--map", "nope=b").returncode == 0
+    done = run(litefunnel, served, "t", path, "--map", "0=a")
+    assert done.returncode == 2 and "numbered from 1 on" in done.stderr
+
+
 def test_many_bad_records_cost_no_commit_each(litefunnel, daemon, tmp_path):
     """Each took the piece that it stood in, and a commit, with it."""
     served = daemon()

@@ -99,12 +99,17 @@ def test_a_row_that_fails_ends_it_and_those_before_it_stay(served):
     assert served.read("SELECT count(*) FROM _lf_chunk") == [(0,)]
 
 
+def bulk_waits(wire):
+    table = wire.call("show", what="waits")
+    rows = [dict(zip(table["columns"], row)) for row in table["rows"]]
+    return [row for row in rows if row["class"] == "bulk"]
+
+
 def test_others_go_between(served):
     with served.wire(session=os.urandom(16), class_="bulk") as slow_one, served.wire() as quick:
         id = slow_one.request("write", batch=costly(25_000), seq=1)
         wait_for(lambda: count(served) > 0, "the first slice")
-        row = next(dict(zip(table["columns"], row)) for table in [quick.call("show", what="waits")]
-                   for row in table["rows"] if row[table["columns"].index("class")] == "bulk")
+        [row] = wait_for(lambda: bulk_waits(quick), "a moment when it is not handed from one slice to the next")
         assert row["what"] == "write" and row["sql"].startswith("INSERT INTO t")
         quick.write("CREATE TABLE other(a)")
         assert count(served) < 25_000, "it was waited for"
