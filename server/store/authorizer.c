@@ -7,6 +7,7 @@
  */
 
 #include "server/store/authorizer.h"
+#include "server/store/touched.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -285,8 +286,10 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 		return authorize_transaction(authorizer, first);
 	case SQLITE_SAVEPOINT: /* what it does stands first, its name second */
 		authorizer->saw_lease = true;
-		authorizer->control =
-			strcmp(first, "ROLLBACK") == 0 ? CONTROL_REWIND : CONTROL_NONE;
+		authorizer->control = strcmp(first, "ROLLBACK") == 0 ? CONTROL_REWIND
+			: strcmp(first, "RELEASE") == 0              ? CONTROL_RELEASE
+								     : CONTROL_SAVEPOINT;
+		authorizer->savepoint = touched_name(second);
 		return !authorizer->lease
 			? refuse(authorizer, ROLE_NONE, "a savepoint inside a batch:", first)
 			: is_own_table(second)

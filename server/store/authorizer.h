@@ -17,6 +17,8 @@ enum control {
 	CONTROL_BEGIN,
 	CONTROL_COMMIT,
 	CONTROL_ROLLBACK,
+	CONTROL_SAVEPOINT,
+	CONTROL_RELEASE,
 	CONTROL_REWIND, /* ROLLBACK TO: it goes on from a savepoint */
 };
 
@@ -30,6 +32,7 @@ struct authorizer {
 	bool saw_temp;    /* changes the TEMP schema */
 	bool saw_lease;   /* may run in a lease only */
 	enum control control;
+	uint64_t savepoint; /* which one the last three are about: touched_name() of its name */
 	/* Told of each action while a statement is looked at (slicing.c), or NULL. */
 	void (*observe)(void *ctx, int action, const char *first, const char *second);
 	void *observe_ctx;

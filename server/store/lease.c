@@ -157,6 +157,9 @@ static int end_savepoint(
 	if (!store_in_transaction(store)) {
 		return rc;
 	}
+	if (undo) {
+		touched_batch_unsay(&store->touched);
+	}
 	int ended = undo ? store_rollback_to(store, rc != 0 ? &ignored : error)
 			 : store_release(store, rc != 0 ? &ignored : error);
 	store_error_clear(&ignored);
@@ -190,8 +193,12 @@ int store_lease_step(struct store *store, enum role role, const struct step *ste
 	bool ready = store_in_transaction(store);
 	int rc = way == WAY_SAVEPOINT && ready ? store_savepoint(store, error) : 0;
 	if (rc == 0) {
+		int64_t total = sqlite3_total_changes64(store->handle);
 		rc = store_step(store, role, step, sink, ret_result, error);
 		store->exec_deadline_us = 0;
+		if (rc != 0 && !step->script && sqlite3_total_changes64(store->handle) == total) {
+			touched_batch_unsay(&store->touched); /* nothing of it stays */
+		}
 		rc = way == WAY_SAVEPOINT ? end_savepoint(store, step, rc, error) : rc;
 	}
 	store->exec_deadline_us = 0;

@@ -391,7 +391,8 @@ static int check_deleted(
 {
 	static const char sql[] =
 		"SELECT s.name, f.on_delete FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
-		" WHERE s.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE"
+		" WHERE s.type = 'table' AND s.name <> ?1 COLLATE NOCASE"
+		" AND f.\"table\" = ?1 COLLATE NOCASE"
 		" AND f.on_delete IN ('CASCADE', 'SET NULL', 'SET DEFAULT')";
 	char texts[LOOK_MAX][SLICING_NAME_BYTES] = {""};
 	bool found = false;

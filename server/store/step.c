@@ -282,6 +282,20 @@ static void note_effects(struct store *store, bool readonly, bool dml, bool ddl,
 	}
 }
 
+/* A savepoint of a lease's client was made, released or gone back to. */
+static void note_savepoint(struct store *store, enum control control, uint64_t savepoint)
+{
+	if (control == CONTROL_SAVEPOINT) {
+		touched_savepoint(&store->touched, savepoint);
+	} else if (control == CONTROL_RELEASE) {
+		touched_release(&store->touched, savepoint);
+	} else if (control == CONTROL_REWIND) {
+		touched_rewind(&store->touched, savepoint);
+		/* At nothing else: a virtual table that is opened anew does not see what FTS5 holds back. */
+		store_forget_schema(store);
+	}
+}
+
 /* After a change of the schema: what the authorizer could not see, and whose table is gone. */
 static int check_own_tables(struct store *store, struct store_error *error)
 {
@@ -320,13 +334,13 @@ static int run_single(struct store *store, enum role role, const struct step *st
 		stmt_release(&store->cache, stmt);
 		return 0;
 	}
-	bool rewinds = stmt->control == CONTROL_REWIND;
+	enum control control = stmt->control;
+	uint64_t savepoint = stmt->savepoint;
 	rc = run_statement(store, role, stmt, step, sink, result, error);
 	stmt_release(&store->cache, stmt);
 	note_effects(store, readonly, dml, ddl, temp);
-	if (rc == 0 && rewinds) {
-		/* At nothing else: a virtual table that is opened anew does not see what FTS5 holds back. */
-		store_forget_schema(store);
+	if (rc == 0) {
+		note_savepoint(store, control, savepoint);
 	}
 	return rc == 0 && (ddl || temp) ? check_own_tables(store, error) : rc;
 }
@@ -337,6 +351,7 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 {
 	bool explain = sqlite3_stmt_isexplain(stmt) != 0;
 	enum control control = explain ? CONTROL_NONE : store->authorizer.control;
+	uint64_t savepoint = store->authorizer.savepoint;
 	bool ddl = store->authorizer.saw_ddl && !explain;
 	bool temp = store->authorizer.saw_temp && !explain;
 	bool readonly = sqlite3_stmt_readonly(stmt) != 0 || explain ||
@@ -347,7 +362,7 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 		return store_error_set(
 			error, STORE_BAD_REQUEST, 0, "a script takes no parameters: use steps");
 	}
-	if (control != CONTROL_NONE && control != CONTROL_REWIND) {
+	if (control == CONTROL_BEGIN || control == CONTROL_COMMIT || control == CONTROL_ROLLBACK) {
 		error->needed = ROLE_NONE;
 		return store_error_set(error, STORE_DENIED, SQLITE_AUTH,
 			"transaction control inside a script: give it a step of its own");
@@ -366,8 +381,8 @@ static int run_script_statement(struct store *store, enum role role, sqlite3_stm
 	int failed = rc == SQLITE_DONE ? 0 : store_failed(store, rc, error);
 	sqlite3_reset(stmt);
 	note_effects(store, readonly, dml, ddl, temp);
-	if (failed == 0 && control == CONTROL_REWIND) {
-		store_forget_schema(store);
+	if (failed == 0) {
+		note_savepoint(store, control, savepoint);
 	}
 	return failed == 0 && (ddl || temp) ? check_own_tables(store, error) : failed;
 }

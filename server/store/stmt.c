@@ -276,6 +276,7 @@ static int compile(struct stmt_cache *cache, enum role role, struct bytes sql, u
 		.temp = cache->authorizer->saw_temp && !explain,
 		.lease = cache->authorizer->saw_lease,
 		.control = explain ? CONTROL_NONE : cache->authorizer->control,
+		.savepoint = cache->authorizer->savepoint,
 		.readonly = readonly || explain,
 		.ddl = cache->authorizer->saw_ddl && !explain,
 		.asks_changes = cache->authorizer->saw_changes,

@@ -34,6 +34,7 @@ struct stmt {
 	bool temp;  /* changes the TEMP schema */
 	bool lease; /* may run in a lease only */
 	enum control control;
+	uint64_t savepoint; /* as in struct authorizer */
 	char sql[]; /* sql_len bytes and a NUL */
 };
 

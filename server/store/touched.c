@@ -15,14 +15,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct touched_table **bucket_of(struct touched *touched, const char *name, size_t len)
+/* FNV-1a, without regard to case. */
+static uint64_t hash_name(const char *name, size_t len)
 {
-	uint32_t hash = 2166136261u;
+	uint64_t hash = 14695981039346656037u;
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)name[i];
-		hash = (hash ^ (c >= 'A' && c <= 'Z' ? c + 32u : c)) * 16777619u;
+		hash = (hash ^ (c >= 'A' && c <= 'Z' ? c + 32u : c)) * 1099511628211u;
 	}
-	return &touched->buckets[hash % TOUCHED_BUCKETS];
+	return hash;
+}
+
+static struct touched_table **bucket_of(struct touched *touched, const char *name, size_t len)
+{
+	return &touched->buckets[hash_name(name, len) % TOUCHED_BUCKETS];
 }
 
 static struct touched_table *find(struct touched *touched, const char *name, size_t len)
@@ -250,6 +256,72 @@ void touched_batch_keep(struct touched *touched)
 	touched_batch_begin(touched);
 }
 
+void touched_batch_unsay(struct touched *touched)
+{
+	free_channels(&touched->of_batch);
+	touched->of_batch.channels_lost = false;
+}
+
+/* ---- savepoints ---- */
+
+uint64_t touched_name(const char *savepoint)
+{
+	return hash_name(savepoint, strlen(savepoint));
+}
+
+void touched_savepoint(struct touched *touched, uint64_t name)
+{
+	touched_batch_keep(touched);
+	struct touched_mark *mark = malloc(sizeof(*mark));
+	if (mark != NULL) { /* without one, more is told than happened */
+		*mark = (struct touched_mark){
+			touched->marks, name, touched->of_transaction.channels_count};
+		touched->marks = mark;
+	}
+}
+
+static void drop_mark(struct touched *touched)
+{
+	struct touched_mark *mark = touched->marks;
+	touched->marks = mark->outer;
+	free(mark);
+}
+
+static bool is_marked(const struct touched *touched, uint64_t name)
+{
+	const struct touched_mark *mark = touched->marks;
+	while (mark != NULL && mark->name != name) {
+		mark = mark->outer;
+	}
+	return mark != NULL;
+}
+
+void touched_release(struct touched *touched, uint64_t name)
+{
+	for (bool found = !is_marked(touched, name); !found;) {
+		found = touched->marks->name == name;
+		drop_mark(touched);
+	}
+}
+
+void touched_rewind(struct touched *touched, uint64_t name)
+{
+	struct touched_set *set = &touched->of_transaction;
+	touched_batch_keep(touched);
+	if (!is_marked(touched, name)) {
+		return;
+	}
+	while (touched->marks->name != name) {
+		drop_mark(touched);
+	}
+	while (set->channels_count > touched->marks->channels_count) {
+		struct touched_channel *channel = set->channels;
+		set->channels = channel->next;
+		set->channels_count--;
+		free(channel);
+	}
+}
+
 void touched_schema(struct touched *touched)
 {
 	touched->of_batch.all = true;
@@ -344,6 +416,9 @@ void touched_tell(
 void touched_rolled_back(struct touched *touched)
 {
 	free_channels(&touched->of_transaction);
+	while (touched->marks != NULL) {
+		drop_mark(touched);
+	}
 	touched->of_transaction = (struct touched_set){0};
 	touched->transaction++;
 	touched_batch_begin(touched);

@@ -42,6 +42,13 @@ struct touched_channel {
 	char name[];
 };
 
+/* A savepoint of a lease's client, and how many channels were notified before it. */
+struct touched_mark {
+	struct touched_mark *outer;
+	uint64_t name;
+	size_t channels_count;
+};
+
 /* What one batch, or the kept ones of a transaction, have changed. */
 struct touched_set {
 	struct touched_table *tables;
@@ -61,6 +68,7 @@ struct touched {
 	uint64_t transaction;
 	struct touched_set of_batch;
 	struct touched_set of_transaction;
+	struct touched_mark *marks; /* the innermost first */
 	bool unlearn; /* the schema has changed: what is known of shadow tables may be wrong */
 	bool forget;  /* … for good: all tables count as changed by that, so none need be kept */
 	/* Every table counts as changed at least by this commit. */
@@ -88,6 +96,17 @@ void touched_begin(struct touched *touched);
 void touched_batch_begin(
 	struct touched *touched); /* what the last batch did is dropped, unless kept */
 void touched_batch_keep(struct touched *touched);
+void touched_batch_unsay(struct touched *touched); /* what it notified is undone */
+
+/*
+ * Savepoints of a lease: what was notified behind one that is gone back to is not told. Tables stay; they
+ * may count as changed. A name is known by touched_name(), which looks at it as SQLite does.
+ */
+uint64_t touched_name(const char *savepoint);
+void touched_savepoint(struct touched *touched, uint64_t name);
+void touched_release(struct touched *touched, uint64_t name);
+void touched_rewind(struct touched *touched, uint64_t name);
+
 void touched_schema(struct touched *touched); /* the batch has changed it */
 void touched_committed(struct touched *touched, uint64_t commit_no);
 void touched_rolled_back(struct touched *touched);

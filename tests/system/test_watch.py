@@ -97,6 +97,33 @@ def test_what_was_undone_is_not_told(served, wire):
     assert told(wire, commit) == [commit_notice(watch, commit, ["t"])]
 
 
+def notify(channel, more=""):
+    return f"INSERT INTO t(a) VALUES (lf_notify('{channel}')){more}"
+
+
+def test_what_a_lease_has_taken_back_is_not_told(served, wire):
+    """Steps undone alone, and what lies behind a savepoint that was gone back to."""
+    steps = [(notify("before"), True), ("SAVEPOINT a", True), (notify("gone"), True), (notify("before"), True),
+             ("SAVEPOINT b", True), (notify("gone too"), True), ("ROLLBACK TO A", True), (notify("kept"), True),
+             ("SAVEPOINT a", True), (notify("inner"), True), ("RELEASE a", True), ("SAVEPOINT c", True),
+             (notify("gone as well"), True), ("ROLLBACK TO c", True), ("RELEASE c", True),
+             (f"SAVEPOINT d; {notify('script')}; SAVEPOINT e; {notify('gone script')}; ROLLBACK TO e; RELEASE d", True),
+             (notify("failed", ", (abs(-9223372036854775808))"), False), ("ROLLBACK TO nosuch", False),
+             ("INSERT OR FAIL INTO t(id, a) VALUES (77001, lf_notify('in part')), (77001, 1)", False)]
+    with served.wire() as other:
+        watch = other.call("watch", channels=["before", "gone", "gone too", "kept", "inner", "gone as well", "script",
+                                              "gone script", "failed", "in part"])["watch"]
+        wire.call("begin", lease=1)
+        for sql, good in steps:
+            opts = {"opts": {"script": True}} if ";" in sql else {}
+            error, _ = wire.ask("step", lease=1, sql=sql, **opts)
+            assert (error is None) == good, (sql, error)
+        commit = wire.call("commit", lease=1)["commit"]
+        [(_, notice)] = told(other, commit)
+        assert notice["watch"] == watch
+        assert sorted(notice["channels"]) == ["before", "in part", "inner", "kept", "script"]
+
+
 def test_a_repeat_is_not_told_again(served, wire):
     wire.call("watch", channels=["once"])
     first = wire.write("SELECT lf_notify('once')", seq=1)

@@ -23,6 +23,8 @@ static const char tables[] =
 	"CREATE TABLE uni(p UNIQUE, q);"
 	"CREATE TABLE parent(id INTEGER PRIMARY KEY, v);"
 	"CREATE TABLE child(id INTEGER PRIMARY KEY, p REFERENCES parent(id));"
+	"CREATE TABLE house(id INTEGER PRIMARY KEY, v);"
+	"CREATE TABLE guest(id INTEGER PRIMARY KEY, h REFERENCES house(id) ON DELETE SET NULL);"
 	"CREATE TABLE tree(id INTEGER PRIMARY KEY, up REFERENCES tree(id) ON DELETE CASCADE);"
 	"CREATE TABLE watched(id INTEGER PRIMARY KEY, v);"
 	"CREATE TRIGGER watched_t AFTER UPDATE ON watched BEGIN"
@@ -123,6 +125,8 @@ static void refused_says_why(void **state)
 		{"UPDATE OR REPLACE t SET n = 1", NULL, "OR REPLACE"},
 		{"DELETE FROM t INDEXED BY t_a WHERE a = 1", NULL, "INDEXED BY"},
 		{"DELETE FROM tree", NULL, "reads \"tree\""},
+		{"DELETE FROM house", NULL,
+			"foreign key of \"guest\" changes that table (ON DELETE SET NULL)"},
 		{"UPDATE watched SET v = 1", NULL, "trigger"},
 		{"UPDATE t SET a = changes()", NULL, "changes()"},
 		{"UPDATE t SET a = total_changes()", NULL, "total_changes()"},
