@@ -12,6 +12,7 @@
 #include "server/funnel/chunk_task.h"
 #include "server/funnel/group.h"
 #include "server/funnel/holder.h"
+#include "server/funnel/pace.h"
 #include "server/funnel/wal_clock.h"
 #include "server/store/shm.h"
 
@@ -36,8 +37,6 @@ enum {
 	STAND_IN_COMMIT_US = 5000,
 	STAND_IN_AGAIN_US = 200 * 1000,
 	NUDGE_AGAIN_US = 10 * 1000,
-	COMMITS_WORTH = 5,
-	GROUP_US_MIN = 500,
 	PATIENCE_US_MIN = 30, /* a shorter commit is not worth a wait */
 	PATIENCE_US_MAX = 250,
 	FELT_US = 1000, /* a turn so long is remembered, to be named to those who waited */
@@ -56,6 +55,7 @@ struct writer {
 	struct wal_clock wal_clock;
 	struct lookout *lookout;
 	struct holders holders;
+	struct pace pace;
 	uint64_t full_logged_us;
 	uint64_t epochs_seen;
 	_Atomic uint64_t epochs;
@@ -77,24 +77,13 @@ static uint64_t commit_lately_us(const struct writer *writer)
 	return atomic_load_explicit(&writable->commit_us, memory_order_relaxed);
 }
 
-/*
- * How long a group may execute. Clients that keep so much in flight and no more have nothing to send
- * while all of it is in one group: what comes behind a commit's cost many times over goes into the next.
- */
-static uint64_t group_time_us(const struct writer *writer)
-{
-	uint64_t enough_us = COMMITS_WORTH * commit_lately_us(writer);
-	uint64_t max_us = number(writer, SETTING_COMMIT_GROUP_MAX_US);
-	enough_us = enough_us > GROUP_US_MIN ? enough_us : GROUP_US_MIN;
-	return enough_us < max_us ? enough_us : max_us;
-}
-
 static struct group_limits limits_now(const struct writer *writer)
 {
 	return (struct group_limits){
 		.count_max = number(writer, SETTING_COMMIT_GROUP_MAX),
 		.bytes_max = number(writer, SETTING_COMMIT_GROUP_BYTES_MAX),
-		.time_max_us = group_time_us(writer),
+		.time_max_us = pace_limit(&writer->pace, commit_lately_us(writer),
+			number(writer, SETTING_COMMIT_GROUP_MAX_US)),
 		.exec_timeout_us = number(writer, SETTING_EXEC_TIMEOUT) * 1000,
 		.result_bytes_max = number(writer, SETTING_RESULT_BYTES_MAX),
 		.rows_max = (uint32_t)number(writer, SETTING_ROWS_MAX),
@@ -354,10 +343,12 @@ static int run_group(
 
 static void take_turn(struct writer *writer)
 {
+	pace_begin(&writer->pace, clock_now_us(), commit_lately_us(writer));
 	struct group_limits limits = limits_now(writer);
 	struct group_result result;
 	limits.refusal = lookout_refusal(writer->lookout);
 	int rc = run_group(writer, &limits, &result);
+	pace_end(&writer->pace, clock_now_us(), result.exec_us);
 	if (writer->full) {
 		lookout_met_full(writer->lookout);
 	}
@@ -386,7 +377,6 @@ static bool leaves_work(struct writer *writer, uint64_t now_us)
 bool writer_stand_in(struct writer *writer)
 {
 	struct queue *queue = writer->options.queue;
-	struct group_limits limits = limits_now(writer);
 	struct group_result result;
 	uint64_t now_us = clock_now_us();
 	if (now_us < writer->stand_in_at_us ||
@@ -397,6 +387,7 @@ bool writer_stand_in(struct writer *writer)
 		queue_step_back(queue); /* whether that still holds is the writer's to see */
 		return false;
 	}
+	struct group_limits limits = limits_now(writer);
 	limits.brief = true;
 	limits.count_max = STAND_IN_COUNT;
 	limits.exec_timeout_us = limits.exec_timeout_us < STAND_IN_EXEC_US ? limits.exec_timeout_us
