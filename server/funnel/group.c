@@ -18,6 +18,7 @@
 #include "server/funnel/group.h"
 
 #include "server/base/clock.h"
+#include "server/store/many.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -86,13 +87,30 @@ static void fail_for_room(struct store *store, struct request *request)
 	request->failure.retry_after_ms = 1000;
 }
 
+/* Of that name some rows are applied already, and it is not they that go on now. */
+static bool begun_otherwise(struct store *store, struct request *request)
+{
+	struct store_error error = {.row = -1};
+	if (request->identity.kind == IDENTITY_NONE ||
+		(request->steps_count == 1 && request->steps[0].sliced)) {
+		return false; /* many_task.c looks itself */
+	}
+	int rc = store_many_look(store, &request->identity, &error);
+	if (rc != 0) {
+		reply_fail_from_store(request, &error, -1);
+		request->outcome = OUTCOME_FAILED;
+	}
+	store_error_clear(&error);
+	return rc != 0;
+}
+
 bool group_answer_from_memory(struct store *store, struct request *request)
 {
 	struct dedupe_reply reply;
 	int verdict = dedupe_check(store_dedupe(store), &request->identity, &reply);
 	switch (verdict) {
 	case DEDUPE_NEW:
-		return false;
+		return begun_otherwise(store, request);
 	case DEDUPE_REPEAT:
 		buffer_clear(&request->payload);
 		buffer_append(&request->payload, reply.payload, reply.payload_len);
@@ -445,6 +463,7 @@ static enum attempt finish(struct group *group, struct list *members, size_t bat
 	struct store_error error = {.row = -1};
 	uint64_t began_us = clock_now_us();
 	if (!store_dirty(store) && !dedupe_has_pending(store_dedupe(store))) {
+		dedupe_committed(store_dedupe(store)); /* what was said to be done is, too */
 		store_rollback(store);
 		stamp(group, members, 0, batches);
 		return ATTEMPT_DONE;

@@ -54,6 +54,7 @@ static const char *const texts[CHUNK_SQL_COUNT] = {
 	/* Requests that are applied in slices: uid -2. total_changes() is in busy_us, the rowid in done_key. */
 	[CHUNK_SQL_MANY_READ] = "SELECT rows, changes, busy_us, done_key, hash FROM _lf_chunk"
 				" WHERE uid = -2 AND name = ?1",
+	[CHUNK_SQL_MANY_ANY] = "SELECT 1 FROM _lf_chunk WHERE uid = -2 LIMIT 1",
 	[CHUNK_SQL_MANY_MOVE] =
 		"INSERT INTO _lf_chunk(uid, name, hash, sql, params, state, rows, changes, busy_us,"
 		" done_key, started_s) VALUES (-2, ?1, ?2, '', x'', 0, ?3, ?4, ?5, ?6, ?7)"

@@ -136,6 +136,7 @@ struct store {
 	struct stmt_cache cache;
 	struct dedupe *dedupe;
 	struct chunks *chunks;
+	enum { MANY_UNKNOWN, MANY_NONE, MANY_PERHAPS } many; /* requests that are applied in part */
 	sqlite3_stmt *own[OWN_COUNT];
 
 	uint8_t epoch[STORE_EPOCH_BYTES];
@@ -160,8 +161,9 @@ struct store {
 	} lease;
 	_Atomic bool interrupted; /* what runs is to end */
 
-	bool dirty;        /* this transaction has, or may have, written */
-	bool ddl;          /* … has changed the schema */
+	bool open;  /* a transaction was begun that has not ended by us; SQLite may have lost it */
+	bool dirty; /* this transaction has, or may have, written */
+	bool ddl;   /* … has changed the schema */
 	bool schema_stale; /* a schema was undone, and SQLite may still believe in it */
 
 	/* The batch that runs. */

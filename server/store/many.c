@@ -66,6 +66,29 @@ int store_many_read(struct store *store, const struct identity *identity,
 			      "this seq or key was begun with another batch: use a new one");
 }
 
+/* Whether any request stands there, perhaps. SQLite's code. */
+static int look_for_any(struct store *store)
+{
+	sqlite3_stmt *stmt = chunk_stmt(store, CHUNK_SQL_MANY_ANY);
+	int rc = stmt != NULL ? sqlite3_step(stmt) : SQLITE_NOMEM;
+	sqlite3_reset(stmt);
+	if (rc == SQLITE_ROW || rc == SQLITE_DONE) {
+		store->many = rc == SQLITE_ROW ? MANY_PERHAPS : MANY_NONE;
+		return SQLITE_OK;
+	}
+	return rc;
+}
+
+int store_many_look(struct store *store, const struct identity *identity, struct store_error *error)
+{
+	struct many_progress progress;
+	int rc = store->many == MANY_UNKNOWN ? look_for_any(store) : SQLITE_OK;
+	if (rc != SQLITE_OK) {
+		return store_failed(store, rc, error);
+	}
+	return store->many == MANY_NONE ? 0 : store_many_read(store, identity, &progress, error);
+}
+
 /* Forgets it, and those that nobody has come back to. SQLite's code. */
 static int forget(struct store *store, const struct identity *identity, sqlite3_int64 now_s)
 {
@@ -108,5 +131,6 @@ int store_many_save(struct store *store, const struct identity *identity,
 	int rc = over ? forget(store, identity, now_s) : move(store, identity, progress, now_s);
 	sqlite3_set_last_insert_rowid(store->handle, rowid);
 	store->dirty = true;
+	store->many = MANY_PERHAPS;
 	return rc == SQLITE_OK ? 0 : store_failed(store, rc, error);
 }

@@ -23,6 +23,10 @@ struct many_progress {
 int store_many_read(struct store *store, const struct identity *identity,
 	struct many_progress *ret_progress, struct store_error *error);
 
+/* The same of a request that is not applied in slices; quick as long as there are none. */
+int store_many_look(
+	struct store *store, const struct identity *identity, struct store_error *error);
+
 /* Writes down how far it is; `over`: forgets it, for the answer is remembered. 0 or STORE_RESOURCE. */
 int store_many_save(struct store *store, const struct identity *identity,
 	const struct many_progress *progress, bool over, struct store_error *error);

@@ -90,6 +90,8 @@ int schema_find_trespass(struct store *store, bool *ret_found)
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_temp_schema WHERE type IN ('table', 'view') AND name LIKE 'pragma~_%' ESCAPE '~'";
 	static const char trespasses[] =
+		"WITH shadow(name) AS MATERIALIZED (SELECT name FROM pragma_table_list"
+		" WHERE schema = 'main' AND type = 'shadow') "
 		"SELECT 1 FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
 		" WHERE s.type = 'table' AND f.\"table\" LIKE '~_lf~_%' ESCAPE '~' "
 		"UNION ALL "
@@ -101,8 +103,15 @@ int schema_find_trespass(struct store *store, bool *ret_found)
 		" AND tbl_name LIKE '~_lf~_%' ESCAPE '~' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
 		" AND name <> '_lf_session_grave' "
 		"UNION ALL "
-		"SELECT 1 FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
-		" AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow') "
+		/* What runs inside a virtual table's own statements is not undone as a batch is. */
+		"SELECT 1 FROM sqlite_schema WHERE type IN ('index', 'trigger') AND sql IS NOT NULL"
+		" AND tbl_name COLLATE NOCASE IN (SELECT name FROM shadow) "
+		"UNION ALL "
+		"SELECT 1 FROM sqlite_temp_schema WHERE type = 'trigger'"
+		" AND tbl_name COLLATE NOCASE IN (SELECT name FROM shadow) "
+		"UNION ALL "
+		"SELECT 1 FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f"
+		" WHERE s.type = 'table' AND f.\"table\" COLLATE NOCASE IN (SELECT name FROM shadow) "
 		/* A TEMP table of such a name would stand before ours. */
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_temp_schema WHERE name LIKE '~_lf~_%' ESCAPE '~'"

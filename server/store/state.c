@@ -242,7 +242,7 @@ static int check_schema(struct store *store, char ret_error[STORE_ERROR_BYTES])
 	}
 	if (trespassed) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
-			"%s: its schema has an index on a shadow table, or refers to litefunnel's tables "
+			"%s: its schema has an index, a trigger or a foreign key on a shadow table, or refers to litefunnel's tables "
 			"(_lf_…), or takes a name of theirs or of SQLite's tables of facts (pragma_…): "
 			"remove or rename that first",
 			store->path);

@@ -143,6 +143,9 @@ static int run_rows(struct store *store, const struct stmt *stmt, const struct s
 	int rc = SQLITE_ROW;
 	while ((rc = sqlite3_step(stmt->handle)) == SQLITE_ROW) {
 		int failed = 0;
+		if (stmt->columns == 0) {
+			continue; /* PRAGMA incremental_vacuum tells of its pages so: no row that has a name */
+		}
 		if (result->truncated) {
 			if (stmt->readonly && step->expect_rows < 0) {
 				return 0;
@@ -312,7 +315,7 @@ static int check_own_tables(struct store *store, struct store_error *error)
 	}
 	error->needed = ROLE_NONE;
 	return store_error_set(error, STORE_DENIED, SQLITE_AUTH,
-		"an index on a shadow table, or a schema that refers to litefunnel's own tables or "
+		"an index, a trigger or a foreign key on a shadow table, or a schema that refers to litefunnel's own tables or "
 		"takes a name of theirs, or one of SQLite's tables of facts (pragma_…)");
 }
 

@@ -80,6 +80,16 @@ static int interrupt_if_late(void *ctx)
 	return late || (theirs && atomic_load_explicit(&store->interrupted, memory_order_relaxed));
 }
 
+/*
+ * A failure inside a virtual table's own statements may throw the transaction away beneath a statement that goes on.
+ * SQLite would commit at its end what came behind: only our COMMIT does.
+ */
+static int refuse_commit(void *ctx)
+{
+	const struct store *store = ctx;
+	return store->open;
+}
+
 /* total_changes() as a batch alone would see it, not as the handle counts. */
 static void sql_total_changes(sqlite3_context *context, int count, sqlite3_value **values)
 {
@@ -228,6 +238,7 @@ static int set_up(struct store *store, const struct store_options *options, char
 	authorizer_install(&store->authorizer, store->handle);
 	checkpoint_setup(store);
 	sqlite3_progress_handler(store->handle, PROGRESS_OPS, interrupt_if_late, store);
+	sqlite3_commit_hook(store->handle, refuse_commit, store);
 	sqlite3_create_function(store->handle, "total_changes", 0, SQLITE_UTF8 | SQLITE_INNOCUOUS,
 		store, sql_total_changes, NULL, NULL);
 	sqlite3_limit(store->handle, SQLITE_LIMIT_ATTACHED, 0);
@@ -420,6 +431,7 @@ int store_begin(struct store *store, struct store_error *error)
 	store->exec_deadline_us = 0;
 	touched_begin(&store->touched);
 	rc = store_failed(store, run(store, OWN_BEGIN), error);
+	store->open = rc == 0;
 	if (rc == 0 && foreign_unseen(store)) {
 		store_rollback(store);
 		return store_error_set(error, STORE_BUSY, SQLITE_BUSY, "%s", store->doubt.text);
@@ -494,6 +506,7 @@ void store_rollback(struct store *store)
 		/* It fails only without any memory; then store_begin() tries again. */
 		(void)run(store, OWN_ROLLBACK);
 	}
+	store->open = false;
 	store->foreign.own_restart |= store->dirty; /* what it spilled may have begun it */
 	store_forget_schema(store);
 	touched_rolled_back(&store->touched);
@@ -564,7 +577,9 @@ int store_commit(struct store *store, struct store_error *error)
 		}
 	}
 	touched_batch_begin(&store->touched);
+	store->open = false;
 	rc = run(store, OWN_COMMIT);
+	store->open = store_in_transaction(store);
 	touched_batch_keep(&store->touched); /* virtual tables write their last here */
 	if (rc != SQLITE_OK) {
 		return commit_failed(store, rc, error);

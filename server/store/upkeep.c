@@ -86,6 +86,8 @@ static int vacuum(struct store *store, struct store_error *error)
 	if (rc == 0) {
 		store->dirty = true;
 		store->ddl = true; /* every compiled statement is stale */
+		touched_schema(&store->touched); /* rowids without a name are others now */
+		touched_batch_keep(&store->touched);
 		rc = store_commit(store, error);
 	}
 	if (rc != 0) {
