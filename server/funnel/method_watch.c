@@ -74,7 +74,9 @@ bool watch_begin(struct call *call)
 	int rc = watches_add(watches, call->peer, &wish, &id, &commit_no);
 	if (rc < 0) {
 		failure_set(&call->failure, rc == -EMFILE ? FAILURE_BAD_REQUEST : FAILURE_INTERNAL,
-			rc == -EMFILE ? "a connection has at most 64 watches" : "out of memory");
+			rc == -EMFILE
+				? "a connection has at most 64 watches, of 1000 names together"
+				: "out of memory");
 		return false;
 	}
 	size_t mark = message_begin_result(out, call->message->id);

@@ -122,10 +122,15 @@ int watches_add(struct watches *watches, struct peer *peer, const struct watch_w
 	uint64_t *ret_id, uint64_t *ret_commit_no)
 {
 	size_t count = 0;
+	size_t names = count_of(wish->tables) + count_of(wish->channels);
 	list_for_each(node, &watches->all) {
-		count += container_of(node, struct watch, node)->peer == peer;
+		const struct watch *watch = container_of(node, struct watch, node);
+		if (watch->peer == peer) {
+			count++;
+			names += watch->tables_count + watch->channels_count;
+		}
 	}
-	if (count >= WATCHES_MAX) {
+	if (count >= WATCHES_MAX || names > WATCH_NAMES_MAX) {
 		return -EMFILE;
 	}
 	struct watch *watch = watch_new(wish);

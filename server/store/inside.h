@@ -161,10 +161,11 @@ struct store {
 	} lease;
 	_Atomic bool interrupted; /* what runs is to end */
 
-	bool open;  /* a transaction was begun that has not ended by us; SQLite may have lost it */
-	bool dirty; /* this transaction has, or may have, written */
-	bool ddl;   /* … has changed the schema */
-	bool schema_stale; /* a schema was undone, and SQLite may still believe in it */
+	bool open; /* a transaction was begun that has not ended by us; SQLite may have lost it */
+	bool constraint_failed; /* what failed last in it was no more than a constraint */
+	bool dirty;             /* this transaction has, or may have, written */
+	bool ddl;               /* … has changed the schema */
+	bool schema_stale; /* a schema was undone, or a virtual table interrupted: to be read anew */
 
 	/* The batch that runs. */
 	uint64_t exec_began_us;

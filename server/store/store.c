@@ -388,6 +388,8 @@ int store_failed(struct store *store, int rc, struct store_error *error)
 	if (rc == SQLITE_OK) {
 		return 0;
 	}
+	store->constraint_failed =
+		(rc & 0xff) == SQLITE_CONSTRAINT && rc != SQLITE_CONSTRAINT_COMMITHOOK;
 	if ((rc & 0xff) == SQLITE_INTERRUPT && store->exec_deadline_us > store->exec_began_us) {
 		return say_limit(store, error);
 	}
@@ -427,6 +429,7 @@ int store_begin(struct store *store, struct store_error *error)
 	}
 	store->dirty = false;
 	store->ddl = false;
+	store->constraint_failed = false;
 	store->wal_file.full = false;
 	store->exec_deadline_us = 0;
 	touched_begin(&store->touched);
@@ -505,6 +508,9 @@ void store_rollback(struct store *store)
 	if (store_in_transaction(store)) {
 		/* It fails only without any memory; then store_begin() tries again. */
 		(void)run(store, OWN_ROLLBACK);
+	} else if (store->open && !store->constraint_failed) {
+		/* In the middle of a statement: what FTS5 had in memory may be of rows that are gone. */
+		store->schema_stale = true;
 	}
 	store->open = false;
 	store->foreign.own_restart |= store->dirty; /* what it spilled may have begun it */
@@ -532,6 +538,7 @@ static int commit_failed(struct store *store, int rc, struct store_error *error)
 		 * what stood in its place before could complete it.
 		 */
 		store_error_set(error, STORE_RESOURCE, rc, "%s", sqlite3_errmsg(store->handle));
+		store->schema_stale = true;
 		store_rollback(store);
 		if (store->wal_file.full && !wal_seal(store)) {
 			return store_error_set(error, STORE_UNKNOWN, rc,

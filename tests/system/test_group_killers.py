@@ -157,13 +157,14 @@ def answer(error, result):
     return (error["code"], error.get("step"), None, None)
 
 
-def play(served, rounds, seed, innocents=100, interrupts=0, guilty=(1, 5), keyed=False):
-    """Runs the rounds on two connections; returns the sizes of the groups in which killers were."""
+def play(served, rounds, seed, innocents=100, interrupts=0, guilty=(1, 5), keyed=None):
+    """Runs the rounds on two connections; returns the sizes of the groups in which killers were. `keyed` gets what each
+    request of the last round was and was answered: (session, seq, batch, answer)."""
     rng = random.Random(seed)
     oracle = Oracle([SCHEMA.format(n=n) for n in (1, 2)])
     sizes = []
-    with served.wire(timeout=120, session=os.urandom(16)) as one, \
-            served.wire(timeout=120, session=os.urandom(16)) as two:
+    sessions = os.urandom(16), os.urandom(16)
+    with served.wire(timeout=120, session=sessions[0]) as one, served.wire(timeout=120, session=sessions[1]) as two:
         for n in (1, 2):
             one.write([SCHEMA.format(n=n), None, {"script": True}])
         seq = done = 1000
@@ -178,15 +179,19 @@ def play(served, rounds, seed, innocents=100, interrupts=0, guilty=(1, 5), keyed
                 burst = b""  # in one piece, so that they meet in the daemon's queue
                 for batch, bad in batches:
                     seq += 1
-                    identity = {"seq": seq, "done": done} if keyed else {}
+                    identity = {"seq": seq, "done": done} if keyed is not None else {}
                     burst += frame(pack([REQUEST, seq, "write", {"batch": batch, **identity}]))
                     sent.append((wire, seq, batch, bad))
                 wire.send(burst)
             done = seq
+            if keyed is not None:
+                keyed.clear()
             for wire, id, batch, bad in sent:
                 error, result = wire.reply(id)
                 got, alone = answer(error, result), oracle.run(batch)
                 assert got == alone, f"round {number}, seed {seed}: {batch}"
+                if keyed is not None:
+                    keyed.append((sessions[wire is two], id, batch, got))
                 if not bad and error is None:
                     sizes.append(result["group"])
         for n in (1, 2):
@@ -246,8 +251,20 @@ def test_deferred_foreign_keys(daemon, slow):
 
 def test_with_sequence_numbers_and_a_kill_behind(daemon, slow):
     """The stored answers are those that were given, also of the guilty."""
-    served = daemon(sync="normal")
-    play(served, 100 // slow, seed=4, keyed=True)
+    served, last = daemon(sync="normal"), []
+    play(served, 100 // slow, seed=4, keyed=last)
+    before = served.read("SELECT count(*), sum(v) FROM acc1")
+    for _ in range(2):
+        repeats = 0
+        for session in {session for session, *_ in last}:
+            with served.wire(session=session) as wire:
+                for _, seq, batch, told in [item for item in last if item[0] == session]:
+                    error, result = wire.ask("write", batch=batch, seq=seq)
+                    assert answer(error, result) == told, (seq, batch)
+                    repeats += error is None and result["repeat"]
+        assert repeats > 50 and served.read("SELECT count(*), sum(v) FROM acc1") == before
+        served.kill()
+        served.start()
 
 
 @pytest.mark.parametrize("alone", [1, 2, 3])

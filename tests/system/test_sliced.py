@@ -119,6 +119,32 @@ def test_others_go_between(served):
         assert error is None and result["steps"][0]["changes"] == 25_000
 
 
+@pytest.mark.parametrize("name", [{"key": "K"}, {"seq": 3}])
+def test_no_other_batch_takes_its_name_before_it_is_over(served, name):
+    """It was executed, and the sliced one then told that nothing of it was applied."""
+    session = os.urandom(16)
+    other = [["INSERT INTO t(a, b) VALUES (-1, 0)"]]
+    with served.wire(session=session) as wire, served.wire(session=session) as second:
+        id = wire.request("write", batch=costly(10_000), **name)
+        wait_for(lambda: count(served) > 0, "the first slice")
+        assert second.ask("write", batch=other, **name)[0]["code"] == "key_mismatch"
+        if "key" in name:
+            second.call("begin", lease=1)
+            second.call("step", lease=1, sql=other[0][0])
+            assert second.ask("commit", lease=1, **name)[0]["code"] == "key_mismatch"
+        served.kill()
+        with pytest.raises((Closed, OSError)):
+            wire.reply(id)
+    served.start()
+    with served.wire(session=session) as wire:
+        assert 0 < count(served) < 10_000
+        assert wire.ask("write", batch=other, **name)[0]["code"] == "key_mismatch"
+        result = wire.call("write", batch=costly(10_000), timeout=300, **name)
+        assert result["steps"][0]["changes"] == 10_000
+        assert wire.ask("write", batch=other, **name)[0]["code"] == "key_mismatch"
+    assert served.read("SELECT count(*), min(a) FROM t") == [(10_000, 0)]
+
+
 def test_killed_and_sent_again_each_row_once(served, soak):
     """No key in the table: a row that comes twice would stay twice."""
     rows, kills = (60_000, 40) if soak else (10_000, 8)

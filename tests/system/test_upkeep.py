@@ -47,6 +47,23 @@ def test_vacuum_says_the_cost_and_gives_pages_back(litefunnel, daemon):
     assert served.read("SELECT count(*) FROM t") == [(2001,)]
 
 
+def test_a_vacuum_touches_all_tables(daemon):
+    """It renumbers rowids without a name: a batch by rowid, guarded by what was read before, hit another row."""
+    served = daemon()
+    served.write("CREATE TABLE x(a)", ["INSERT INTO x VALUES (?)", [[n] for n in range(1, 6)], {"many": True}])
+    served.write("DELETE FROM x WHERE rowid = 2")
+    with served.wire() as wire, served.wire() as watcher:
+        at = wire.call("ping")
+        watch = watcher.call("watch", tables=["x"])["watch"]
+        commit = wire.call("vacuum")["commit"]
+        error, _ = wire.ask("write", batch=[["DELETE FROM x WHERE rowid = 4"]],
+                            if_commit={"at": {"epoch": at["epoch"], "commit": at["commit"]}, "tables": ["x"]})
+        assert error["code"] == "snapshot_changed", error
+        method, notice = watcher.next_notice()
+        assert (method, notice["watch"], notice["commit"]) == ("commit", watch, commit)
+    assert served.read("SELECT count(*) FROM x") == [(4,)]
+
+
 def test_vacuum_is_refused_while_a_chunk_is_open(daemon):
     served = daemon()
     fill(served)

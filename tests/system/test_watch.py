@@ -169,6 +169,18 @@ def test_watches_are_bounded(wire):
     assert caught.value.code == "bad_request"
 
 
+def test_the_names_of_a_connection_are_bounded(served):
+    """64 watches of 1000 long names each were 16 MiB, of each connection."""
+    with served.wire() as wire:
+        watch = wire.call("watch", channels=[f"c{i}" for i in range(600)])["watch"]
+        wire.call("watch", tables=["t"], channels=[f"d{i}" for i in range(399)])
+        error, _ = wire.ask("watch", tables=["other"])
+        assert error["code"] == "bad_request" and "1000 names" in error["message"]
+        wire.call("watch")
+        wire.call("unwatch", watch=watch)
+        wire.call("watch", channels=[f"e{i}" for i in range(600)])
+
+
 def test_since(served, wire):
     start = wire.write("INSERT INTO t(a) VALUES (1)")
     now = {"epoch": start["epoch"], "commit": start["commit"]}

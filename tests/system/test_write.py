@@ -437,6 +437,9 @@ def test_done(served, wire):
         assert wire.write(insert(seq), seq=seq)["repeat"]
     wire.write(insert(7), seq=7, done=2)  # lower than before: ignored
     assert wire.ask("write", batch=[insert(4)], seq=4)[0]["code"] == "session_expired"
+    assert wire.write(insert(7), seq=7, done=5)["repeat"]  # nothing is committed, and it counts
+    assert wire.ask("write", batch=[insert(5)], seq=5)[0]["code"] == "session_expired"
+    assert wire.write(insert(6), seq=6)["repeat"]
     error, _ = wire.ask("write", batch=[insert(9)], seq=8, done=8)
     assert error["code"] == "session_expired"
     assert count(served) == 7

@@ -100,6 +100,41 @@ static void test_rollback_after_sqlite_did_it_itself(void **state)
 	assert_int_equal(other_number("SELECT sum(a) FROM t"), 4);
 }
 
+/* In the statements of a virtual table; the next of them stand in no transaction, and SQLite ends it. */
+static void test_only_our_commit_commits(void **state)
+{
+	struct step step = bed_step_of("INSERT OR FAIL INTO v VALUES (36, 34, 39)");
+	char *message = NULL;
+	(void)state;
+	bed_script(bed.store,
+		"CREATE TABLE t(a); CREATE TABLE left(a); CREATE VIRTUAL TABLE v USING rtree(id, x0, x1)");
+	/* What a client may not make. */
+	bed_begin(bed.store);
+	assert_int_equal(
+		sqlite3_exec(bed.store->handle,
+			"CREATE TRIGGER r BEFORE INSERT ON v_rowid BEGIN SELECT RAISE(ROLLBACK, 'r'); END;"
+			"CREATE TRIGGER n AFTER INSERT ON v_node BEGIN INSERT INTO left VALUES (1); END",
+			NULL, NULL, &message),
+		SQLITE_OK);
+	bed.store->dirty = true;
+	bed_commit(bed.store);
+	for (int i = 0; i < 3; i++) {
+		uint64_t before = store_commit_no(bed.store);
+		bed_begin(bed.store);
+		bed_do(bed.store, "INSERT INTO t VALUES (1)");
+		assert_int_equal(bed_step(bed.store, ROLE_DDL, &step, &shown), STORE_SQL);
+		assert_false(store_in_transaction(bed.store));
+		store_rollback(bed.store);
+		assert_int_equal(other_number("SELECT count(*) FROM left"), 0);
+		assert_int_equal(other_number("SELECT count(*) FROM t"), i);
+		bed_begin(bed.store);
+		bed_do(bed.store, "INSERT INTO t VALUES (2)");
+		bed_commit(bed.store);
+		assert_int_equal(store_commit_no(bed.store), before + 1);
+	}
+	assert_int_equal(other_number("SELECT sum(a) FROM t"), 6);
+}
+
 static void test_deferred_violations(void **state)
 {
 	struct store_error error = {.row = -1};
@@ -296,6 +331,7 @@ int main(void)
 		TEST(test_savepoints),
 		TEST(test_a_schema_that_was_undone),
 		TEST(test_rollback_after_sqlite_did_it_itself),
+		TEST(test_only_our_commit_commits),
 		TEST(test_deferred_violations),
 		TEST(test_another_writer),
 		TEST(test_a_full_disk),
