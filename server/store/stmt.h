@@ -35,7 +35,7 @@ struct stmt {
 	bool lease; /* may run in a lease only */
 	enum control control;
 	uint64_t savepoint; /* as in struct authorizer */
-	char sql[]; /* sql_len bytes and a NUL */
+	char sql[];         /* sql_len bytes and a NUL */
 };
 
 struct stmt_cache {

@@ -85,7 +85,7 @@ static int vacuum(struct store *store, struct store_error *error)
 	rc = store_begin(store, error);
 	if (rc == 0) {
 		store->dirty = true;
-		store->ddl = true; /* every compiled statement is stale */
+		store->ddl = true;               /* every compiled statement is stale */
 		touched_schema(&store->touched); /* rowids without a name are others now */
 		touched_batch_keep(&store->touched);
 		rc = store_commit(store, error);

@@ -85,8 +85,9 @@ static bool end_here(struct store *store)
 bool wal_seal(struct store *store)
 {
 	/* SQLite repeats the error of the file to the first that asks again, and forgets it then. */
-	if (own_run(store, store->own[OWN_BEGIN]) != SQLITE_OK &&
-		own_run(store, store->own[OWN_BEGIN]) != SQLITE_OK) {
+	int rc = own_run(store, store->own[OWN_BEGIN]);
+	rc = rc != SQLITE_OK ? own_run(store, store->own[OWN_BEGIN]) : rc;
+	if (rc != SQLITE_OK) {
 		return false;
 	}
 	bool sealed = end_here(store);
