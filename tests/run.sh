@@ -28,7 +28,7 @@ python=/usr/bin/python3
 stage_seconds_max=1500
 test_seconds_told=600 # a test that takes longer is named in the log, with where it stands
 fuzz_seconds=600
-declare -A campaign=([kills]=1000 [restarts]=1000 [ooms]=50 [programs]=2000 [images]=20000)
+declare -A campaign=([kills]=1000 [restarts]=1000 [ooms]=50 [programs]=2000 [images]=20000 [faults]=61)
 pytest_options=()
 jobs_max=$(nproc)
 
@@ -45,6 +45,7 @@ stages=(
 	'build-clang:'
 	'system-tsan:build-tsan'
 	'crash:build-gcc'
+	'faults-asan:build-asan'
 	'campaign-kills:build-gcc'
 	'campaign-restarts:build-gcc'
 	'campaign-oracle:build-gcc'
@@ -144,6 +145,17 @@ stage_lint() { run_meson gcc --suite lint; }
 # Power loss and failing I/O below the store; then bugs planted in a copy, each of which must be caught.
 stage_crash() { run_meson gcc --suite crash; }
 stage_mutants() { bash tests/crash/mutants.sh; }
+
+# The failing calls once more under a sanitizer, where they take long: each so-manieth, from a random one on.
+stage_faults() {
+	local what first
+	sanitizer_options
+	for what in io malloc; do
+		first=$((RANDOM % campaign[faults] + 1))
+		echo "faults --what $what --stride ${campaign[faults]} --first $first"
+		"build/$1/tests/crash/faults" --what "$what" --stride "${campaign[faults]}" --first "$first" || return 1
+	done
+}
 
 # The machines at full size; the other stages run short forms of them. Each prints its seed.
 stage_campaign() {
@@ -348,7 +360,7 @@ while (($# > 0)); do
 		packages_test+=("${packages_swift[@]}")
 		stage_seconds_max=18000
 		fuzz_seconds=14400
-		campaign=([kills]=20000 [restarts]=20000 [ooms]=1000 [programs]=100000 [images]=500000)
+		campaign=([kills]=20000 [restarts]=20000 [ooms]=1000 [programs]=100000 [images]=500000 [faults]=1)
 		;;
 	--stage)
 		needs_of "${2:-}" >/dev/null || { echo "no stage \"${2:-}\": try --list" >&2; exit 2; }

@@ -76,8 +76,9 @@ struct serving {
 	bool restore_if_missing;
 	int lock_fd;
 	int listen_fd;
-	bool bound;          /* the socket is ours to remove */
-	struct board *board; /* NULL: nothing is shipped */
+	bool bound;           /* the socket is ours to remove, … */
+	struct stat bound_at; /* … as long as it is this one */
+	struct board *board;  /* NULL: nothing is shipped */
 	pid_t shipper_pid;
 	int shipper_fd;
 };
@@ -247,7 +248,7 @@ static int listen_there(struct serving *serving)
 		if (serving->listen_fd < 0) {
 			return cli_fail("serve", "%s", error);
 		}
-		serving->bound = true;
+		serving->bound = lstat(serving->place.socket, &serving->bound_at) == 0;
 	}
 	return CLI_DONE;
 }
@@ -528,7 +529,10 @@ static void finish(struct serving *serving)
 	if (serving->listen_fd >= 0) {
 		close(serving->listen_fd);
 	}
-	if (serving->bound) {
+	struct stat there;
+	if (serving->bound && lstat(serving->place.socket, &there) == 0 &&
+		there.st_ino == serving->bound_at.st_ino &&
+		there.st_dev == serving->bound_at.st_dev) {
 		unlink(serving->place.socket); /* while the lock is still ours */
 	}
 	if (serving->lock_fd >= 0) {

@@ -106,6 +106,11 @@ void peer_move(struct peer *peer, enum peer_state state)
 	}
 }
 
+size_t peer_begun(const struct peer *peer)
+{
+	return peer->frame_since_us != 0 && !peer->paused ? frame_reader_pending(&peer->reader) : 0;
+}
+
 size_t peer_out_pending(const struct peer *peer)
 {
 	return peer->out.len - peer->out_sent;

@@ -83,6 +83,9 @@ void peer_move(struct peer *peer, enum peer_state state);
 /* Bytes of answers that wait to be sent. */
 size_t peer_out_pending(const struct peer *peer);
 
+/* Bytes of a frame that has begun to come and is not whole. */
+size_t peer_begun(const struct peer *peer);
+
 /*
  * Sends what waits in `out` as far as the socket takes it, hands on what has arrived if that makes
  * room, and adjusts what is watched. To be called after anything was added or answered.

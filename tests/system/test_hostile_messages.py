@@ -3,6 +3,7 @@
 Bytes that mean harm, and clients that behave badly: refused, in linear time, with flat memory, and
 another client does not notice.
 """
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -335,6 +336,33 @@ def test_many_who_each_leave_little_unread(daemon, litefunnel):
             client.close()
         good.write("INSERT INTO t(a) VALUES (1)")
     assert served.read("SELECT count(*) FROM t") == [(21,)]
+    goes_on(served)
+
+
+def test_many_who_each_begin_a_large_frame(daemon, litefunnel):
+    """Each holds what is allowed, all together more than there is memory for: the worst are closed."""
+    served = daemon(frame_timeout="5m", hello_timeout="5m")
+    served.write("CREATE TABLE t(a, b)")
+    half = struct.pack(">I", 8 << 20) + bytes(7 << 20)
+    with served.wire(timeout=120) as good:
+        begun = []
+        for _ in range(80):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(served.socket)
+            client.settimeout(60)
+            client.sendall(frame(pack([REQUEST, 1, "hello", {"proto": 1, "client": "slow"}])))
+            client.recv(4)  # before hello is answered frames are small
+            with contextlib.suppress(OSError):
+                client.sendall(half)
+            begun.append(client)
+        wait_for(lambda: served.log().count("too much is sent that is not whole: closed") > 40, "too much is there", 60)
+        if not sanitizer(str(litefunnel)):
+            wait_for(lambda: served.rss() < 400 * MIB, "memory is given back", 30)
+        for _ in range(5):
+            good.write(["INSERT INTO t(a) VALUES (?)", [b"x" * 4_000_000]])
+        for client in begun:
+            client.close()
+    assert served.read("SELECT count(*) FROM t") == [(5,)]
     goes_on(served)
 
 

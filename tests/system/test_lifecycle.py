@@ -5,7 +5,9 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -178,6 +180,17 @@ def test_stale_socket_is_replaced(daemon):
     assert os.path.exists(served.socket)
     served.start()
     assert served.write("SELECT 1")
+
+
+def test_a_stop_leaves_the_socket_of_another(daemon):
+    """Whoever has removed ours and bound the path since keeps what he has."""
+    served = daemon()
+    os.unlink(served.socket)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(served.socket)
+        served.stop()
+        assert stat.S_ISSOCK(os.stat(served.socket).st_mode)
+    os.unlink(served.socket)
 
 
 def test_missing_database_needs_create(daemon):
@@ -418,10 +431,15 @@ def test_idle_costs_nothing(daemon, litefunnel):
             time.sleep(0.2)
             return switches() - before <= (1 if served.slow == 1 else 20)  # a sanitizer's own threads
 
-        wait_for(rests, "it has something left to do")
-        before, cpu = switches(), served.cpu_s()
-        time.sleep(3)
-        assert round(served.cpu_s() - cpu, 3) <= 0.01 * served.slow  # a tick is 0.01, but not in binary
+        # The kernel charges whole ticks to whoever it meets: on a busy machine a wake-up may cost one each.
+        for tries_left in (2, 1, 0):
+            wait_for(rests, "it has something left to do")
+            before, cpu = switches(), served.cpu_s()
+            time.sleep(3)
+            used = round(served.cpu_s() - cpu, 3)
+            if used <= 0.01 * served.slow:  # a tick is 0.01, but not in binary
+                break
+            assert tries_left > 0, used
         if not sanitizer(str(litefunnel)):  # whose runtimes have threads of their own
             assert switches() - before <= 10
             assert served.rss() < 16 << 20, served.rss()
