@@ -47,7 +47,8 @@ def one_more(wire):
 
 def test_it_is_copied_in_parts_beside_readers_and_writers(daemon):
     served = grown(daemon, sync="normal")
-    onlookers = [Onlooker(served) for _ in range(3)]
+    # Two: a third may take the last read mark, and then the daemon has none of its own for a part.
+    onlookers = [Onlooker(served) for _ in range(2)]
     for onlooker in onlookers:
         onlooker.start()
     with served.wire(timeout=120) as wire:
