@@ -81,8 +81,12 @@ def thread_id(pid, name):
 
 
 def traced(tid):
-    with open(f"/proc/{tid}/status", encoding="ascii") as file:
-        return next(line for line in file if line.startswith("TracerPid")).split()[1] != "0"
+    """Or killed already: the first call was the one."""
+    try:
+        with open(f"/proc/{tid}/status", encoding="ascii") as file:
+            return next(line for line in file if line.startswith("TracerPid")).split()[1] != "0"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 class Run:
