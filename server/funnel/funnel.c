@@ -118,8 +118,9 @@ void funnel_touch(void *ctx, struct peer *peer)
 
 void funnel_flush(struct funnel *funnel)
 {
-	list_for_each_safe(node, &funnel->touched) {
-		struct peer *peer = container_of(node, struct peer, touched);
+	/* What is flushed may read on, and that may flush: whoever was the next is perhaps not there any more. */
+	while (!list_empty(&funnel->touched)) {
+		struct peer *peer = container_of(funnel->touched.next, struct peer, touched);
 		list_remove(&peer->touched);
 		peer_flush(peer);
 	}
