@@ -389,6 +389,10 @@ static void bound_begun(struct funnel *funnel, uint64_t now_us)
 			log_uint("begun", peer_begun(worst)));
 		peer_close(worst, FAILURE_OVERLOADED,
 			"too much is on its way to the daemon that is not whole: try again later");
+		/* Whoever reads no answers either would keep it until the stall is over. */
+		if (worst->state != PEER_CLOSED) {
+			peer_move(worst, PEER_CLOSED);
+		}
 	}
 }
 

@@ -512,7 +512,7 @@ void store_rollback(struct store *store)
 		/* In the middle of a statement: what FTS5 had in memory may be of rows that are gone. */
 		store->schema_stale = true;
 	}
-	store->open = false;
+	store->open = store_in_transaction(store);
 	store->foreign.own_restart |= store->dirty; /* what it spilled may have begun it */
 	store_forget_schema(store);
 	touched_rolled_back(&store->touched);
