@@ -341,21 +341,23 @@ def test_many_who_each_leave_little_unread(daemon, litefunnel):
 
 def test_many_who_each_begin_a_large_frame(daemon, litefunnel):
     """Each holds what is allowed, all together more than there is memory for: the worst are closed."""
-    served = daemon(frame_timeout="5m", hello_timeout="5m")
+    served = daemon(frame_timeout="5m", hello_timeout="5m", stall_timeout="5m")
     served.write("CREATE TABLE t(a, b)")
+    unread = frame(pack([REQUEST, 2, "write", {"batch": [["SELECT zeroblob(500000)"]]}]))
     half = struct.pack(">I", 8 << 20) + bytes(7 << 20)
     with served.wire(timeout=120) as good:
         begun = []
-        for _ in range(80):
+        for number in range(80):
             client = socket.socket(socket.AF_UNIX)
             client.connect(served.socket)
             client.settimeout(60)
             client.sendall(frame(pack([REQUEST, 1, "hello", {"proto": 1, "client": "slow"}])))
             client.recv(4)  # before hello is answered frames are small
             with contextlib.suppress(OSError):
-                client.sendall(half)
+                client.sendall(half if number % 2 else unread + half)  # some read no answer either
             begun.append(client)
         wait_for(lambda: served.log().count("too much is sent that is not whole: closed") > 40, "too much is there", 60)
+        wait_for(lambda: served.stats()["clients"] < 40, "they are gone")
         if not sanitizer(str(litefunnel)):
             wait_for(lambda: served.rss() < 400 * MIB, "memory is given back", 30)
         for _ in range(5):
