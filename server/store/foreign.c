@@ -198,6 +198,7 @@ static int check_content(struct store *store, struct store_recheck *recheck)
 			whole ? "integrity_check" : "quick_check", text);
 		return stands(recheck, store, why);
 	}
+	schema_allow_views(store);
 	if (schema_find_trespass(store, &trespassed) != SQLITE_OK || trespassed) {
 		return stands(recheck, store,
 			"has a schema now that refers to litefunnel's tables (_lf_…), or takes a name "

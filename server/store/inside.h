@@ -145,6 +145,7 @@ struct store {
 	char encoding[16];
 	bool sync_full;
 	bool foreign_keys;
+	bool large_views; /* there were some when we came: none is refused */
 	bool explain_trusted;
 	uint32_t session_window;
 
@@ -206,6 +207,15 @@ int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
  * those in which SQLite itself tells facts, pragma_….
  */
 int schema_find_trespass(struct store *store, bool *ret_found);
+
+/*
+ * SQLite's code, and the first view that takes more than COMPILER_VIEW_BYTES to compile, or NULL; the caller frees its
+ * name. Each look at the schema compiles all views (SQLite fills in their columns for pragma_table_list).
+ */
+int schema_find_large_view(struct store *store, char **ret_view);
+
+/* Others may have made such views: whoever changes the schema later is not to blame for them. */
+void schema_allow_views(struct store *store);
 
 /* SQLite's code, and which of our tables is not there any more; "": all are, and know whose they are. */
 int schema_find_lost(struct store *store, char ret_table[STORE_OWN_NAME_BYTES]);

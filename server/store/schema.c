@@ -5,10 +5,12 @@
  * the daemon's own tables, or into SQLite, in ways that the authorizer is not asked about.
  */
 
+#include "server/store/compiler.h"
 #include "server/store/inside.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Errors of compiling that speak of what this process lacks, and not of the probe itself. */
@@ -79,6 +81,43 @@ static int finds(struct store *store, const char *sql, bool *ret_found)
 	*ret_found = rc == SQLITE_ROW;
 	sqlite3_finalize(stmt);
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+int schema_find_large_view(struct store *store, char **ret_view)
+{
+	sqlite3_stmt *list = NULL;
+	bool too_large = false;
+	int rc = own_prepare(store,
+		"SELECT name FROM sqlite_schema WHERE type = 'view' UNION ALL "
+		"SELECT name FROM sqlite_temp_schema WHERE type = 'view'",
+		&list);
+	*ret_view = NULL;
+	while (rc == SQLITE_OK && !too_large && (rc = sqlite3_step(list)) == SQLITE_ROW) {
+		sqlite3_stmt *stmt = NULL;
+		const char *name = (const char *)sqlite3_column_text(list, 0);
+		char *sql = sqlite3_mprintf("SELECT * FROM \"%w\"", name);
+		rc = sql != NULL ? SQLITE_OK : SQLITE_NOMEM;
+		if (sql !=
+			NULL) { /* what does not compile for other reasons is no matter of size */
+			(void)compiler_prepare(store->handle, COMPILER_VIEW_BYTES, sql, -1, 0,
+				&stmt, NULL, &too_large);
+			sqlite3_finalize(stmt);
+		}
+		if (too_large) {
+			*ret_view = strdup(name);
+			rc = *ret_view != NULL ? SQLITE_OK : SQLITE_NOMEM;
+		}
+		sqlite3_free(sql);
+	}
+	sqlite3_finalize(list);
+	return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+void schema_allow_views(struct store *store)
+{
+	char *view = NULL;
+	store->large_views = schema_find_large_view(store, &view) != SQLITE_OK || view != NULL;
+	free(view);
 }
 
 /* For what is looked at see inside.h. */

@@ -235,6 +235,7 @@ static int may_go_on(
 static int check_schema(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
 	bool trespassed = true;
+	schema_allow_views(store);
 	if (schema_find_trespass(store, &trespassed) != SQLITE_OK) {
 		snprintf(ret_error, STORE_ERROR_BYTES, "%s: its schema cannot be read: %s",
 			store->path, sqlite3_errmsg(store->handle));

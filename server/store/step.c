@@ -6,6 +6,7 @@
  */
 
 #include "server/base/clock.h"
+#include "server/store/compiler.h"
 #include "server/store/inside.h"
 
 #include <errno.h>
@@ -299,11 +300,37 @@ static void note_savepoint(struct store *store, enum control control, uint64_t s
 	}
 }
 
+/* 0, or why not. */
+static int check_views(struct store *store, struct store_error *error)
+{
+	char *view = NULL;
+	int rc = schema_find_large_view(store, &view);
+	if (rc != SQLITE_OK) {
+		return stmt_failed(store->handle, &store->authorizer, rc, error);
+	}
+	if (view == NULL) {
+		return 0;
+	}
+	if (store->authorizer.lease) {
+		store_rollback(store);
+	}
+	store_error_set(error, STORE_SQL, SQLITE_TOOBIG,
+		"compiling the view %s takes more than %d MiB, at each change of the schema (cure: name views that name "
+		"others twice less often, or keep what they give in a table)",
+		view, COMPILER_VIEW_BYTES >> 20);
+	free(view);
+	return STORE_SQL;
+}
+
 /* After a change of the schema: what the authorizer could not see, and whose table is gone. */
 static int check_own_tables(struct store *store, struct store_error *error)
 {
 	bool trespassed = false;
-	int rc = schema_find_trespass(store, &trespassed);
+	int rc = store->large_views ? 0 : check_views(store, error);
+	if (rc != 0) {
+		return rc;
+	}
+	rc = schema_find_trespass(store, &trespassed);
 	if (rc != SQLITE_OK) {
 		return stmt_failed(store->handle, &store->authorizer, rc, error);
 	}

@@ -6,6 +6,7 @@
  */
 
 #include "server/store/stmt.h"
+#include "server/store/compiler.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -13,8 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Texts with literals are as long as their data and are seldom seen again. */
-enum { KEEP_BYTES_MAX = 16 * 1024 };
+enum {
+	/* Texts with literals are as long as their data and are seldom seen again. */
+	KEEP_BYTES_MAX = 16 * 1024,
+	/* No statement is kept that takes more than this part of what all may take. */
+	KEEP_SHARE = 16,
+};
 
 void store_error_clear(struct store_error *error)
 {
@@ -128,11 +133,22 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 		error->needed = ROLE_NONE;
 		return store_error_set(error, STORE_DENIED, SQLITE_AUTH, "VACUUM inside a batch");
 	}
-	int rc = sqlite3_prepare_v3(handle, sql.data, (int)sql.len, flags, ret_handle, &tail);
+	/* PRAGMA hard_heap_limit is answered while it is compiled. */
+	size_t bytes = sql_begins_with(sql, "pragma") ? 0 : COMPILER_BYTES;
+	bool too_large = false;
+	int rc = compiler_prepare(
+		handle, bytes, sql.data, (int)sql.len, flags, ret_handle, &tail, &too_large);
 	if (rc == SQLITE_SCHEMA) {
 		/* The picture of the schema was stale, and is not any more: now the true error. */
 		authorizer_enter(authorizer, role);
-		rc = sqlite3_prepare_v3(handle, sql.data, (int)sql.len, flags, ret_handle, &tail);
+		rc = compiler_prepare(handle, bytes, sql.data, (int)sql.len, flags, ret_handle,
+			&tail, &too_large);
+	}
+	if (too_large) {
+		return store_error_set(error, STORE_SQL, rc,
+			"compiling it takes more than %d MiB (cure: name views and WITH clauses that name "
+			"others twice less often, or keep what they give in a table)",
+			COMPILER_BYTES >> 20);
 	}
 	if (rc == SQLITE_OK && *ret_handle != NULL && authorizer->answered[0] != 0) {
 		/*
@@ -162,15 +178,18 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 	return 0;
 }
 
-int stmt_cache_init(
-	struct stmt_cache *cache, sqlite3 *handle, struct authorizer *authorizer, size_t max)
+int stmt_cache_init(struct stmt_cache *cache, sqlite3 *handle, struct authorizer *authorizer,
+	size_t max, size_t bytes_max)
 {
 	size_t buckets = 64;
 	while (buckets < max) {
 		buckets *= 2;
 	}
-	*cache = (struct stmt_cache){
-		.handle = handle, .authorizer = authorizer, .max = max, .buckets_count = buckets};
+	*cache = (struct stmt_cache){.handle = handle,
+		.authorizer = authorizer,
+		.max = max,
+		.bytes_max = bytes_max,
+		.buckets_count = buckets};
 	list_init(&cache->recent);
 	cache->buckets = calloc(buckets, sizeof(*cache->buckets));
 	return cache->buckets != NULL ? 0 : -ENOMEM;
@@ -190,6 +209,7 @@ static void evict(struct stmt_cache *cache, struct stmt *stmt)
 	*at = stmt->next_in_bucket;
 	list_remove(&stmt->recent);
 	cache->count--;
+	cache->bytes -= stmt->bytes;
 	sqlite3_finalize(stmt->handle);
 	free(stmt);
 }
@@ -213,14 +233,15 @@ void stmt_cache_finish(struct stmt_cache *cache)
 	}
 }
 
-/* The least recently used statement that nobody runs makes room. */
-static void make_room(struct stmt_cache *cache)
+/* The least recently used statements that nobody runs make room for one. */
+static void make_room(struct stmt_cache *cache, const struct stmt *coming)
 {
-	for (struct list *at = cache->recent.prev; at != &cache->recent; at = at->prev) {
+	for (struct list *at = cache->recent.prev; at != &cache->recent &&
+		(cache->count >= cache->max || cache->bytes + coming->bytes > cache->bytes_max);) {
 		struct stmt *stmt = container_of(at, struct stmt, recent);
+		at = at->prev;
 		if (!stmt->busy) {
 			evict(cache, stmt);
-			return;
 		}
 	}
 }
@@ -265,14 +286,18 @@ static int compile(struct stmt_cache *cache, enum role role, struct bytes sql, u
 	bool pragma = sql_begins_with(sql, "pragma") && !cache->authorizer->saw_ddl;
 	bool readonly = pragma || sqlite3_stmt_readonly(handle) != 0;
 	bool explain = sqlite3_stmt_isexplain(handle) != 0;
+	size_t bytes = sizeof(*stmt) + sql.len +
+		(size_t)sqlite3_stmt_status(handle, SQLITE_STMTSTATUS_MEMUSED, 0);
 	*stmt = (struct stmt){
 		.handle = handle,
+		.bytes = bytes,
 		.hash = hash,
 		.role = role,
 		.sql_len = sql.len,
 		.params = (unsigned)sqlite3_bind_parameter_count(handle),
 		.columns = (unsigned)sqlite3_column_count(handle),
-		.once = sql.len > KEEP_BYTES_MAX || cache->authorizer->saw_lease,
+		.once = sql.len > KEEP_BYTES_MAX || bytes > cache->bytes_max / KEEP_SHARE ||
+			cache->authorizer->saw_lease,
 		.temp = cache->authorizer->saw_temp && !explain,
 		.lease = cache->authorizer->saw_lease,
 		.control = explain ? CONTROL_NONE : cache->authorizer->control,
@@ -301,13 +326,12 @@ int stmt_acquire(struct stmt_cache *cache, enum role role, struct bytes sql, uin
 			return rc;
 		}
 		cache->misses++;
-		if (cache->count >= cache->max) {
-			make_room(cache);
-		}
+		make_room(cache, stmt);
 		struct stmt **bucket = bucket_of(cache, hash, role);
 		stmt->next_in_bucket = *bucket;
 		*bucket = stmt;
 		cache->count++;
+		cache->bytes += stmt->bytes;
 	}
 	list_push_front(&cache->recent, &stmt->recent);
 	stmt->busy = true;

@@ -22,6 +22,7 @@ struct stmt {
 	uint64_t hash;
 	enum role role;
 	size_t sql_len;
+	size_t bytes; /* of memory, when it was compiled */
 	unsigned params;
 	unsigned columns;
 	bool readonly;     /* sqlite3_stmt_readonly() */
@@ -46,12 +47,15 @@ struct stmt_cache {
 	struct list recent;   /* most recently used first */
 	size_t count;
 	size_t max;
+	size_t bytes;
+	size_t bytes_max;
 	uint64_t hits;
 	uint64_t misses;
 };
 
-int stmt_cache_init(
-	struct stmt_cache *cache, sqlite3 *handle, struct authorizer *authorizer, size_t max);
+/* max statements are kept, in bytes_max of memory at most; those in use stand outside of both. */
+int stmt_cache_init(struct stmt_cache *cache, sqlite3 *handle, struct authorizer *authorizer,
+	size_t max, size_t bytes_max);
 void stmt_cache_finish(struct stmt_cache *cache);
 
 /* Finalizes everything that is not in use. */

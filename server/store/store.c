@@ -22,7 +22,8 @@
 
 enum {
 	PROGRESS_OPS = 1000,
-	LOOK_US = 300000, /* a transaction that took longer looks at its ground before COMMIT */
+	STATEMENTS_SHARE = 4, /* which part of the heap those that are kept may take */
+	LOOK_US = 300000,     /* a transaction that took longer looks at its ground before COMMIT */
 };
 
 static const char *const own_texts[OWN_COUNT] = {
@@ -252,8 +253,10 @@ static int set_up(struct store *store, const struct store_options *options, char
 	sqlite3_busy_timeout(store->handle, 0);
 	store->explain_trusted = stmt_self_test();
 
-	rc = stmt_cache_init(
-		&store->cache, store->handle, &store->authorizer, options->statements_max);
+	rc = stmt_cache_init(&store->cache, store->handle, &store->authorizer,
+		options->statements_max,
+		options->heap_bytes_max > 0 ? options->heap_bytes_max / STATEMENTS_SHARE
+					    : SIZE_MAX);
 	rc = rc == 0 && options->poisoned ? recovery_check(store, ret_error) : rc;
 	rc = rc == 0 ? state_open(store, ret_error) : rc;
 	rc = rc == 0 ? schema_check(store, ret_error) : rc;

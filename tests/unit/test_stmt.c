@@ -616,7 +616,8 @@ static void test_the_cache(void **state)
 {
 	struct stmt_cache cache;
 	(void)state;
-	assert_int_equal(stmt_cache_init(&cache, bed.store->handle, &bed.store->authorizer, 3), 0);
+	assert_int_equal(
+		stmt_cache_init(&cache, bed.store->handle, &bed.store->authorizer, 3, 1 << 20), 0);
 	struct stmt *one = acquire(&cache, ROLE_DDL, "SELECT 1");
 	stmt_release(&cache, one);
 	assert_ptr_equal(acquire(&cache, ROLE_DDL, "SELECT 1"), one);

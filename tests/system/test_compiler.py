@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""
+Texts of a few hundred bytes that are costly to compile, or to keep compiled: views and WITH clauses that name one another
+twice double with each. They are refused before they take the writer's time or everybody's memory.
+"""
+import sqlite3
+
+import pytest
+
+from wire import Refused
+
+MIB = 1 << 20
+
+
+def doubling(levels, tag=0):
+    """A query whose program doubles with each level: at 13 it takes 1 MiB to keep, at 16 93 MiB to compile."""
+    clauses = ["v0 AS (SELECT 1 AS x)"]
+    clauses += [f"v{i} AS (SELECT a.x FROM v{i - 1} AS a, v{i - 1} AS b)" for i in range(1, levels + 1)]
+    return f"/* {tag} */ WITH {', '.join(clauses)} SELECT * FROM v{levels}"
+
+
+def doubling_views(levels):
+    return ["CREATE VIEW v0 AS SELECT 1 AS x",
+            *(f"CREATE VIEW v{i} AS SELECT a.x FROM v{i - 1} AS a, v{i - 1} AS b" for i in range(1, levels + 1))]
+
+
+def refused(wire, *steps):
+    with pytest.raises(Refused) as refusal:
+        wire.write(*steps)
+    error = refusal.value.error
+    assert (error["code"], error["retry"], error["applied"]) == ("sql", False, "no"), error
+    return error["message"]
+
+
+def test_what_doubles_is_refused(daemon):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as wire, served.wire() as other:
+        before = served.rss()
+        for levels in (16, 20, 60):
+            assert "32 MiB" in refused(wire, "INSERT INTO t VALUES (1)", doubling(levels))
+            assert "32 MiB" in refused(wire, f"INSERT INTO t {doubling(levels)}")
+            other.write("INSERT INTO t VALUES (2)")
+        if served.slow == 1:  # ASan keeps what was freed for a while
+            assert served.rss() - before < 160 * MIB
+        wire.write(doubling(10))
+    assert served.read("SELECT a, count(*) FROM t GROUP BY a") == [(2, 3)]
+
+
+def test_a_long_text_has_room(daemon):
+    """What takes much memory because there is much of it is no doubling."""
+    served = daemon()
+    rows = 100_000
+    served.write("CREATE TABLE t(a)")
+    served.write("INSERT INTO t VALUES (0)" + ",(1)" * rows)
+    assert served.read("SELECT sum(a) FROM t") == [(rows,)]
+
+
+def test_what_is_kept_has_a_bound(daemon):
+    """Each of these is compiled, and kept until others need the room: not until nobody finds any."""
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as wire:
+        for i in range(900 // served.slow):  # of 0.7 MiB each; SQLite may take 512
+            wire.write(f"SELECT {i}{', 1' * 1990}")
+        served.write("INSERT INTO t VALUES (randomblob(1000000))")
+    if served.slow == 1:
+        assert served.rss() < 320 * MIB
+
+
+@pytest.mark.parametrize("levels", [17, 40])
+def test_a_view_that_doubles(daemon, levels):
+    """It would be compiled at each change of the schema and at each start."""
+    served = daemon()
+    views = doubling_views(levels)
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(a)", "INSERT INTO t VALUES (1)")
+        assert "compiling the view" in refused(wire, "INSERT INTO t VALUES (2)", *views)
+        wire.write(*views[:12])
+        wire.call("begin", lease=1)
+        error, _ = wire.ask("step", lease=1, sql="; ".join(views[12:]), opts={"script": True})
+        assert error is not None and "compiling the view" in error["message"], error
+    served.write("INSERT INTO t VALUES (3)", "CREATE INDEX t_a ON t(a)")
+    assert served.read("SELECT a FROM t") == [(1,), (3,)]
+    assert served.read("SELECT count(*) FROM sqlite_schema WHERE type = 'view'") == [(12,)]
+
+
+def test_a_database_that_came_with_one(daemon):
+    """Nobody is refused a change of the schema for a view that was there."""
+    served = daemon(start=False)
+    with sqlite3.connect(served.db) as db:
+        for view in doubling_views(14):
+            db.execute(view)
+    db.close()
+    served.start()
+    served.write("CREATE TABLE t(a)", "CREATE VIEW other AS SELECT a FROM t")
+    with served.wire() as wire:
+        wire.write("DROP VIEW v14")
+    assert served.read("SELECT count(*) FROM sqlite_schema WHERE name = 'v14'") == [(0,)]
