@@ -222,13 +222,8 @@ static enum after commit(struct run *run, struct request *request)
 	}
 	buffer_clear(&request->payload);
 	buffer_append(&request->payload, payload, sizeof(payload));
-	if (request->identity.kind != IDENTITY_NONE &&
-		dedupe_remember(store_dedupe(store), &request->identity,
-			(struct bytes){payload, sizeof(payload)}) != 0) {
-		fail(request, FAILURE_INTERNAL, "out of memory");
-		return AFTER_ENDED;
-	}
-	int rc = store_lease_commit(store, &error);
+	int rc = store_lease_commit(store, &request->identity,
+		(struct bytes){payload, sizeof(payload)}, &error);
 	request->commit_us = clock_now_us() - began_us;
 	request->commit_no = store_commit_no(store);
 	request->group = 1;

@@ -388,18 +388,28 @@ static int restore_changes(struct store *store, int64_t changes)
 	return rc;
 }
 
+static int remember(struct store *store, const struct identity *identity, struct bytes payload,
+	struct store_error *error)
+{
+	return dedupe_remember(store->dedupe, identity, payload) == 0
+		? 0
+		: store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
+}
+
 /*
  * SQLite counts violations in two places, by the setting at the time, and commits if they come to nothing
  * together; what can be asked of it is only whether either is other than nothing. So, when the setting
  * was changed on the way, it must be tried, in a way that can be taken back.
  */
-static int try_commit(struct store *store, struct store_error *error)
+static int try_commit(struct store *store, const struct identity *identity, struct bytes payload,
+	struct store_error *error)
 {
 	struct store_error ignored = {.row = -1};
 	close_all_cursors(store);
 	int rc = store_savepoint(store, error);
 	int64_t total = sqlite3_total_changes64(store->handle);
 	int64_t changes = sqlite3_changes64(store->handle);
+	rc = rc == 0 ? remember(store, identity, payload, error) : rc;
 	rc = rc == 0 ? store_commit(store, error) : rc;
 	if (rc != STORE_SQL || !store_in_transaction(store)) {
 		return rc;
@@ -414,24 +424,30 @@ static int try_commit(struct store *store, struct store_error *error)
 	return STORE_SQL;
 }
 
-int store_lease_commit(struct store *store, struct store_error *error)
+int store_lease_commit(struct store *store, const struct identity *identity, struct bytes payload,
+	struct store_error *error)
 {
 	if (store_deferred_violations(store)) {
+		/* It may be committed under that name yet: of a commit that fails nothing is remembered. */
 		int tried = store->lease.defers_changed
-			? try_commit(store, error)
+			? try_commit(store, identity, payload, error)
 			: store_error_set(error, STORE_SQL, 787, "FOREIGN KEY constraint failed");
 		if (tried == STORE_SQL) {
-			dedupe_rolled_back(
-				store->dedupe); /* it may be committed under that name yet */
+			dedupe_rolled_back(store->dedupe);
 		}
 		return tried;
 	}
 	close_all_cursors(store);
+	int rc = remember(store, identity, payload, error);
+	if (rc != 0) {
+		store_rollback(store);
+		return rc;
+	}
 	if (!store->dirty && !dedupe_has_pending(store->dedupe)) {
 		store_rollback(store);
 		return 0;
 	}
-	int rc = store_commit(store, error);
+	rc = store_commit(store, error);
 	if (rc == STORE_SQL) {
 		store_rollback(store); /* of which nobody knows what stands */
 		rc = STORE_RESOURCE;

@@ -22,6 +22,7 @@
 
 struct store;
 struct dedupe;
+struct identity; /* dedupe.h */
 
 /* What a client may do; each includes those before it. `self` is the daemon's own hand. */
 enum role { ROLE_NONE, ROLE_STATS, ROLE_QUERY, ROLE_WRITE, ROLE_DDL, ROLE_ADMIN, ROLE_SELF };
@@ -337,11 +338,12 @@ int store_cursor_fetch(struct store *store, uint64_t id, uint32_t rows, uint64_t
 int store_cursor_close(struct store *store, uint64_t id, struct store_error *error);
 
 /*
- * Commits, after store_deferred_violations() said no: 0, or as store_commit(), and it is over. A lease that
- * wrote nothing, with nothing to remember, takes no commit number.
+ * Commits, with the answer to remember of that name: 0, or as store_commit(), and it is over. A lease that wrote
+ * nothing, with nothing to remember, takes no commit number. STORE_SQL with the code 787: deferred foreign keys do not
+ * hold, and the lease goes on; the name is free.
  */
-/* STORE_SQL with the code 787: deferred foreign keys do not hold, and the lease goes on. */
-int store_lease_commit(struct store *store, struct store_error *error);
+int store_lease_commit(struct store *store, const struct identity *identity, struct bytes payload,
+	struct store_error *error);
 
 /*
  * The end, whatever came before: what is not committed is gone, and so are TEMP objects, cursors and

@@ -685,6 +685,39 @@ def test_a_commit_that_comes_again(daemon):
     assert served.read("SELECT a FROM t") == [(1,), (1,)]
 
 
+@pytest.mark.parametrize("how", ["column", "set", "pragma"])
+@pytest.mark.parametrize("name", [{"seq": 1}, {"key": "k"}], ids=["seq", "key"])
+def test_a_commit_that_failed_and_is_mended(daemon, how, name):
+    """Its name is free: the commit that comes again is made, and is remembered."""
+    served = daemon()
+    served.write("CREATE TABLE p(id INTEGER PRIMARY KEY)",
+                 "CREATE TABLE c(p REFERENCES p(id) DEFERRABLE INITIALLY DEFERRED)")
+    session = os.urandom(16)
+    with served.wire(session=session) as wire:
+        wire.call("begin", lease=1, **({"set": {"defer_foreign_keys": True}} if how == "set" else {}))
+        if how == "pragma":
+            step(wire, "PRAGMA defer_foreign_keys = 1")
+        step(wire, "INSERT INTO c VALUES (41)")
+        for _ in range(2):
+            fails(wire, "commit", "sql", True, lease=1, **name)
+            assert step(wire, "SELECT changes(), total_changes()")["rows"] == [[1, 1]]
+        step(wire, "INSERT INTO p VALUES (41)")
+        done = wire.call("commit", lease=1, **name)
+        assert "repeat" not in done
+        assert served.read("SELECT * FROM c") == [(41,)]
+        # What another lease commits under that name is not what was remembered.
+        wire.call("begin", lease=2)
+        wire.call("step", lease=2, sql="INSERT INTO p VALUES (42)")
+        error, _ = wire.ask("commit", lease=2, **name)
+        assert error["code"] == "key_mismatch"
+    served.kill()
+    served.start()
+    with served.wire(session=session) as wire:
+        again = wire.call("commit", lease=1, **name)
+        assert again["repeat"] is True and again["commit"] == done["commit"]
+    assert served.read("SELECT * FROM p") == [(41,)]
+
+
 def test_a_commit_that_was_never_done(daemon):
     served = daemon()
     served.write("CREATE TABLE t(a)")
