@@ -118,7 +118,7 @@ static bool reject(
 static int name_at(const struct pour_options *options, const char *name)
 {
 	for (size_t i = 0; i < options->places; i++) {
-		if (strcmp(options->names[i], name) == 0) {
+		if (options->names[i] != NULL && strcmp(options->names[i], name) == 0) {
 			return (int)i;
 		}
 	}

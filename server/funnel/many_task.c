@@ -34,13 +34,13 @@ struct slice {
 	uint64_t began_us;
 	uint64_t budget_us;
 	struct store_error error;
-	bool columns; /* the statement returns rows */
+	bool unfit; /* the statement returns rows, or names rowids */
 };
 
 static void note_columns(void *ctx, const struct columns *columns)
 {
 	(void)columns;
-	((struct slice *)ctx)->columns = true;
+	((struct slice *)ctx)->unfit = true;
 }
 
 static int take_no_row(void *ctx, const struct value *values, unsigned count)
@@ -71,6 +71,16 @@ static uint64_t deadline_of(const struct slice *slice)
 	return slice->began_us + (allowed_us > LATE_MIN_US ? allowed_us : LATE_MIN_US);
 }
 
+/* Before its first slice. A condition of the store. */
+static int check(struct slice *slice)
+{
+	struct request *request = slice->request;
+	int rc = store_many_check(
+		slice->store, request->credentials->role, &request->steps[0], &slice->error);
+	slice->unfit = rc == STORE_BAD_REQUEST;
+	return rc;
+}
+
 /* Inside the transaction: the rows, and how far that is. A condition of the store. */
 static int apply(struct slice *slice)
 {
@@ -82,7 +92,7 @@ static int apply(struct slice *slice)
 	int rc = store_step(
 		store, slice->request->credentials->role, &step, &sink, &result, &slice->error);
 	store_batch_end(store);
-	if (slice->columns) {
+	if (slice->unfit) {
 		store_error_clear(&slice->error);
 		return store_error_set(&slice->error, STORE_BAD_REQUEST, 0,
 			"with atomic:false the statement returns no rows: leave RETURNING out");
@@ -183,7 +193,7 @@ static enum end slice_failed(struct slice *slice)
 	int64_t row = slice->error.row;
 	bool soon =
 		slice->error.condition == STORE_RESOURCE || slice->error.condition == STORE_BUSY;
-	bool smaller = slice->rows > 1 && !slice->columns && !soon &&
+	bool smaller = slice->rows > 1 && !slice->unfit && !soon &&
 		slice->error.condition != STORE_MISMATCH;
 	if (!smaller && (soon || slice->error.condition == STORE_MISMATCH)) {
 		fail_with_error(slice);
@@ -215,7 +225,8 @@ static enum end run_inside(struct slice *slice, bool *ret_over)
 	uint64_t left = runs > slice->before ? runs - slice->before : 0;
 	slice->rows = request->slice_rows < left ? request->slice_rows : left;
 	*ret_over = slice->rows == left;
-	int rc = apply(slice);
+	int rc = slice->before == 0 ? check(slice) : 0;
+	rc = rc == 0 ? apply(slice) : rc;
 	if (rc == 0) {
 		rc = *ret_over ? succeed(slice)
 			       : store_many_save(slice->store, &request->identity, &slice->progress,

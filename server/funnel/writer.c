@@ -25,6 +25,7 @@
 #include <time.h>
 
 enum {
+	STACK_BYTES = 16 << 20, /* see COMPILER_STACK */
 	BUSY_PAUSE_US = 5000,
 	LOG_AGAIN_US = 1000000,
 	LOOK_US = 800000,
@@ -556,7 +557,12 @@ int writer_start(const struct writer_options *options, struct writer **ret_write
 	pthread_condattr_destroy(&monotonic);
 	sigfillset(&all); /* signals are the loop's */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int rc = pthread_create(&writer->thread, NULL, writer_main, writer);
+	pthread_attr_t attributes;
+	pthread_attr_init(&attributes);
+	pthread_attr_setstacksize(
+		&attributes, STACK_BYTES); /* whatever the limit of the process is */
+	int rc = pthread_create(&writer->thread, &attributes, writer_main, writer);
+	pthread_attr_destroy(&attributes);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (rc != 0) {
 		writer_free(writer);

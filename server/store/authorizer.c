@@ -7,6 +7,7 @@
  */
 
 #include "server/store/authorizer.h"
+#include "server/store/compiler.h"
 #include "server/store/touched.h"
 
 #include <stdio.h>
@@ -216,12 +217,15 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 	const char *database, const char *inner)
 {
 	struct authorizer *authorizer = ctx;
-	(void)inner; /* a trigger or view does not widen what its caller may do */
+	/* A trigger or view does not widen what its caller may do. */
+	if (authorizer->compiling != NULL && compiler_is_over(authorizer->compiling)) {
+		return SQLITE_DENY;
+	}
 	if (authorizer->role == ROLE_SELF) {
 		return SQLITE_OK;
 	}
 	if (authorizer->observe != NULL) {
-		authorizer->observe(authorizer->observe_ctx, action, first, second);
+		authorizer->observe(authorizer->observe_ctx, action, first, second, inner);
 	}
 	switch (action) {
 	case SQLITE_READ:

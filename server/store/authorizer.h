@@ -33,10 +33,12 @@ struct authorizer {
 	bool saw_lease;   /* may run in a lease only */
 	enum control control;
 	uint64_t savepoint; /* which one the last three are about: touched_name() of its name */
-	/* Told of each action while a statement is looked at (slicing.c), or NULL. */
-	void (*observe)(void *ctx, int action, const char *first, const char *second);
+	/* Told of each action while a statement is looked at, with the trigger or view that it stands in; or NULL. */
+	void (*observe)(
+		void *ctx, int action, const char *first, const char *second, const char *inner);
 	void *observe_ctx;
-	bool lease_foreign_keys; /* what the lease has them at */
+	struct compiling *compiling; /* compiler_prepare() runs; or NULL */
+	bool lease_foreign_keys;     /* what the lease has them at */
 	/* A PRAGMA that is answered without being executed: its name, or "". */
 	char answered[32];
 	/* The first refusal. */

@@ -110,7 +110,7 @@ static int plan(struct store *store, struct chunk *chunk, struct store_error *er
 		return 0;
 	}
 	chunk_unplan(chunk);
-	rc = slicing_make(store, ROLE_WRITE, sql, chunk->by, &chunk->slicing, error);
+	rc = slicing_make(store, ROLE_WRITE, sql, chunk->by, chunk->walk, &chunk->slicing, error);
 	if (rc != 0) {
 		return rc;
 	}
@@ -291,6 +291,7 @@ static void slice_done(struct slice *slice)
 	if (slice->last) {
 		facts->state = CHUNK_DONE;
 		facts->ended_s = clock_wall_us() / 1000000;
+		facts->over_us = now_us;
 		chunk_unplan(chunk);
 		return;
 	}

@@ -40,6 +40,8 @@ struct chunk_facts {
 	uint64_t longest_us; /* slice since the start of the daemon */
 	uint64_t started_s;  /* wall time */
 	uint64_t ended_s;    /* 0: not yet */
+	uint64_t
+		over_us; /* since when it is known to be over, which each start renews; monotonic */
 };
 
 /* What a client asks for. */

@@ -26,6 +26,7 @@ enum chunk_sql {
 	CHUNK_SQL_TARGET,
 	CHUNK_SQL_LOSE,
 	CHUNK_SQL_IS_LOST,
+	CHUNK_SQL_HAS_COLUMN,
 	CHUNK_SQL_MARK_READ,
 	CHUNK_SQL_MARK_NOTE,
 	CHUNK_SQL_MARK_MOVE,
@@ -43,7 +44,8 @@ struct chunk {
 	struct chunk_facts facts;
 	char *name;
 	char *sql;
-	char *by; /* or NULL */
+	char *by;   /* or NULL */
+	char *walk; /* as in struct slicing; NULL: not known, or an INTEGER PRIMARY KEY */
 	char error[CHUNK_ERROR_BYTES];
 	void *params; /* as chunk_params_pack() made them */
 	size_t params_len;
@@ -71,6 +73,7 @@ struct chunk {
 struct chunks {
 	struct list list;
 	sqlite3_stmt *stmts[CHUNK_SQL_COUNT];
+	uint64_t last_id; /* that was seen: what is known here of one is never another's */
 	bool stale;
 };
 

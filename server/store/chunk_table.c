@@ -25,12 +25,15 @@ static const char *const texts[CHUNK_SQL_COUNT] = {
 	[CHUNK_SQL_FIND_ANY] =
 		"SELECT " FACTS " FROM _lf_chunk WHERE name = ?1 AND uid >= 0 ORDER BY id LIMIT 1",
 	[CHUNK_SQL_READ] = "SELECT " FACTS " FROM _lf_chunk WHERE id = ?1",
-	[CHUNK_SQL_LIST] = "SELECT " FACTS ", name, sql, params, key, first_key, last_key, done_key"
-			   " FROM _lf_chunk WHERE uid >= 0 ORDER BY id",
-	[CHUNK_SQL_INSERT] = "INSERT INTO _lf_chunk(uid, name, hash, sql, params, key, rate,"
-			     " slice_ms, state, first_key, last_key, started_s, ended_s)"
-			     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-	[CHUNK_SQL_PRUNE] = "DELETE FROM _lf_chunk WHERE ended_s > 0 AND ended_s < ?1",
+	[CHUNK_SQL_LIST] =
+		"SELECT " FACTS ", name, sql, params, key, first_key, last_key, done_key,"
+		" nullif(walk, '')"
+		" FROM _lf_chunk WHERE uid >= 0 ORDER BY id",
+	[CHUNK_SQL_INSERT] =
+		"INSERT INTO _lf_chunk(id, uid, name, hash, sql, params, key, rate,"
+		" slice_ms, state, first_key, last_key, started_s, ended_s, walk)"
+		" VALUES (1 + max(?15, (SELECT coalesce(max(id), 0) FROM _lf_chunk)), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+	[CHUNK_SQL_PRUNE] = "DELETE FROM _lf_chunk WHERE id = ?1 AND ended_s > 0",
 	[CHUNK_SQL_COUNT_OPEN] = "SELECT count(*) FROM _lf_chunk WHERE ended_s = 0 AND uid >= 0",
 	[CHUNK_SQL_STATE] = "UPDATE _lf_chunk SET state = ?2, ended_s = ?3, error = ?4, rate = ?5"
 			    " WHERE id = ?1",
@@ -39,7 +42,9 @@ static const char *const texts[CHUNK_SQL_COUNT] = {
 		" changes = ?6, slices = ?7, busy_us = ?8, commit_no = ?9 WHERE id = ?1",
 	[CHUNK_SQL_SCHEMA] = "PRAGMA schema_version",
 	[CHUNK_SQL_TARGET] = "SELECT rootpage, sql FROM sqlite_schema"
-			     " WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
+			     " WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE",
+	[CHUNK_SQL_HAS_COLUMN] =
+		"SELECT 1 FROM pragma_table_xinfo(?1) WHERE name = ?2 COLLATE NOCASE",
 	/* Without a key it is never walked again. */
 	[CHUNK_SQL_LOSE] = "UPDATE _lf_chunk SET state = ?2, ended_s = ?3, error = ?4,"
 			   " key = iif(?5, NULL, key) WHERE id = ?1",
@@ -127,6 +132,7 @@ void chunk_free(struct chunk *chunk)
 	free(chunk->name);
 	free(chunk->sql);
 	free(chunk->by);
+	free(chunk->walk);
 	free(chunk->params);
 	free(chunk);
 }
@@ -207,6 +213,7 @@ static struct chunk *add(struct store *store, sqlite3_stmt *stmt)
 	chunk->params_len = (size_t)sqlite3_column_bytes(stmt, 16);
 	chunk->params = malloc(chunk->params_len + 1);
 	chunk->by = column_copy(stmt, 17);
+	chunk->walk = column_copy(stmt, 21);
 	chunk->first = column_dup(stmt, 18);
 	chunk->last = column_dup(stmt, 19);
 	if (chunk->name == NULL || chunk->sql == NULL || chunk->params == NULL) {
@@ -236,6 +243,14 @@ static int load_row(struct store *store, sqlite3_stmt *stmt)
 	chunk->lost = sqlite3_column_type(stmt, 17) == SQLITE_NULL;
 	chunk->facts.due_us = 0;
 	chunk->seen = true;
+	if (!chunk_state_is_over(chunk->facts.state)) {
+		chunk->facts.over_us = 0;
+	} else if (chunk->facts.over_us == 0) {
+		chunk->facts.over_us = clock_now_us();
+	}
+	if (chunk->facts.id > store->chunks->last_id) {
+		store->chunks->last_id = chunk->facts.id;
+	}
 	if (chunk->facts.state != CHUNK_RUNNING) {
 		chunk_unplan(chunk);
 	}
@@ -320,12 +335,17 @@ static int find_name(struct store *store, uint32_t uid, struct bytes name, bool 
 /* Forgets what ended long ago, and makes sure that there is room for one more. */
 static int make_room(struct store *store, uint64_t keep_s, struct store_error *error)
 {
-	uint64_t now_s = clock_wall_us() / 1000000;
+	uint64_t now_us = clock_now_us();
 	sqlite3_stmt *stmt = chunk_stmt(store, CHUNK_SQL_PRUNE);
 	int rc = stmt != NULL ? SQLITE_OK : sqlite3_errcode(store->handle);
-	if (rc == SQLITE_OK) {
-		sqlite3_bind_int64(stmt, 1, now_s > keep_s ? (sqlite3_int64)(now_s - keep_s) : 0);
-		rc = own_run(store, stmt);
+	list_for_each(node, &store->chunks->list) {
+		const struct chunk_facts *facts = &container_of(node, struct chunk, node)->facts;
+		if (rc == SQLITE_OK && facts->over_us != 0 &&
+			now_us - facts->over_us >= keep_s * 1000000) {
+			sqlite3_bind_int64(stmt, 1, (sqlite3_int64)facts->id);
+			rc = own_run(store, stmt);
+			store->chunks->stale = true;
+		}
 	}
 	int64_t open = 0;
 	rc = rc == SQLITE_OK ? step_row(store, CHUNK_SQL_COUNT_OPEN, &stmt) : rc;
@@ -389,6 +409,8 @@ static int insert(struct store *store, const struct chunk_order *order,
 		sqlite3_bind_value(stmt, 11, sqlite3_column_value(ends, 1));
 		sqlite3_bind_int64(stmt, 12, now_s);
 		sqlite3_bind_int64(stmt, 13, empty ? now_s : 0);
+		sqlite3_bind_text(stmt, 14, slicing->walk, -1, SQLITE_STATIC);
+		sqlite3_bind_int64(stmt, 15, (sqlite3_int64)store->chunks->last_id);
 		rc = own_run(store, stmt);
 		sqlite3_clear_bindings(stmt);
 	}
@@ -418,8 +440,8 @@ int store_chunk_start(struct store *store, enum role role, const struct chunk_or
 	sqlite3_snprintf(sizeof(by), by, "%.*s", (int)order->by.len,
 		order->by.len > 0 ? (const char *)order->by.data : "");
 	rc = make_room(store, order->keep_s, error);
-	rc = rc == 0 ? slicing_make(store, role, order->step->sql, by[0] != 0 ? by : NULL, &slicing,
-			       error)
+	rc = rc == 0 ? slicing_make(store, role, order->step->sql, by[0] != 0 ? by : NULL, NULL,
+			       &slicing, error)
 		     : rc;
 	if (rc != 0) {
 		return rc;

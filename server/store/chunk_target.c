@@ -50,6 +50,22 @@ static int look_up(struct store *store, const char *name, uint64_t *ret_identity
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
+/* Whether the table has no column any more of the key's name: later another one may have it. SQLite's code. */
+static int look_for_key(struct store *store, const struct chunk *chunk, bool *ret_gone)
+{
+	sqlite3_stmt *stmt = chunk_stmt(store, CHUNK_SQL_HAS_COLUMN);
+	if (stmt == NULL) {
+		return sqlite3_errcode(store->handle);
+	}
+	sqlite3_bind_text(stmt, 1, chunk->targets[0].name, -1, SQLITE_STATIC);
+	sqlite3_bind_text(stmt, 2, chunk->by, -1, SQLITE_STATIC);
+	int rc = sqlite3_step(stmt);
+	*ret_gone = rc == SQLITE_DONE;
+	sqlite3_reset(stmt);
+	sqlite3_clear_bindings(stmt);
+	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
 void chunk_targets_note(struct store *store)
 {
 	list_for_each(node, &store->chunks->list) {
@@ -96,16 +112,22 @@ static int check_target(struct store *store, const struct chunk *chunk,
 {
 	char why[CHUNK_ERROR_BYTES];
 	uint64_t identity = 0;
+	bool renamed = false;
 	int rc = look_up(store, target->name, &identity);
-	bool gone = identity == 0;
+	if (rc == SQLITE_OK && identity != 0 && target == &chunk->targets[0] && chunk->by != NULL) {
+		rc = look_for_key(store, chunk, &renamed);
+	}
+	bool gone = identity == 0 || renamed;
 	*ret_lost = gone || (compare && target->identity != 0 && target->identity != identity);
 	if (rc != SQLITE_OK || !*ret_lost) {
 		return rc;
 	}
 	sqlite3_snprintf(sizeof(why), why,
-		gone ? "the table \"%s\" was dropped or renamed"
-		     : "another process has changed the table \"%s\", or made it anew: `resume` lets "
-		       "the chunk go on in it",
+		renamed ? "the key of the table \"%s\" was renamed or dropped"
+			: gone
+			? "the table \"%s\" was dropped or renamed"
+			: "another process has changed the table \"%s\", or made it anew: `resume` lets "
+			  "the chunk go on in it",
 		target->name);
 	return lose(store, chunk, why, gone);
 }

@@ -31,6 +31,12 @@ enum own {
 
 enum { STORE_OWN_NAME_BYTES = 32 };
 
+/* Of a row of sqlite_schema: a virtual table that keeps its text in another table, or shows what is in others. */
+#define SQL_SHOWS_OTHERS                                                                           \
+	"sql LIKE 'CREATE VIRTUAL TABLE%' AND (sql LIKE '%fts5vocab%' OR sql LIKE '%fts4aux%'"     \
+	" OR sql LIKE '%dbstat%' OR (sql LIKE '%content%' AND"                                     \
+	" replace(replace(sql, ' ', ''), '\"', '''') NOT LIKE '%content=''''%'))"
+
 struct wal {
 	int fd;                /* our own, to read from; -1: not opened yet */
 	uint64_t frames;       /* in the WAL after the last commit, as the hook said */
@@ -169,6 +175,8 @@ struct store {
 	bool schema_stale; /* a schema was undone, or a virtual table interrupted: to be read anew */
 
 	/* The batch that runs. */
+	uint64_t opened_us; /* the clocks as the file was opened, see store_steady_s() */
+	uint64_t opened_wall_us;
 	uint64_t exec_began_us;
 	uint64_t exec_deadline_us; /* 0: none */
 	uint64_t exec_ops;         /* instructions of the virtual machine, about */
@@ -196,6 +204,13 @@ uint32_t state_page(struct store *store);
 /* In the open transaction: from here on another lineage. An SQLite code. */
 int state_new_epoch(struct store *store);
 
+/*
+ * Wall time in seconds that does not jump while the process runs; and since when, with a time to keep, something may
+ * be forgotten: 0, nothing, for as long as this process is younger, for the clock may have been set before it began.
+ */
+uint64_t store_steady_s(const struct store *store);
+uint64_t store_forget_before_s(const struct store *store, uint64_t keep_s);
+
 /* A function, collation or module that is not there: 0, or -EINVAL with a sentence. */
 int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 
@@ -209,7 +224,7 @@ int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 int schema_find_trespass(struct store *store, bool *ret_found);
 
 /*
- * SQLite's code, and the first view that takes more than COMPILER_VIEW_BYTES to compile, or NULL; the caller frees its
+ * SQLite's code, and the first view that takes more than COMPILER_VIEW_BYTES to compile, or with which all take more than COMPILER_MS, or NULL; the caller frees its
  * name. Each look at the schema compiles all views (SQLite fills in their columns for pragma_table_list).
  */
 int schema_find_large_view(struct store *store, char **ret_view);

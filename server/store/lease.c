@@ -260,6 +260,19 @@ static int give_rows(struct store *store, struct cursor *cursor, uint32_t rows,
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : store_failed(store, rc, error);
 }
 
+/* The end of a step with a cursor: whom its rows have notified is told with the commit, as of any other step. */
+static void end_cursor_step(struct store *store, struct cursor *cursor, int rc, bool more)
+{
+	store->exec_deadline_us = 0;
+	if (rc != 0) {
+		touched_batch_unsay(&store->touched);
+	}
+	touched_batch_keep(&store->touched);
+	if (rc != 0 || !more) {
+		close_cursor(store, cursor);
+	}
+}
+
 static int bind_cursor(struct store *store, const struct stmt *stmt, const struct step *step,
 	struct store_error *error)
 {
@@ -310,10 +323,7 @@ int store_cursor_open(struct store *store, enum role role, const struct step *st
 	rc = bind_cursor(store, stmt, step, error);
 	rc = rc == 0 ? step_give_columns(stmt->handle, sink, error) : rc;
 	rc = rc == 0 ? give_rows(store, cursor, step->cursor_rows, sink, ret_more, error) : rc;
-	store->exec_deadline_us = 0;
-	if (rc != 0 || !*ret_more) {
-		close_cursor(store, cursor);
-	}
+	end_cursor_step(store, cursor, rc, *ret_more);
 	return rc;
 }
 
@@ -342,10 +352,7 @@ int store_cursor_fetch(struct store *store, uint64_t id, uint32_t rows, uint64_t
 	step_limit(store, exec_deadline_us);
 	int rc = step_give_columns(cursor->stmt->handle, sink, error);
 	rc = rc == 0 ? give_rows(store, cursor, rows, sink, ret_more, error) : rc;
-	store->exec_deadline_us = 0;
-	if (rc != 0 || !*ret_more) {
-		close_cursor(store, cursor);
-	}
+	end_cursor_step(store, cursor, rc, *ret_more);
 	return rc;
 }
 

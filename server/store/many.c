@@ -33,7 +33,8 @@ static void bind_name(sqlite3_stmt *stmt, const struct identity *identity)
 		len += (size_t)snprintf(
 			name + len, sizeof(name) - len, ":%llu", (unsigned long long)identity->seq);
 	}
-	sqlite3_bind_text(stmt, 1, name, (int)len, SQLITE_TRANSIENT);
+	/* Not as text: in a database of UTF-16 SQLite makes some that differ the same. */
+	sqlite3_bind_blob(stmt, 1, name, (int)len, SQLITE_TRANSIENT);
 }
 
 int store_many_read(struct store *store, const struct identity *identity,
@@ -89,15 +90,75 @@ int store_many_look(struct store *store, const struct identity *identity, struct
 	return store->many == MANY_NONE ? 0 : store_many_read(store, identity, &progress, error);
 }
 
+/* ---- rowids ---- */
+
+enum { ROWIDS_MAX = 16, TABLE_BYTES = 256 };
+
+struct rowids {
+	char tables[ROWIDS_MAX][TABLE_BYTES]; /* whose rowid has no other name */
+	size_t count;
+};
+
+static void note_rowid(
+	void *ctx, int action, const char *first, const char *second, const char *inner)
+{
+	struct rowids *rowids = ctx;
+	if (action == SQLITE_READ && inner == NULL && second != NULL &&
+		strcmp(second, "ROWID") == 0 && rowids->count < ROWIDS_MAX) {
+		sqlite3_snprintf(TABLE_BYTES, rowids->tables[rowids->count++], "%s", first);
+	}
+}
+
+/* VACUUM leaves alone what a virtual table calls its rowids. SQLite's code. */
+static int is_virtual(struct store *store, const char *table, bool *ret_is)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store,
+		"SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE"
+		" AND rootpage = 0",
+		&stmt);
+	sqlite3_bind_text(stmt, 1, table, -1, SQLITE_STATIC);
+	rc = rc == SQLITE_OK ? sqlite3_step(stmt) : rc;
+	*ret_is = rc == SQLITE_ROW;
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+int store_many_check(
+	struct store *store, enum role role, const struct step *step, struct store_error *error)
+{
+	struct rowids rowids = {.count = 0};
+	sqlite3_stmt *stmt = NULL;
+	size_t tail = 0;
+	store->authorizer.observe = note_rowid;
+	store->authorizer.observe_ctx = &rowids;
+	int rc = stmt_prepare(
+		store->handle, &store->authorizer, role, step->sql, 0, &stmt, &tail, error);
+	store->authorizer.observe = NULL;
+	sqlite3_finalize(stmt);
+	for (size_t i = 0; rc == 0 && i < rowids.count; i++) {
+		bool none = false;
+		int looked = is_virtual(store, rowids.tables[i], &none);
+		rc = looked != SQLITE_OK ? store_failed(store, looked, error)
+			: none
+			? 0
+			: store_error_set(error, STORE_BAD_REQUEST, 0,
+				  "with atomic:false the statement cannot name the rowid of \"%s\": VACUUM may "
+				  "renumber it between two slices (name a key, or leave atomic out)",
+				  rowids.tables[i]);
+	}
+	return rc;
+}
+
 /* Forgets it, and those that nobody has come back to. SQLite's code. */
-static int forget(struct store *store, const struct identity *identity, sqlite3_int64 now_s)
+static int forget(struct store *store, const struct identity *identity)
 {
 	sqlite3_stmt *stmt = chunk_stmt(store, CHUNK_SQL_MANY_FORGET);
 	if (stmt == NULL) {
 		return sqlite3_errcode(store->handle);
 	}
 	bind_name(stmt, identity);
-	sqlite3_bind_int64(stmt, 2, now_s - MANY_KEEP_S);
+	sqlite3_bind_int64(stmt, 2, (sqlite3_int64)store_forget_before_s(store, MANY_KEEP_S));
 	int rc = own_run(store, stmt);
 	sqlite3_clear_bindings(stmt);
 	return rc;
@@ -127,8 +188,8 @@ int store_many_save(struct store *store, const struct identity *identity,
 {
 	/* Our statements run between a client's, and leave nothing of theirs changed. */
 	sqlite3_int64 rowid = sqlite3_last_insert_rowid(store->handle);
-	sqlite3_int64 now_s = (sqlite3_int64)(clock_wall_us() / 1000000);
-	int rc = over ? forget(store, identity, now_s) : move(store, identity, progress, now_s);
+	sqlite3_int64 now_s = (sqlite3_int64)store_steady_s(store);
+	int rc = over ? forget(store, identity) : move(store, identity, progress, now_s);
 	sqlite3_set_last_insert_rowid(store->handle, rowid);
 	store->dirty = true;
 	store->many = MANY_PERHAPS;

@@ -27,6 +27,13 @@ int store_many_read(struct store *store, const struct identity *identity,
 int store_many_look(
 	struct store *store, const struct identity *identity, struct store_error *error);
 
+/*
+ * Whether a step may be cut at all: STORE_BAD_REQUEST if it names rowids that VACUUM, between two slices, gives to
+ * other rows.
+ */
+int store_many_check(
+	struct store *store, enum role role, const struct step *step, struct store_error *error);
+
 /* Writes down how far it is; `over`: forgets it, for the answer is remembered. 0 or STORE_RESOURCE. */
 int store_many_save(struct store *store, const struct identity *identity,
 	const struct many_progress *progress, bool over, struct store_error *error);

@@ -63,11 +63,12 @@ static int run(struct store *store, enum chunk_sql which, sqlite3_value *name,
 static int move_mark(struct store *store, sqlite3_value *name, sqlite3_value *to,
 	sqlite3_int64 position, sqlite3_value *note)
 {
-	sqlite3_int64 now_s = (sqlite3_int64)(clock_wall_us() / 1000000);
+	sqlite3_int64 now_s = (sqlite3_int64)store_steady_s(store);
+	sqlite3_int64 old_s = (sqlite3_int64)store_forget_before_s(store, MARK_KEEP_S);
 	int rc = SQLITE_OK;
 	store->dirty = true;
 	if (sqlite3_value_type(to) == SQLITE_NULL || position == 0) {
-		rc = run(store, CHUNK_SQL_MARK_FORGET, name, NULL, now_s - MARK_KEEP_S, NULL);
+		rc = run(store, CHUNK_SQL_MARK_FORGET, name, NULL, old_s, NULL);
 	}
 	if (rc == SQLITE_OK && sqlite3_value_type(to) != SQLITE_NULL) {
 		rc = run(store, CHUNK_SQL_MARK_MOVE, name, to, now_s, note);

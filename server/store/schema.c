@@ -8,10 +8,14 @@
 #include "server/store/compiler.h"
 #include "server/store/inside.h"
 
+#include "server/base/clock.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { CHECK_US = 5000000 }; /* for all tables */
 
 /* Errors of compiling that speak of what this process lacks, and not of the probe itself. */
 static bool is_missing(const char *message)
@@ -31,9 +35,13 @@ static int probe(
 	struct store *store, const char *table, const char *sql, char ret_error[STORE_ERROR_BYTES])
 {
 	sqlite3_stmt *stmt = NULL;
+	enum compiler_bound bound = COMPILER_FITS;
 	int found = 0;
-	if (sql != NULL && own_prepare(store, sql, &stmt) != SQLITE_OK &&
-		is_missing(sqlite3_errmsg(store->handle))) {
+	authorizer_enter(&store->authorizer, ROLE_SELF);
+	if (sql != NULL &&
+		compiler_prepare(store->handle, &store->authorizer, COMPILER_BYTES, sql, -1, 0,
+			&stmt, NULL, &bound) != SQLITE_OK &&
+		bound == COMPILER_FITS && is_missing(sqlite3_errmsg(store->handle))) {
 		snprintf(ret_error, STORE_ERROR_BYTES,
 			"%s: the schema of \"%s\" needs what this process has not: %s (cure: the setting "
 			"`extensions`)",
@@ -46,7 +54,7 @@ static int probe(
 
 /*
  * Such a lack would make every write to the table fail later. Compiling a statement of each kind, with
- * the triggers that it would fire, finds it now; nothing is run.
+ * the triggers that it would fire, finds it now; nothing is run. What is not looked at in time is found later.
  */
 int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES])
 {
@@ -58,10 +66,13 @@ int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES])
 		"INSERT INTO \"%w\" DEFAULT VALUES", "UPDATE \"%w\" SET %s", "REINDEX \"%w\""};
 	sqlite3_stmt *list = NULL;
 	int found = own_prepare(store, tables, &list) == SQLITE_OK ? 0 : -EINVAL;
-	while (found == 0 && sqlite3_step(list) == SQLITE_ROW) {
+	uint64_t until_us = clock_now_us() + CHECK_US;
+	while (found == 0 && clock_now_us() < until_us && sqlite3_step(list) == SQLITE_ROW) {
 		const char *name = (const char *)sqlite3_column_text(list, 0);
 		const char *columns = (const char *)sqlite3_column_text(list, 1);
-		for (size_t i = 0; found == 0 && i < sizeof(probes) / sizeof(probes[0]); i++) {
+		for (size_t i = 0; found == 0 && clock_now_us() < until_us &&
+			i < sizeof(probes) / sizeof(probes[0]);
+			i++) {
 			char *sql =
 				sqlite3_mprintf(probes[i], name, columns != NULL ? columns : "");
 			found = probe(store, name, sql, ret_error);
@@ -86,24 +97,29 @@ static int finds(struct store *store, const char *sql, bool *ret_found)
 int schema_find_large_view(struct store *store, char **ret_view)
 {
 	sqlite3_stmt *list = NULL;
-	bool too_large = false;
+	enum compiler_bound bound = COMPILER_FITS;
 	int rc = own_prepare(store,
 		"SELECT name FROM sqlite_schema WHERE type = 'view' UNION ALL "
 		"SELECT name FROM sqlite_temp_schema WHERE type = 'view'",
 		&list);
+	uint64_t until_us = clock_now_us() + COMPILER_MS * 1000ull;
 	*ret_view = NULL;
-	while (rc == SQLITE_OK && !too_large && (rc = sqlite3_step(list)) == SQLITE_ROW) {
+	while (rc == SQLITE_OK && bound == COMPILER_FITS &&
+		(rc = sqlite3_step(list)) == SQLITE_ROW) {
 		sqlite3_stmt *stmt = NULL;
 		const char *name = (const char *)sqlite3_column_text(list, 0);
 		char *sql = sqlite3_mprintf("SELECT * FROM \"%w\"", name);
 		rc = sql != NULL ? SQLITE_OK : SQLITE_NOMEM;
-		if (sql !=
-			NULL) { /* what does not compile for other reasons is no matter of size */
-			(void)compiler_prepare(store->handle, COMPILER_VIEW_BYTES, sql, -1, 0,
-				&stmt, NULL, &too_large);
+		if (sql != NULL) {
+			/* What does not compile for other reasons is no matter of size. */
+			(void)compiler_prepare(store->handle, &store->authorizer,
+				COMPILER_VIEW_BYTES, sql, -1, 0, &stmt, NULL, &bound);
 			sqlite3_finalize(stmt);
 		}
-		if (too_large) {
+		if (bound == COMPILER_FITS && clock_now_us() >= until_us) {
+			bound = COMPILER_TIME; /* of all together */
+		}
+		if (bound != COMPILER_FITS) {
 			*ret_view = strdup(name);
 			rc = *ret_view != NULL ? SQLITE_OK : SQLITE_NOMEM;
 		}
@@ -155,9 +171,13 @@ int schema_find_trespass(struct store *store, bool *ret_found)
 		"UNION ALL "
 		"SELECT 1 FROM sqlite_temp_schema WHERE name LIKE '~_lf~_%' ESCAPE '~'"
 		" OR tbl_name LIKE '~_lf~_%' ESCAPE '~'";
-	store_batch_end(store); /* this look is ours and is not interrupted */
+	uint64_t deadline_us = store->exec_deadline_us;
+	store->exec_deadline_us =
+		0; /* this look is ours and is not interrupted; what follows it is */
 	int rc = finds(store, impostors, ret_found);
-	return rc == SQLITE_OK && !*ret_found ? finds(store, trespasses, ret_found) : rc;
+	rc = rc == SQLITE_OK && !*ret_found ? finds(store, trespasses, ret_found) : rc;
+	store->exec_deadline_us = deadline_us;
+	return rc;
 }
 
 int schema_find_lost(struct store *store, char ret_table[STORE_OWN_NAME_BYTES])

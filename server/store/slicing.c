@@ -37,17 +37,16 @@ static int no_memory(struct store_error *error)
 
 enum { LOOK_MAX = 4 };
 
-/* One row of up to that many texts, with up to two text values. SQLite's code; NULL reads as "". */
-static int look_up(struct store *store, const char *sql, const char *first, const char *second,
+/* One row of up to that many texts, with up to three text values. SQLite's code; NULL reads as "". */
+static int look_up_for(struct store *store, const char *sql, const char *const values[3],
 	char texts[LOOK_MAX][SLICING_NAME_BYTES], bool *ret_found)
 {
 	sqlite3_stmt *stmt = NULL;
 	int rc = own_prepare(store, sql, &stmt);
 	*ret_found = false;
 	if (rc == SQLITE_OK) {
-		sqlite3_bind_text(stmt, 1, first, -1, SQLITE_STATIC);
-		if (second != NULL) {
-			sqlite3_bind_text(stmt, 2, second, -1, SQLITE_STATIC);
+		for (int i = 0; i < 3 && i < sqlite3_bind_parameter_count(stmt); i++) {
+			sqlite3_bind_text(stmt, i + 1, values[i], -1, SQLITE_STATIC);
 		}
 		rc = sqlite3_step(stmt);
 		*ret_found = rc == SQLITE_ROW;
@@ -59,6 +58,13 @@ static int look_up(struct store *store, const char *sql, const char *first, cons
 	}
 	sqlite3_finalize(stmt);
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+static int look_up(struct store *store, const char *sql, const char *first, const char *second,
+	char texts[LOOK_MAX][SLICING_NAME_BYTES], bool *ret_found)
+{
+	return look_up_for(
+		store, sql, (const char *const[]){first, second, NULL}, texts, ret_found);
 }
 
 /* The INTEGER PRIMARY KEY of the table, if it has one: such a column is the rowid. */
@@ -77,25 +83,29 @@ static int find_rowid(struct store *store, struct slicing *slicing, bool *ret_fo
 	return rc;
 }
 
-/* A unique index over one column that is never NULL; `by` NULL: the primary key's. */
-static int find_unique(
-	struct store *store, const char *by, struct slicing *slicing, bool *ret_found)
+/* A unique index over one column that is never NULL, with that walk; `by` NULL: the primary key's. */
+static int find_unique(struct store *store, const char *by, const char *walk,
+	struct slicing *slicing, bool *ret_found)
 {
 	static const char sql[] =
-		"SELECT l.name, c.name, x.coll, x.\"desc\" FROM pragma_index_list(?1) AS l,"
+		"SELECT l.name, c.name, x.coll, iif(x.\"desc\", ' DESC', ' ASC')"
+		" FROM pragma_index_list(?1) AS l,"
 		" pragma_index_xinfo(l.name) AS x, pragma_table_info(?1) AS c"
 		" WHERE l.\"unique\" AND NOT l.partial AND x.\"key\" AND x.seqno = 0"
 		" AND (SELECT count(*) FROM pragma_index_info(l.name)) = 1"
 		" AND c.name = x.name AND (c.\"notnull\" OR (c.pk = 1 AND"
 		" (SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1)))"
-		" AND (c.name = ?2 COLLATE NOCASE OR (?2 IS NULL AND l.origin = 'pk'))";
+		" AND (c.name = ?2 COLLATE NOCASE OR (?2 IS NULL AND l.origin = 'pk'))"
+		" AND (?3 IS NULL OR ?3 = x.coll || iif(x.\"desc\", ' DESC', ' ASC'))";
 	char texts[LOOK_MAX][SLICING_NAME_BYTES] = {""};
-	int rc = look_up(store, sql, slicing->table, by, texts, ret_found);
+	int rc = look_up_for(
+		store, sql, (const char *const[]){slicing->table, by, walk}, texts, ret_found);
 	if (*ret_found) {
 		memcpy(slicing->index, texts[0], sizeof(slicing->index));
 		memcpy(slicing->key, texts[1], sizeof(slicing->key));
 		memcpy(slicing->collation, texts[2], sizeof(slicing->collation));
-		slicing->descending = strcmp(texts[3], "1") == 0;
+		slicing->descending = strcmp(texts[3], " DESC") == 0;
+		sqlite3_snprintf(sizeof(slicing->walk), slicing->walk, "%s%s", texts[2], texts[3]);
 	}
 	return rc;
 }
@@ -121,8 +131,8 @@ static int find_table(struct store *store, struct slicing *slicing, struct store
 	return 0;
 }
 
-static int find_key(
-	struct store *store, const char *by, struct slicing *slicing, struct store_error *error)
+static int find_key(struct store *store, const char *by, const char *walk, struct slicing *slicing,
+	struct store_error *error)
 {
 	bool found = false;
 	int rc = find_table(store, slicing, error);
@@ -135,7 +145,7 @@ static int find_key(
 		slicing->key[0] = 0;
 	}
 	if (rc == SQLITE_OK && !found) {
-		rc = find_unique(store, by, slicing, &found);
+		rc = find_unique(store, by, walk, slicing, &found);
 	}
 	if (rc != SQLITE_OK) {
 		return store_failed(store, rc, error);
@@ -143,7 +153,11 @@ static int find_key(
 	if (found) {
 		return 0;
 	}
-	return by != NULL
+	return walk != NULL
+		? slicing_refuse(error,
+			  "\"%s\" has no unique index any more in the order that it is walked in (%s: make one, and resume)",
+			  by, walk)
+		: by != NULL
 		? slicing_refuse(error,
 			  "\"%s\" is no key of \"%s\": `by` names an INTEGER PRIMARY KEY, or a column that is NOT NULL and alone UNIQUE (a bare rowid is renumbered by VACUUM)",
 			  by, slicing->table)
@@ -304,9 +318,10 @@ static void note_function(struct watching *watching, const char *name)
 	}
 }
 
-static void watch(void *ctx, int action, const char *first, const char *second)
+static void watch(void *ctx, int action, const char *first, const char *second, const char *inner)
 {
 	struct watching *watching = ctx;
+	(void)inner;
 	if (action == SQLITE_UPDATE && second != NULL &&
 		sqlite3_stricmp(first, watching->slicing->table) == 0) {
 		note(watching->updated, &watching->updated_count, second);
@@ -332,8 +347,12 @@ static int check_read(
 {
 	static const char sql[] =
 		"SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE"
-		" AND sql LIKE 'CREATE VIRTUAL TABLE%' AND (sql LIKE '%content%'"
-		" OR sql LIKE '%fts5vocab%' OR sql LIKE '%fts4aux%' OR sql LIKE '%dbstat%')";
+		" AND " SQL_SHOWS_OTHERS
+		/* SQLite's own tables without a row in the schema; but for these they tell of its state. */
+		" UNION ALL SELECT ?1 WHERE lower(?1) NOT IN ('json_each', 'json_tree', 'sqlite_schema',"
+		" 'sqlite_master', 'sqlite_temp_schema', 'sqlite_temp_master')"
+		" AND (?1 LIKE '~_lf~_%' ESCAPE '~' OR NOT EXISTS"
+		" (SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE))";
 	if (watching->read_count > READ_MAX) {
 		return slicing_refuse(error, "it reads more than %d tables and views", READ_MAX);
 	}
@@ -346,7 +365,7 @@ static int check_read(
 		}
 		if (found) {
 			return slicing_refuse(error,
-				"\"%s\" is a virtual table over other tables, which it may change (put what it reads into a table first)",
+				"\"%s\" is a virtual table over other tables, or tells of the database as a whole, which it may change (put what it reads into a table first)",
 				watching->read[i]);
 		}
 	}
@@ -508,7 +527,7 @@ static int check_no_aggregate(struct store *store, enum role role, const struct 
 /* ---- the whole ---- */
 
 static int make(struct store *store, enum role role, struct bytes sql, const char *by,
-	struct slicing *slicing, struct store_error *error)
+	const char *walk, struct slicing *slicing, struct store_error *error)
 {
 	struct slicing_text parts;
 	sqlite3_stmt *stmt = NULL;
@@ -531,7 +550,7 @@ static int make(struct store *store, enum role role, struct bytes sql, const cha
 	}
 	slicing->kind = parts.kind;
 	memcpy(slicing->table, parts.table, sizeof(slicing->table));
-	rc = find_key(store, by, slicing, error);
+	rc = find_key(store, by, walk, slicing, error);
 	rc = rc == 0 ? make_texts(store, sql, &parts, slicing, error) : rc;
 	rc = rc == 0 ? check_slice(store, role, slicing, error) : rc;
 	rc = rc == 0 ? slicing_check_program(store, slicing, error) : rc;
@@ -539,10 +558,10 @@ static int make(struct store *store, enum role role, struct bytes sql, const cha
 }
 
 int slicing_make(struct store *store, enum role role, struct bytes sql, const char *by,
-	struct slicing *ret_slicing, struct store_error *error)
+	const char *walk, struct slicing *ret_slicing, struct store_error *error)
 {
 	*ret_slicing = (struct slicing){0};
-	int rc = make(store, role, sql, by, ret_slicing, error);
+	int rc = make(store, role, sql, by, walk, ret_slicing, error);
 	if (rc != 0) {
 		slicing_finish(ret_slicing);
 	}

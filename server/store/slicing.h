@@ -19,6 +19,8 @@ struct slicing {
 	char key[SLICING_NAME_BYTES];   /* the column that orders them */
 	char index[SLICING_NAME_BYTES]; /* that does so; "" for an INTEGER PRIMARY KEY */
 	char collation[SLICING_NAME_BYTES];
+	char walk[SLICING_NAME_BYTES +
+		8];      /* "BINARY ASC": collation and direction; "" for an INTEGER PRIMARY KEY */
 	bool descending; /* the index is walked from its beginning, which holds the highest key */
 	unsigned params; /* of the statement; the range takes the two behind them */
 
@@ -28,9 +30,12 @@ struct slicing {
 	char *ends;  /* the first and the last key */
 };
 
-/* 0; or a condition: STORE_BAD_REQUEST says what stands in the way, and what would help. */
+/*
+ * 0; or a condition: STORE_BAD_REQUEST says what stands in the way, and what would help. `by` NULL: the primary key;
+ * `walk` NULL or, for what is under way, what it was: in another order it would leave rows out.
+ */
 int slicing_make(struct store *store, enum role role, struct bytes sql, const char *by,
-	struct slicing *ret_slicing, struct store_error *error);
+	const char *walk, struct slicing *ret_slicing, struct store_error *error);
 void slicing_finish(struct slicing *slicing);
 
 /* STORE_BAD_REQUEST with "cannot be sliced: " before the reason. */

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* Since format 2. */
+/* Since format 2, with `walk` since format 4. */
 #define CHUNK_TABLE                                                                                \
 	"CREATE TABLE _lf_chunk("                                                                  \
 	" id INTEGER PRIMARY KEY,"                                                                 \
@@ -36,7 +36,9 @@
 	" started_s INTEGER NOT NULL,"                                                             \
 	" ended_s INTEGER NOT NULL DEFAULT 0,"                                                     \
 	" error TEXT NOT NULL DEFAULT '',"                                                         \
+	" walk TEXT NOT NULL DEFAULT '',"                                                          \
 	" UNIQUE (uid, name));"
+#define CHUNK_WALK "ALTER TABLE _lf_chunk ADD COLUMN walk TEXT NOT NULL DEFAULT ''"
 
 /* Since format 3. */
 #define DRILL_TABLE                                                                                \
@@ -182,6 +184,7 @@ static int state_migrate(struct store *store, int format)
 	snprintf(sql, sizeof(sql), "UPDATE _lf_state SET format = %d", STORE_FORMAT);
 	int rc = own_exec(store, "BEGIN IMMEDIATE");
 	rc = rc == SQLITE_OK && format < 2 ? own_exec(store, CHUNK_TABLE) : rc;
+	rc = rc == SQLITE_OK && format >= 2 && format < 4 ? own_exec(store, CHUNK_WALK) : rc;
 	rc = rc == SQLITE_OK && format < 3 ? own_exec(store, DRILL_TABLE) : rc;
 	rc = rc == SQLITE_OK ? own_exec(store, sql) : rc;
 	return rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;

@@ -315,9 +315,10 @@ static int check_views(struct store *store, struct store_error *error)
 		store_rollback(store);
 	}
 	store_error_set(error, STORE_SQL, SQLITE_TOOBIG,
-		"compiling the view %s takes more than %d MiB, at each change of the schema (cure: name views that name "
-		"others twice less often, or keep what they give in a table)",
-		view, COMPILER_VIEW_BYTES >> 20);
+		"compiling the view %s takes more than %d MiB, or with it all views take more than %d s, at each "
+		"change of the schema (cure: name views that name others twice less often, or keep what they "
+		"give in a table)",
+		view, COMPILER_VIEW_BYTES >> 20, COMPILER_MS / 1000);
 	free(view);
 	return STORE_SQL;
 }

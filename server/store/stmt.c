@@ -135,20 +135,18 @@ int stmt_prepare(sqlite3 *handle, struct authorizer *authorizer, enum role role,
 	}
 	/* PRAGMA hard_heap_limit is answered while it is compiled. */
 	size_t bytes = sql_begins_with(sql, "pragma") ? 0 : COMPILER_BYTES;
-	bool too_large = false;
-	int rc = compiler_prepare(
-		handle, bytes, sql.data, (int)sql.len, flags, ret_handle, &tail, &too_large);
+	enum compiler_bound bound = COMPILER_FITS;
+	int rc = compiler_prepare(handle, authorizer, bytes, sql.data, (int)sql.len, flags,
+		ret_handle, &tail, &bound);
 	if (rc == SQLITE_SCHEMA) {
 		/* The picture of the schema was stale, and is not any more: now the true error. */
 		authorizer_enter(authorizer, role);
-		rc = compiler_prepare(handle, bytes, sql.data, (int)sql.len, flags, ret_handle,
-			&tail, &too_large);
+		rc = compiler_prepare(handle, authorizer, bytes, sql.data, (int)sql.len, flags,
+			ret_handle, &tail, &bound);
 	}
-	if (too_large) {
-		return store_error_set(error, STORE_SQL, rc,
-			"compiling it takes more than %d MiB (cure: name views and WITH clauses that name "
-			"others twice less often, or keep what they give in a table)",
-			COMPILER_BYTES >> 20);
+	if (bound != COMPILER_FITS) {
+		return store_error_set(
+			error, STORE_SQL, SQLITE_TOOBIG, "%s", compiler_refusal(bound));
 	}
 	if (rc == SQLITE_OK && *ret_handle != NULL && authorizer->answered[0] != 0) {
 		/*

@@ -213,9 +213,22 @@ static int load_memory(struct store *store, char *ret_error)
 	return rc;
 }
 
+uint64_t store_steady_s(const struct store *store)
+{
+	return (store->opened_wall_us + clock_now_us() - store->opened_us) / 1000000;
+}
+
+uint64_t store_forget_before_s(const struct store *store, uint64_t keep_s)
+{
+	bool old = clock_now_us() - store->opened_us >= keep_s * 1000000;
+	return old ? store_steady_s(store) - keep_s : 0;
+}
+
 static int set_up(struct store *store, const struct store_options *options, char *ret_error)
 {
 	store->path = strdup(options->path);
+	store->opened_us = clock_now_us();
+	store->opened_wall_us = clock_wall_us();
 	store->sync_full = options->sync_full;
 	store->foreign_keys = options->foreign_keys;
 	store->session_window = options->session_window;

@@ -72,7 +72,7 @@ struct store_options {
 	bool poisoned; /* the last run stopped at an I/O error of a commit: re-write before trusting */
 };
 
-enum { STORE_ERROR_BYTES = 512, STORE_EPOCH_BYTES = 16, STORE_FORMAT = 3 };
+enum { STORE_ERROR_BYTES = 512, STORE_EPOCH_BYTES = 16, STORE_FORMAT = 4 };
 
 /*
  * Opens, checks, migrates and takes the first commit number of this run. On failure ret_error holds

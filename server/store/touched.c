@@ -156,15 +156,23 @@ void touched_install(struct touched *touched, struct store *store)
 
 int touched_prepare(struct touched *touched)
 {
-	return own_prepare(touched->store,
+	int rc = own_prepare(touched->store,
 		"SELECT 1 FROM pragma_table_list(?1) WHERE schema = 'main' AND type = 'shadow'",
 		&touched->is_shadow);
+	return rc != SQLITE_OK
+		? rc
+		: own_prepare(touched->store,
+			  "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE"
+			  " AND " SQL_SHOWS_OTHERS,
+			  &touched->shows_others);
 }
 
 void touched_uninstall(struct touched *touched)
 {
 	sqlite3_finalize(touched->is_shadow);
+	sqlite3_finalize(touched->shows_others);
 	touched->is_shadow = NULL;
+	touched->shows_others = NULL;
 }
 
 static void forget_tables(struct touched *touched)
@@ -217,6 +225,7 @@ static void tidy(struct touched *touched)
 		struct touched_table *table = touched->buckets[i];
 		for (; table != NULL; table = table->next_in_bucket) {
 			table->owner = NULL;
+			table->shows = SHOWS_UNKNOWN;
 		}
 	}
 	touched->unlearn = false;
@@ -331,14 +340,13 @@ void touched_schema(struct touched *touched)
 
 /* ---- shadow tables ---- */
 
-/* Whether it is one; SQLite's rule is that its name is the virtual table's, '_', and more. */
-static int look_up_shadow(struct touched *touched, const char *name, bool *ret_shadow)
+/* Whether a statement gives a row for that name. */
+static int look_up(struct touched *touched, sqlite3_stmt *stmt, const char *name, bool *ret_found)
 {
-	sqlite3_stmt *stmt = touched->is_shadow;
 	authorizer_enter(&touched->store->authorizer, ROLE_SELF);
 	sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
 	int rc = sqlite3_step(stmt);
-	*ret_shadow = rc == SQLITE_ROW;
+	*ret_found = rc == SQLITE_ROW;
 	sqlite3_reset(stmt);
 	sqlite3_clear_bindings(stmt);
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : -EIO;
@@ -352,7 +360,8 @@ static struct touched_table *owner_of(struct touched *touched, struct touched_ta
 	if (table->owner != NULL) {
 		return table->owner;
 	}
-	if (underscore != NULL && look_up_shadow(touched, table->name, &shadow) < 0) {
+	/* SQLite's rule is that its name is the virtual table's, '_', and more. */
+	if (underscore != NULL && look_up(touched, touched->is_shadow, table->name, &shadow) < 0) {
 		return NULL;
 	}
 	table->owner = shadow
@@ -457,6 +466,17 @@ int touched_when(struct touched *touched, const char *name, uint64_t *ret_commit
 	struct touched_table *owner = table != NULL ? owner_of(touched, table) : NULL;
 	if (owner == NULL || in_transaction(touched, owner, &found) < 0) {
 		return -EIO;
+	}
+	if (table->shows == SHOWS_UNKNOWN) {
+		bool others = false;
+		if (look_up(touched, touched->shows_others, table->name, &others) < 0) {
+			return -EIO;
+		}
+		table->shows = others ? SHOWS_OTHERS : SHOWS_ITSELF;
+	}
+	if (table->shows == SHOWS_OTHERS) {
+		*ret_commit_no = touched_any(touched); /* whichever they are */
+		return 0;
 	}
 	*ret_commit_no = found                      ? UINT64_MAX
 		: owner->commit_no > touched->floor ? owner->commit_no

@@ -31,9 +31,10 @@ struct touched_table {
 	struct touched_table *next_in_batch;
 	struct touched_table *next_in_transaction;
 	struct touched_table *owner; /* of a shadow table; else itself; NULL: not looked up yet */
-	uint64_t batch;              /* the last one that wrote to it, by serial number */
-	uint64_t transaction;        /* … that was kept in */
-	uint64_t commit_no; /* … that committed; 0: none since the tables were forgotten */
+	enum { SHOWS_UNKNOWN, SHOWS_ITSELF, SHOWS_OTHERS } shows; /* see SQL_SHOWS_OTHERS */
+	uint64_t batch;       /* the last one that wrote to it, by serial number */
+	uint64_t transaction; /* … that was kept in */
+	uint64_t commit_no;   /* … that committed; 0: none since the tables were forgotten */
 	char name[];
 };
 
@@ -61,6 +62,7 @@ struct touched_set {
 struct touched {
 	struct store *store;
 	sqlite3_stmt *is_shadow;
+	sqlite3_stmt *shows_others;
 	struct touched_table *buckets[TOUCHED_BUCKETS];
 	size_t count;
 	struct touched_table *last; /* most rows of a statement go to one table */

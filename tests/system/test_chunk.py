@@ -247,6 +247,82 @@ def test_a_table_that_another_process_made_anew(daemon):
         wait(wire, "c")
 
 
+@pytest.mark.parametrize("index", ["k DESC", "k COLLATE NOCASE"])
+def test_an_index_that_is_made_meanwhile_does_not_turn_it_around(daemon, index):
+    """The walk stays the one it began with, also over a restart."""
+    served = daemon()
+    keys = [f"{'aA'[i % 2]}{i:05}" for i in range(3_000)]
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(k TEXT NOT NULL UNIQUE, n INT)",
+                   ["INSERT INTO t VALUES (?, 0)", [[key] for key in keys], {"many": True}])
+        wire.call("chunk", sql="UPDATE t SET n = n + 1", name="c", by="k", rate=1_000)
+        wait_for(lambda: served.read("SELECT sum(n) FROM t")[0][0] > 300, "some slices")
+        wire.write(f"CREATE UNIQUE INDEX other ON t({index})")
+        wire.call("chunk_ctl", chunk="c", op="pause")
+    served.restart()
+    with served.wire() as wire:
+        wire.call("chunk_ctl", chunk="c", op="resume", rate=10_000_000)
+        assert wait(wire, "c")["state"] == "done"
+    assert served.read("SELECT n, count(*) FROM t GROUP BY n") == [(1, len(keys))]
+
+
+def test_a_walk_whose_index_went_says_which_one_it_wants(daemon):
+    served = daemon()
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(k TEXT NOT NULL, n INT)", "CREATE UNIQUE INDEX i ON t(k DESC)",
+                   ["INSERT INTO t VALUES (?, 0)", [[f"{i:05}"] for i in range(3_000)], {"many": True}])
+        wire.call("chunk", sql="UPDATE t SET n = n + 1", name="c", by="k", rate=1_000)
+        wire.write("DROP INDEX i", "CREATE UNIQUE INDEX j ON t(k)")
+        end = wait(wire, "c")
+        assert end["state"] == "failed" and "BINARY DESC" in end["error"], end
+        wire.write("CREATE UNIQUE INDEX i ON t(k DESC)")
+        wire.call("chunk_ctl", chunk="c", op="resume", rate=10_000_000)
+        assert wait(wire, "c")["state"] == "done"
+    assert served.read("SELECT n, count(*) FROM t GROUP BY n") == [(1, 3_000)]
+
+
+def test_another_column_that_takes_the_name_of_its_key(daemon):
+    served = daemon()
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(id INTEGER PRIMARY KEY, n INT, pos INTEGER NOT NULL UNIQUE)",
+                   ["INSERT INTO t VALUES (?, 0, ?)", [[i, 3_000 - i] for i in range(3_000)], {"many": True}])
+        wire.call("chunk", sql="UPDATE t SET n = n + 1", name="c", rate=1_000)
+        wire.write("ALTER TABLE t RENAME COLUMN id TO was", "ALTER TABLE t RENAME COLUMN pos TO id")
+        end = wait(wire, "c")
+        assert end["state"] == "failed" and "key" in end["error"], end
+        assert wire.ask("chunk_ctl", chunk="c", op="resume")[0]["code"] == "bad_request"
+
+
+def test_one_that_is_forgotten_leaves_nothing_behind(daemon):
+    """Its row is pruned, and the next one's may not take its number: memory still has the statement of that."""
+    served = daemon(key_ttl="1s")
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(id INTEGER PRIMARY KEY, n)", "CREATE TABLE u(id INTEGER PRIMARY KEY, n)",
+                   "INSERT INTO t VALUES (1, 0)", "INSERT INTO u VALUES (1, 0)")
+        wire.call("chunk", sql="UPDATE t SET n = n + 1", name="first")
+        assert wait(wire, "first")["state"] == "done"
+        time.sleep(1.2)
+        for i, name in enumerate(("second", "third"), 1):
+            wire.call("chunk", sql="UPDATE u SET n = n + 1", name=name)
+            assert wait(wire, name)["changes"] == 1
+            assert served.read("SELECT t.n, u.n FROM t, u") == [(1, i)]
+        assert {row[0] for row in wire.call("show", what="chunks")["rows"]} == {"second", "third"}
+
+
+def test_a_view_that_it_writes_to_may_stay_when_others_go(daemon):
+    served = daemon()
+    fill(served, 3_000)
+    with served.wire() as wire:
+        wire.write("CREATE TABLE b(x)", "CREATE VIEW v AS SELECT x FROM b",
+                   "CREATE TRIGGER i INSTEAD OF INSERT ON v BEGIN INSERT INTO b VALUES (new.x); END")
+        wire.call("chunk", sql="INSERT INTO v SELECT id FROM t", name="c", rate=1_000)
+        wire.write("CREATE TABLE unrelated(z)")
+        wire.call("chunk_ctl", chunk="c", op="pause")
+        wire.call("chunk_ctl", chunk="c", op="resume", rate=10_000_000)
+        assert wait(wire, "c")["state"] == "done"
+    assert served.read("SELECT count(*) FROM b") == [(3_000,)]
+
+
 def test_progress_is_told_and_a_wait_can_be_cancelled(daemon):
     served = daemon()
     fill(served, 50_000)
@@ -371,6 +447,10 @@ def test_refusals_say_what_would_help(daemon):
         wire.write("CREATE TABLE bare(x)", "CREATE TABLE k(id INTEGER PRIMARY KEY, x)")
         for sql, word in (("DELETE FROM bare", "`by`"), ("UPDATE k SET id = id + 1", "key"),
                           ("DELETE FROM k WHERE x = (SELECT max(x) FROM k)", "reads"),
+                          ("DELETE FROM k WHERE (SELECT sum(ncell) FROM dbstat) > 5", "dbstat"),
+                          ("UPDATE k SET x = (SELECT commit_no FROM _lf_state)", "_lf_state"),
+                          ("UPDATE k SET x = (SELECT max(rows) FROM _lf_chunk)", "_lf_chunk"),
+                          ("DELETE FROM k WHERE id IN (SELECT rowid FROM pragma_foreign_key_check('k'))", "pragma_"),
                           ("DELETE FROM k LIMIT 5", "LIMIT"), ("SELECT 1", "UPDATE")):
             error, _ = wire.ask("chunk", sql=sql, name="x")
             assert error["code"] == "bad_request" and word in error["message"], error

@@ -3,6 +3,7 @@
 Texts of a few hundred bytes that are costly to compile, or to keep compiled: views and WITH clauses that name one another
 twice double with each. They are refused before they take the writer's time or everybody's memory.
 """
+import re
 import sqlite3
 
 import pytest
@@ -83,6 +84,57 @@ def test_a_view_that_doubles(daemon, levels):
     served.write("INSERT INTO t VALUES (3)", "CREATE INDEX t_a ON t(a)")
     assert served.read("SELECT a FROM t") == [(1,), (3,)]
     assert served.read("SELECT count(*) FROM sqlite_schema WHERE type = 'view'") == [(12,)]
+
+
+@pytest.mark.parametrize("form", ["{0} AS (SELECT a FROM {1})", "{0} AS NOT MATERIALIZED(SELECT a FROM {1})"])
+def test_a_long_chain_of_clauses(daemon, form):
+    """SQLite's compiler calls itself for each; 30,000 of them were the end of the writer's stack."""
+    served = daemon()
+
+    def chain(count):
+        clauses = ", ".join(form.format(f"c{i}", f"c{i - 1}") for i in range(1, count))
+        return f"WITH c0(a) AS (SELECT 1), {clauses} SELECT a FROM c{count - 1}"
+    with served.wire(timeout=60) as wire:
+        for count in (2100, 15000):
+            assert "nested too deep" in refused(wire, chain(count))
+            error, _ = wire.ask("describe", sql=chain(count))
+            assert "nested too deep" in error["message"]
+        assert wire.write([chain(1500), None, {"rows": 1}])["steps"][0]["rows"] == [[1]]
+
+
+def web_of_triggers(count):
+    """Each table's triggers write to the next one: the compiler calls itself once for each trigger."""
+    yield [f"CREATE TABLE t{i}(a UNIQUE)" for i in range(count)]
+    for j in range(count):
+        yield [f"CREATE TRIGGER g{i}_{j} AFTER UPDATE ON t{i} BEGIN"
+               f" INSERT INTO t{(i + 1) % count} VALUES (1) ON CONFLICT (a) DO UPDATE SET a = a; END"
+               for i in range(count)]
+
+
+def test_triggers_that_reach_each_other(daemon):
+    """Nobody's stack is at its end, and nobody waits for half a minute; also not at a start."""
+    served = daemon(start=False)
+    with sqlite3.connect(served.db) as db:
+        for statements in web_of_triggers(60):
+            for sql in statements:
+                db.execute(sql)
+    db.close()
+    served.start()
+    with served.wire(timeout=60) as wire:
+        assert re.search("nested too deep|more than 2 s", refused(wire, "UPDATE t0 SET a = 1"))
+    served.write("INSERT INTO t0 VALUES (1)")
+    assert served.read("SELECT count(*) FROM t0") == [(1,)]
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_what_follows_a_change_of_the_schema_ends_at_its_limits(daemon, script):
+    served = daemon(exec_timeout="1s")
+    steps = ["CREATE TABLE x(a)", "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c) SELECT max(i) FROM c"]
+    with served.wire(timeout=60) as wire:
+        batch = [["; ".join(steps), None, {"script": True}]] if script else [[sql] for sql in steps]
+        error, _ = wire.ask("write", batch=batch)
+        assert error["code"] == "deadline", error
+    served.write("CREATE TABLE x(a)")
 
 
 def test_a_database_that_came_with_one(daemon):

@@ -20,6 +20,8 @@ CREATE VIEW v AS SELECT * FROM t;
 CREATE TRIGGER instead INSTEAD OF INSERT ON v BEGIN INSERT INTO t(a) VALUES (new.a); END;
 CREATE VIRTUAL TABLE words USING fts5(w);
 CREATE VIRTUAL TABLE bare USING fts5(w, content='', columnsize=0);
+CREATE VIRTUAL TABLE vocabulary USING fts5vocab(words, row);
+CREATE VIRTUAL TABLE outside USING fts5(a, content=other, content_rowid=id);
 CREATE VIRTUAL TABLE box USING rtree(id, x0, x1);
 INSERT INTO t VALUES (1, 1); INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1, 1);
 """
@@ -52,6 +54,14 @@ def changed(wire, at, *tables, batch=("SELECT 1",)):
     assert (error["code"], error["applied"], error["retry"], error["sqlite"]) == (
         "snapshot_changed", "no", False, 517), error
     return True
+
+
+def test_tables_that_show_others_change_with_these(served, wire):
+    for table, sql in (("vocabulary", "INSERT INTO words VALUES ('new')"), ("outside", "INSERT INTO other(a) VALUES (7)")):
+        at = snapshot(served)
+        assert not changed(wire, at, table)
+        wire.write(sql)
+        assert changed(wire, at, table)
 
 
 TOUCHES = [

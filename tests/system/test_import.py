@@ -85,6 +85,17 @@ def test_any_way_of_writing_it_is_read_as_python_reads_it(litefunnel, daemon, tm
                            " ORDER BY rowid") == expected, path.read_bytes()
 
 
+def test_names_behind_a_record_without(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a, b)")
+    file = tmp_path / "mixed.ndjson"
+    file.write_text('[1, 2]\n{"a": 5}\n[3, 4]\n', encoding="ascii")
+    done = run(litefunnel, served, "t", file, "--rejects", tmp_path / "rejects")
+    assert done.returncode == 0 and "2 rows imported, 1 rejected" in done.stdout, done
+    assert 'the first record has no' in (tmp_path / "rejects").read_text(encoding="ascii")
+    assert served.read("SELECT * FROM t") == [(1, 2), (3, 4)]
+
+
 def test_tsv_and_ndjson(litefunnel, daemon, tmp_path):
     served = daemon()
     served.write("CREATE TABLE t(a INTEGER, b TEXT, c)")

@@ -132,6 +132,20 @@ def test_a_repeat_is_not_told_again(served, wire):
     assert [notice["commit"] for _, notice in wire.notices] == [first["commit"]]
 
 
+def test_what_the_rows_of_a_cursor_notify_is_told(served, wire):
+    with served.wire() as other:
+        watch = other.call("watch", channels=["one", "two"])["watch"]
+        rows = "WITH c(a) AS (VALUES ('one'), ('two')) SELECT lf_notify(a) FROM c"
+        wire.call("begin", lease=1)
+        cursor = wire.call("step", lease=1, sql=rows, opts={"cursor": 1})["cursor"]
+        assert wire.ask("step", lease=1, sql="SELECT nosuch")[0]["code"] == "sql"
+        wire.call("fetch", lease=1, cursor=cursor, rows=5)
+        wire.call("step", lease=1, sql="SELECT ?", params=[[1], [2]], opts={"many": True})
+        commit = wire.call("commit", lease=1)["commit"]
+        [notice] = told(other, commit)
+        assert (notice[1]["watch"], sorted(notice[1]["channels"])) == (watch, ["one", "two"])
+
+
 def test_lf_notify(served, wire):
     for value in ("''", "7", "NULL", "x'41'", "printf('%256s', 'x')", "'a' || char(0)"):
         with pytest.raises(Refused) as caught:

@@ -408,7 +408,7 @@ static enum verdict as_one_slice(
 	struct slicing slicing;
 	struct store_error error = {.row = -1};
 	struct bytes sql = {program->sql.data, program->sql.len};
-	if (slicing_make(bed->store, ROLE_DDL, sql, program->by, &slicing, &error) != 0) {
+	if (slicing_make(bed->store, ROLE_DDL, sql, program->by, NULL, &slicing, &error) != 0) {
 		store_error_clear(&error);
 		return DIFFERENT; /* it was accepted before */
 	}
