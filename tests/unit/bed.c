@@ -15,13 +15,19 @@
 
 _Atomic uint64_t bed_now_us = 1000000000;
 _Atomic uint64_t bed_tick_us;
+_Atomic uint64_t bed_wall_ahead_us;
 
 static uint64_t now_us(void)
 {
 	return atomic_fetch_add(&bed_now_us, bed_tick_us) + bed_tick_us;
 }
 
-static const struct clock_source clocks = {now_us, now_us};
+static uint64_t wall_us(void)
+{
+	return now_us() + bed_wall_ahead_us;
+}
+
+static const struct clock_source clocks = {now_us, wall_us};
 
 void bed_set_clocks(void)
 {

@@ -21,6 +21,7 @@ struct bed {
 /* Monotonic and wall time of the process; each look at it moves it by bed_tick_us. */
 extern _Atomic uint64_t bed_now_us;
 extern _Atomic uint64_t bed_tick_us;
+extern _Atomic uint64_t bed_wall_ahead_us; /* of the clock on the wall */
 void bed_set_clocks(void);
 
 /* A new directory; then the store, created. */

@@ -4,6 +4,7 @@
  * How long answers are remembered: trims, byes, times to live, and what each of them leaves behind.
  */
 
+#include "server/store/many.h"
 #include "tests/unit/remembered.h"
 
 /* ---- trimming ---- */
@@ -320,6 +321,43 @@ static void test_a_restart_renews_the_ttl(void **state)
 	assert_int_equal(peek(bed, key_of("k")), DEDUPE_REPEAT);
 }
 
+static void save(struct bed *bed, struct identity identity, uint64_t rows, bool over)
+{
+	struct many_progress progress = {.rows = rows};
+	struct store_error error = {.row = -1};
+	bed_begin(bed->store);
+	assert_int_equal(store_many_save(bed->store, &identity, &progress, over, &error), 0);
+	bed_commit(bed->store);
+}
+
+static uint64_t saved(struct bed *bed, struct identity identity)
+{
+	struct many_progress progress;
+	struct store_error error = {.row = -1};
+	bed_begin(bed->store);
+	assert_int_equal(store_many_read(bed->store, &identity, &progress, &error), 0);
+	store_rollback(bed->store);
+	return progress.rows;
+}
+
+/* How far a request is that is applied in slices: by the time that the daemon has run, not by what clocks say. */
+static void test_progress_is_not_forgotten_because_the_clock_was_set(void **state)
+{
+	struct bed *bed = *state;
+	save(bed, seq_of('a', 1, 0), 7, false);
+	for (int round = 0; round < 2; round++) {
+		bed_wall_ahead_us += 1000 * 24 * HOUR;
+		save(bed, seq_of('b', 1, 0), 1, true);
+		assert_int_equal(saved(bed, seq_of('a', 1, 0)), 7);
+		restart(bed);
+	}
+	bed_now_us += 91 * 24 * HOUR;
+	save(bed, seq_of('c', 1, 0), 3, false);
+	save(bed, seq_of('b', 1, 0), 1, true);
+	assert_int_equal(saved(bed, seq_of('a', 1, 0)), 0);
+	assert_int_equal(saved(bed, seq_of('c', 1, 0)), 3);
+}
+
 /* A session with answers in the running transaction does not expire under it. */
 static void test_ttl_spares_what_is_pending(void **state)
 {
@@ -496,6 +534,7 @@ int main(void)
 		TEST(test_what_comes_after_bye_is_remembered),
 		TEST(test_sessions_expire_by_their_ttl),
 		TEST(test_a_restart_renews_the_ttl),
+		TEST(test_progress_is_not_forgotten_because_the_clock_was_set),
 		TEST(test_ttl_spares_what_is_pending),
 		TEST(test_ttl_and_trim_in_one_rolled_back_transaction),
 		TEST(test_an_expired_session_that_comes_back),
