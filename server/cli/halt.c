@@ -3,24 +3,25 @@
 /*
  * litefunnel halt: somebody else's program writes the file itself. The daemon is paused meanwhile and
  * keeps the file open; a read transaction of ours keeps what CMD commits in the WAL, and CMD from being
- * the only one there. Afterwards the database is checked before anybody writes again.
+ * the only one there. A lock on DB-halt says so to other halts, and to a daemon that is started anew meanwhile.
+ * Afterwards the database is checked before anybody writes again.
  */
 
 #include "server/base/cleanup.h"
+#include "server/base/halt_lock.h"
 #include "server/cli/answer.h"
 #include "server/cli/cli.h"
 #include "server/cli/connect.h"
+#include "server/cli/halt_command.h"
 
 #include <errno.h>
-#include <signal.h>
+#include <limits.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 static const char help[] =
 	"usage: litefunnel halt DB [--for T] [options] -- CMD [ARG...]\n"
@@ -37,15 +38,19 @@ static const char help[] =
 	"  --help          this text\n"
 	"\n"
 	"Exit codes: CMD's own; 125: halt itself failed, and says how. If the check fails, or if the daemon\n"
-	"was paused before, it stays paused until `litefunnel resume`.\n";
+	"was paused before, it stays paused until `litefunnel resume`. One halt at a time: while CMD runs, and\n"
+	"what it has started with the database open, the file DB-halt is locked.\n";
 
 enum { OPTION_HELP, OPTION_FOR, OPTION_NO_CHECK };
 
 enum {
 	HALT_FAILED = 125,
 	FOR_MS = 600000,
-	SLACK_MS = 60000, /* that the pause outlasts CMD: for the check, and for saying resume */
-	KILL_MS = 5000,
+	SLACK_MS =
+		70000, /* that the pause outlasts CMD: for its end, the check, and for saying resume */
+	ATTEMPT_MS = 1000,
+	BRIEF_MS = 5000, /* the pause before CMD runs, should we be killed */
+	DEADLINE_MS = 30000,
 };
 
 static const struct option table[] = {
@@ -60,8 +65,12 @@ struct halt {
 	struct connect connect;
 	unsigned for_ms;
 	bool unchecked;
-	char **cmd;
-	struct stat wal; /* before CMD; st_ino 0: there was none */
+	struct halt_command cmd;
+	char real[PATH_MAX]; /* the file, whichever way it is named */
+	struct stat file;    /* before CMD; st_ino 0: there was none */
+	struct stat wal;
+	int lock_fd;
+	bool was_paused; /* by somebody else, without an end */
 	lf_db *db;
 	sqlite3 *reader; /* the library's */
 };
@@ -112,7 +121,7 @@ static int parse(struct halt *halt, struct options *options)
 	if (halt->connect.db == NULL || options_finish(options) != 0) {
 		return HALT_FAILED;
 	}
-	if (halt->cmd == NULL || halt->cmd[0] == NULL) {
+	if (halt->cmd.argv == NULL || halt->cmd.argv[0] == NULL) {
 		cli_usage("halt", "which command? Give it behind --");
 		return HALT_FAILED;
 	}
@@ -141,11 +150,64 @@ static void stay_paused(struct halt *halt)
 	}
 }
 
+static int ask_for_pause(struct halt *halt, lf_db *db, int64_t for_ms, lf_reply **ret_reply)
+{
+	return halt->was_paused ? lf_admin(db, "pause", ret_reply)
+				: lf_admin_int64(db, "pause", "for_ms", for_ms, ret_reply);
+}
+
+/* Nobody else is to blame for it: the daemon is there, and does not do that. */
+static bool is_refused(int result, const lf_reply *reply)
+{
+	return result == LF_FAILED && strcmp(lf_reply_code(reply), "deadline") != 0;
+}
+
+/* With brief pauses until it has come to rest, so that it does not stay paused if we are given up. */
+static int pause_briefly(struct halt *halt, lf_db *brief)
+{
+	struct timespec began;
+	struct timespec now;
+	unsigned deadline_ms =
+		halt->connect.deadline_ms != 0 ? halt->connect.deadline_ms : DEADLINE_MS;
+	clock_gettime(CLOCK_MONOTONIC, &began);
+	for (;;) {
+		CLEANUP(connect_free_reply) lf_reply *reply = NULL;
+		int result = ask_for_pause(halt, brief, BRIEF_MS, &reply);
+		int signo = halt_command_signal();
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		int64_t waited_ms = (int64_t)(now.tv_sec - began.tv_sec) * 1000 +
+			(now.tv_nsec - began.tv_nsec) / 1000000;
+		if (signo != 0) {
+			cli_fail("halt", "%s: nothing was run", strsignal(signo));
+			return 128 + signo;
+		}
+		if (result == LF_OK) {
+			return 0;
+		}
+		if (is_refused(result, reply) || waited_ms + ATTEMPT_MS / 2 >= deadline_ms) {
+			connect_report(&halt->connect, brief, result, reply);
+			return HALT_FAILED;
+		}
+	}
+}
+
 static int pause_daemon(struct halt *halt)
 {
 	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
-	int64_t for_ms = (int64_t)halt->for_ms + KILL_MS + SLACK_MS;
-	int result = lf_admin_int64(halt->db, "pause", "for_ms", for_ms, &reply);
+	struct connect connect = halt->connect;
+	lf_db *brief = NULL;
+	if (connect.deadline_ms == 0 || connect.deadline_ms > ATTEMPT_MS) {
+		connect.deadline_ms = ATTEMPT_MS;
+	}
+	if (connect_open(&connect, &brief) != 0) {
+		return HALT_FAILED;
+	}
+	int code = pause_briefly(halt, brief);
+	connect_close(&brief);
+	if (code != 0) {
+		return code;
+	}
+	int result = ask_for_pause(halt, halt->db, (int64_t)halt->for_ms + SLACK_MS, &reply);
 	if (result == LF_OK) {
 		return 0;
 	}
@@ -206,8 +268,8 @@ static int check(struct halt *halt, const char *sql, const char *what)
 
 static void look_at_wal(const struct halt *halt, struct stat *ret_wal)
 {
-	char path[4096];
-	snprintf(path, sizeof(path), "%s-wal", halt->connect.db);
+	char path[PATH_MAX + 8];
+	snprintf(path, sizeof(path), "%s-wal", halt->real);
 	if (stat(path, ret_wal) < 0) {
 		*ret_wal = (struct stat){0};
 	}
@@ -224,24 +286,49 @@ static int check_wal(const struct halt *halt)
 	cli_fail("halt",
 		"%s has removed or replaced %s-wal: the daemon brings what was in it into the database, and "
 		"ends; what CMD itself has committed may be lost",
-		halt->cmd[0], halt->connect.db);
+		halt->cmd.argv[0], halt->real);
 	return HALT_FAILED;
 }
 
-static int check_database(struct halt *halt, const uint8_t *epoch)
+/* The daemon's epoch: it takes a new one where it was started anew and saw what CMD had written. */
+static bool is_daemons_epoch(struct halt *halt, const uint8_t *epoch)
+{
+	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
+	char text[33];
+	for (size_t i = 0; i < 16; i++) {
+		snprintf(text + 2 * i, 3, "%02x", epoch[i]);
+	}
+	if (lf_show(halt->db, "stats", "epoch", &reply) != LF_OK || lf_reply_rows(reply, 0) != 1) {
+		return false;
+	}
+	struct print_value value = answer_value(reply, 0, 0, 1);
+	return value.len == strlen(text) && memcmp(value.data, text, value.len) == 0;
+}
+
+static int check_database(struct halt *halt, const uint8_t *epoch, uint64_t commit)
 {
 	uint8_t now[16];
-	uint64_t commit = 0;
+	uint64_t commit_now = 0;
 	(void)sqlite3_exec(halt->reader, "ROLLBACK", NULL, NULL, NULL);
-	int replaced = lf_reader(halt->db, &halt->reader);
-	if (replaced < 0 || lf_snapshot(halt->db, now, &commit) < 0) {
+	if (lf_reader(halt->db, &halt->reader) < 0 || lf_snapshot(halt->db, now, &commit_now) < 0) {
 		return read_failed(halt);
 	}
-	if (replaced == 1 || memcmp(epoch, now, sizeof(now)) != 0) {
+	struct stat file = {.st_ino = 0};
+	(void)stat(halt->real, &file);
+	if (file.st_ino != halt->file.st_ino || file.st_dev != halt->file.st_dev ||
+		(memcmp(epoch, now, sizeof(now)) != 0 && !is_daemons_epoch(halt, now))) {
 		cli_fail("halt",
 			"%s is another file, or another database, than before: stop the daemon and "
 			"start it anew",
 			halt->connect.db);
+		return HALT_FAILED;
+	}
+	if (commit_now < commit) {
+		cli_fail("halt",
+			"%s is an older state of itself: commit %llu, and the daemon has answered for "
+			"%llu: stop the daemon and start it anew, if that is what you want",
+			halt->connect.db, (unsigned long long)commit_now,
+			(unsigned long long)commit);
 		return HALT_FAILED;
 	}
 	if (halt->unchecked) {
@@ -254,83 +341,35 @@ static int check_database(struct halt *halt, const uint8_t *epoch)
 			  "a foreign key points nowhere (--no-check, if it may)");
 }
 
-/* ---- the command ---- */
+/* ---- the whole ---- */
 
-static pid_t start_command(const struct halt *halt, const sigset_t *mask)
+/* The daemon looks at what CMD has written before it writes itself: what it says of that is our result. */
+static int ask_daemon(struct halt *halt)
 {
-	pid_t pid = fork();
-	if (pid != 0) {
-		return pid;
-	}
-	sigprocmask(SIG_SETMASK, mask, NULL);
-	setenv("LITEFUNNEL_DB", halt->connect.db, 1);
-	execvp(halt->cmd[0], halt->cmd);
-	int error = errno;
-	fprintf(stderr, "litefunnel halt: %s: %s\n", halt->cmd[0], strerror(error));
-	_exit(HALT_FAILED);
-}
-
-/* Its wait status once it has ended, at most after that time; false: it has not. */
-static bool wait_for(pid_t pid, const sigset_t *signals, unsigned ms, int *ret_status)
-{
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	int64_t until_ms = (int64_t)until.tv_sec * 1000 + until.tv_nsec / 1000000 + ms;
-	for (;;) {
-		if (waitpid(pid, ret_status, WNOHANG) == pid) {
-			return true;
-		}
-		struct timespec now;
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		int64_t left_ms = until_ms - ((int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000);
-		if (left_ms <= 0) {
-			return false;
-		}
-		struct timespec left = {left_ms / 1000, left_ms % 1000 * 1000000};
-		int signo = sigtimedwait(signals, NULL, &left);
-		if (signo == SIGTERM || signo == SIGHUP) {
-			kill(pid, signo); /* SIGINT comes to it from the terminal itself */
+	static const char *const verdicts[] = {"foreign_writer", "shutting_down", NULL};
+	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
+	lf_batch *batch = lf_batch_new();
+	lf_batch_step(batch, "SELECT 1");
+	lf_batch_deadline(batch, BRIEF_MS);
+	int result = lf_write(halt->db, batch, &reply);
+	lf_batch_free(batch);
+	for (size_t i = 0; result == LF_FAILED && verdicts[i] != NULL; i++) {
+		if (strcmp(lf_reply_code(reply), verdicts[i]) == 0) {
+			cli_fail("halt", "the daemon does not go on with that: %s",
+				lf_reply_message(reply));
+			return HALT_FAILED;
 		}
 	}
-}
-
-/* Runs CMD to its end. Its exit code as a shell would have it; HALT_FAILED if it took too long. */
-static int run_command(const struct halt *halt)
-{
-	sigset_t signals;
-	sigset_t before;
-	int status = 0;
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGCHLD);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGHUP);
-	sigprocmask(SIG_BLOCK, &signals, &before);
-	pid_t pid = start_command(halt, &before);
-	if (pid < 0) {
-		cli_fail("halt", "%s", strerror(errno));
-		return HALT_FAILED;
-	}
-	bool late = !wait_for(pid, &signals, halt->for_ms, &status);
-	if (late) {
-		cli_fail("halt", "%s has had its time (--for)", halt->cmd[0]);
-		kill(pid, SIGTERM);
-		if (!wait_for(pid, &signals, KILL_MS, &status)) {
-			kill(pid, SIGKILL);
-			waitpid(pid, &status, 0);
-		}
-		return HALT_FAILED;
-	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	return 0;
 }
 
 /* As it was before: a pause of somebody else's is not ours to end. */
-static int go_on(struct halt *halt, bool was_paused)
+static int go_on(struct halt *halt)
 {
-	if (!was_paused) {
+	halt_lock_release(halt->connect.db, halt->lock_fd);
+	if (!halt->was_paused) {
 		return resume_daemon(halt);
 	}
-	stay_paused(halt);
 	fprintf(stderr,
 		"litefunnel halt: the daemon was paused before, and stays so: litefunnel resume "
 		"%s\n",
@@ -338,48 +377,79 @@ static int go_on(struct halt *halt, bool was_paused)
 	return 0;
 }
 
-static int run(struct halt *halt)
+static int run_paused(struct halt *halt)
 {
 	uint8_t epoch[16];
 	uint64_t commit = 0;
-	bool was_paused = is_paused(halt);
-	int code = pause_daemon(halt);
-	if (code != 0) {
-		return code;
-	}
-	code = hold_snapshot(halt);
+	bool failed = false;
+	int code = hold_snapshot(halt);
 	if (code == 0 && lf_snapshot(halt->db, epoch, &commit) < 0) {
 		code = read_failed(halt);
 	}
 	if (code != 0) {
-		(void)go_on(halt, was_paused);
+		(void)go_on(halt);
 		return code;
 	}
 	look_at_wal(halt, &halt->wal);
-	int ended = run_command(halt);
+	(void)stat(halt->real, &halt->file);
+	int ended = halt_command_run(&halt->cmd, &failed);
 	if (check_wal(halt) != 0) {
-		(void)go_on(halt, was_paused);
+		(void)go_on(halt);
 		return HALT_FAILED;
 	}
-	if (check_database(halt, epoch) != 0) {
+	if (check_database(halt, epoch, commit) != 0) {
 		stay_paused(halt);
+		halt_lock_release(halt->connect.db, halt->lock_fd);
 		cli_fail("halt",
 			"the daemon stays paused: mend the database, then litefunnel resume %s",
 			halt->connect.db);
 		return HALT_FAILED;
 	}
-	return go_on(halt, was_paused) != 0 ? HALT_FAILED : ended;
+	if (go_on(halt) != 0 || (!halt->was_paused && ask_daemon(halt) != 0)) {
+		return HALT_FAILED;
+	}
+	return failed ? HALT_FAILED : ended;
+}
+
+static int run(struct halt *halt)
+{
+	pid_t holder = 0;
+	int rc = halt_lock_take(halt->connect.db, &halt->lock_fd, &holder);
+	if (rc == -EWOULDBLOCK) {
+		cli_fail("halt",
+			"%s: another halt is at work, or what it has started (process %d): wait for its end",
+			halt->connect.db, (int)holder);
+		return HALT_FAILED;
+	}
+	if (rc != 0) {
+		cli_fail("halt", "%s-halt: %s", halt->real, strerror(-rc));
+		return HALT_FAILED;
+	}
+	halt_command_block(&halt->cmd);
+	halt->was_paused = is_paused(halt);
+	int code = pause_daemon(halt);
+	if (code != 0) {
+		(void)go_on(halt);
+		return code;
+	}
+	return run_paused(halt);
 }
 
 int cli_halt(int argc, char **argv)
 {
-	struct halt halt = {.connect = {.command = "halt"}, .for_ms = FOR_MS};
+	struct halt halt = {.connect = {.command = "halt"}, .for_ms = FOR_MS, .lock_fd = -1};
 	struct options options;
-	halt.cmd = cut_command(&argc, argv);
+	halt.cmd.argv = cut_command(&argc, argv);
 	options_init(&options, "halt", table, argc, argv);
 	int code = parse(&halt, &options);
 	if (code >= 0) {
 		return code;
+	}
+	halt.cmd.db = halt.connect.db;
+	halt.cmd.for_ms = halt.for_ms;
+	if (realpath(halt.connect.db, halt.real) == NULL) {
+		cli_fail("halt", "%s: %s", halt.connect.db, strerror(errno));
+		return HALT_FAILED;
 	}
 	if (connect_open(&halt.connect, &halt.db) != 0) {
 		return HALT_FAILED;

@@ -357,6 +357,19 @@ static int reject_row(struct pour *pour, const struct piece *piece, size_t row, 
 	}
 }
 
+static bool mark_stands_at(struct pour *pour, uint64_t position)
+{
+	lf_reply *reply = NULL;
+	lf_batch *batch = lf_batch_new();
+	lf_batch_step(batch, "SELECT lf_mark(?)");
+	bind_text(batch, pour->options->mark);
+	bool stands = lf_write(pour->options->db, batch, &reply) == LF_OK &&
+		(uint64_t)lf_reply_int64(reply, 0, 0, 0) == position;
+	lf_reply_free(reply);
+	lf_batch_free(batch);
+	return stands;
+}
+
 static int piece_failed(struct pour *pour, const struct piece *piece, const lf_reply *reply)
 {
 	const char *code = lf_reply_code(reply);
@@ -374,6 +387,9 @@ static int piece_failed(struct pour *pour, const struct piece *piece, const lf_r
 		step = STEP_ROWS; /* no frame holds it */
 	}
 	if (strcmp(code, "guard") == 0 && step == STEP_MARK) {
+		if (mark_stands_at(pour, piece->from)) {
+			return 0; /* it overtook the one before, which had found no room in the queue */
+		}
 		stop(pour, CLI_FAILED,
 			"another import with the name %s is at work, or its mark was moved",
 			pour->options->mark);

@@ -53,6 +53,7 @@ struct funnel {
 
 	/* The pause: queue_hold() and until when. */
 	uint64_t pause_until_us; /* 0: until it is ended */
+	bool halted;             /* until the lock of halt_lock.h is let go of */
 	char pause_by[256];
 
 	/* Facts of the store that hello tells; they do not change. */
@@ -86,6 +87,9 @@ void funnel_check_drained(struct funnel *funnel); /* when something was answered
 #define PAUSE_MS_MAX (7ull * 24 * 3600 * 1000)
 void funnel_pause(struct funnel *funnel, uint64_t for_ms, const char *by);
 uint64_t funnel_resume(struct funnel *funnel, const char *by);
+
+/* Pauses it, unless it is already, for as long as a halt has the file. False: none has. */
+bool funnel_halt(struct funnel *funnel);
 
 /* NULL: it is gone. */
 struct peer *funnel_find_peer(struct funnel *funnel, uint64_t id);

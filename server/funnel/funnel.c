@@ -402,13 +402,17 @@ static void tick(void *ctx)
 	struct list expired;
 	uint64_t now_us = clock_now_us();
 	funnel_release_shipped(funnel, false);
-	if (funnel->pause_until_us != 0 && now_us >= funnel->pause_until_us) {
+	if (funnel->pause_until_us != 0 && now_us >= funnel->pause_until_us &&
+		!funnel_halt(funnel)) {
 		(void)funnel_resume(funnel, "its own limit of time");
+	}
+	if (funnel->halted && !funnel_halt(funnel)) {
+		(void)funnel_resume(funnel, "the end of the halt");
 	}
 	/* What the writer has taken it may give back, without a word. */
 	struct queue_facts queue = queue_facts(funnel->queue);
 	bool again = queue.count > 0 || queue.taken > 0 || funnel->pause_until_us != 0 ||
-		(funnel->shipping != NULL && shipping_holds(funnel->shipping));
+		funnel->halted || (funnel->shipping != NULL && shipping_holds(funnel->shipping));
 	list_init(&expired);
 	queue_expire(funnel->queue, now_us, &expired);
 	blame_running(funnel, &expired);
@@ -614,6 +618,7 @@ static int run(struct funnel *funnel)
 			log_str("reason", store_lineage_note(options->store)));
 	}
 	funnel_move(funnel, FUNNEL_RUNNING);
+	(void)funnel_halt(funnel);       /* it was killed, and CMD still runs */
 	chunk_desk_turn(funnel->chunks); /* what a stop has interrupted goes on … */
 	queue_kick(funnel->queue);       /* … at once */
 	options->notify(options->ctx, "ready");

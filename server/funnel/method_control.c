@@ -7,6 +7,7 @@
  */
 
 #include "server/base/clock.h"
+#include "server/base/halt_lock.h"
 #include "server/base/log.h"
 #include "server/funnel/call.h"
 #include "server/funnel/chunk_task.h"
@@ -53,6 +54,7 @@ static bool enqueue_urgent(struct call *call, const struct task *task)
 void funnel_pause(struct funnel *funnel, uint64_t for_ms, const char *by)
 {
 	uint64_t now_us = clock_now_us();
+	funnel->halted = false;
 	funnel->pause_until_us = for_ms > 0 ? now_us + for_ms * 1000 : 0;
 	snprintf(funnel->pause_by, sizeof(funnel->pause_by), "%s", by);
 	queue_hold(funnel->queue, now_us);
@@ -64,6 +66,7 @@ uint64_t funnel_resume(struct funnel *funnel, const char *by)
 {
 	uint64_t now_us = clock_now_us();
 	uint64_t since_us = queue_facts(funnel->queue).held_us;
+	funnel->halted = false;
 	if (since_us == 0) {
 		return 0;
 	}
@@ -71,6 +74,21 @@ uint64_t funnel_resume(struct funnel *funnel, const char *by)
 	queue_release(funnel->queue, now_us);
 	log_info("resumed", log_str("by", by), log_uint("paused_ms", (now_us - since_us) / 1000));
 	return now_us - since_us;
+}
+
+bool funnel_halt(struct funnel *funnel)
+{
+	char by[64];
+	pid_t holder = 0;
+	if (!halt_lock_is_held(funnel->options->db, &holder)) {
+		return false;
+	}
+	if (!funnel->halted) {
+		(void)snprintf(by, sizeof(by), "litefunnel halt, process %d", (int)holder);
+		funnel_pause(funnel, 0, by);
+		funnel->halted = true;
+	}
+	return true;
 }
 
 /* Nothing is to be done: that it is this task's turn says that nothing runs any more. */
@@ -144,7 +162,15 @@ bool resume_begin(struct call *call)
 	msgpack_packer packer;
 	const char *by = call->peer->credentials->text;
 	bool shipping = message_field(call->message, "shipping") != NULL;
+	pid_t holder = 0;
 	if (shipping && !has_shipping(call)) {
+		return false;
+	}
+	if (!shipping && halt_lock_is_held(call->funnel->options->db, &holder)) {
+		failure_set(&call->failure, FAILURE_BAD_REQUEST,
+			"`litefunnel halt` (process %d) has given the file to its command: it resumes when that "
+			"has ended",
+			(int)holder);
 		return false;
 	}
 	uint64_t paused_ms = shipping ? shipping_resume(call->funnel->shipping, by)

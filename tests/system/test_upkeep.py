@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Turns for the database's own sake: halt, vacuum, optimize."""
 import json
+import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
+
+from daemon import wait_for
 
 
 def run(litefunnel, command, served, *args, timeout=120):
@@ -14,7 +20,7 @@ def run(litefunnel, command, served, *args, timeout=120):
 
 
 def python(code):
-    return ["--", sys.executable, "-c", "import os, sqlite3, sys, time\n"
+    return ["--", sys.executable, "-c", "import os, signal, sqlite3, sys, time\n"
             "db = sqlite3.connect(os.environ['LITEFUNNEL_DB'], timeout=5, isolation_level=None)\n" + code]
 
 
@@ -195,6 +201,150 @@ def test_halt_finds_damage_and_leaves_the_daemon_paused(litefunnel, daemon):
     served.write("DELETE FROM c")
     done = run(litefunnel, "halt", served, "--no-check", *python("db.execute('INSERT INTO c VALUES (9)')"))
     assert done.returncode == 0
+
+
+def halt(litefunnel, served, *args, **options):
+    return subprocess.Popen([litefunnel, "halt", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def says_there(process):
+    assert process.stdout.readline() == "there\n"
+    return process
+
+
+def deadline_of(served, wire):
+    return wire.ask("write", batch=[["INSERT INTO t VALUES (1)"]], deadline_ms=200)[0]
+
+
+WAITS = "print('there', flush=True)\nsys.stdin.read()\ndb.execute('INSERT INTO t VALUES (7)')"
+
+
+def test_one_halt_at_a_time(litefunnel, daemon):
+    """The first to end resumed, and the daemon wrote beneath the second one's command."""
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    one = says_there(halt(litefunnel, served, served.db, *python(WAITS), stdin=subprocess.PIPE))
+    two = run(litefunnel, "halt", served, *python(WAITS))
+    assert two.returncode == 125 and f"process {one.pid}" in two.stderr, two
+    with served.wire() as wire:
+        error, _ = wire.ask("resume")
+        assert error["code"] == "bad_request" and f"process {one.pid}" in error["message"], error
+        wire.call("pause", for_ms=100)  # somebody else's, which would end beneath the command
+        time.sleep(0.4)
+        assert "halt" in deadline_of(served, wire)["message"]
+        assert one.communicate("", timeout=60)[1] == "" and one.returncode == 0
+        wait_for(lambda: served.stats()["paused"] == 0, "the end of the halt")
+        wire.write("INSERT INTO t VALUES (8)")
+    assert served.read("SELECT a FROM t") == [(7,), (8,)]
+    assert not os.path.exists(f"{served.db}-halt")
+
+
+def test_a_daemon_that_is_started_anew_stays_halted(litefunnel, daemon):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    process = says_there(halt(litefunnel, served, served.db, *python(WAITS), stdin=subprocess.PIPE))
+    served.kill()
+    served.start()
+    with served.wire() as wire:
+        assert f"halt, process {process.pid}" in deadline_of(served, wire)["message"]
+        assert process.communicate("", timeout=60)[1] == "" and process.returncode == 0
+        wire.write("INSERT INTO t VALUES (8)")
+    assert served.read("SELECT a FROM t") == [(7,), (8,)]
+
+
+def test_a_halt_that_is_killed_leaves_the_file_to_its_command(litefunnel, daemon):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    read, write = os.pipe()
+    process = says_there(halt(litefunnel, served, served.db, "--for", "100ms", *python(
+        "print('there', flush=True)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsys.stdin.read()"), stdin=read))
+    process.kill()
+    process.wait()
+    os.close(read)
+    with served.wire() as wire:
+        wire.call("pause", for_ms=50)
+        assert "paused" in deadline_of(served, wire)["message"]
+        os.close(write)
+        wait_for(lambda: served.stats()["paused"] == 0, "the end of the command")
+        wire.write("INSERT INTO t VALUES (8)")
+
+
+@pytest.mark.parametrize("how", ["deadline", "signal"])
+def test_a_halt_that_never_ran_its_command_leaves_no_pause(litefunnel, daemon, tmp_path, how):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as wire:
+        wire.call("begin", lease=1)
+        wire.call("step", lease=1, sql="INSERT INTO t VALUES (1)")
+        options = ["--deadline", "1500ms"] if how == "deadline" else []
+        process = halt(litefunnel, served, served.db, *options, "--", "touch", tmp_path / "ran")
+        if how == "signal":
+            wait_for(lambda: served.stats()["paused"] == 1, "its pause")
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == (125 if how == "deadline" else 130)
+        wire.call("rollback", lease=1)
+        wire.write("INSERT INTO t VALUES (2)", deadline_ms=1000)
+    assert not (tmp_path / "ran").exists() and served.read("SELECT a FROM t") == [(2,)]
+
+
+CHILD = ("import os, signal, sqlite3, sys, time\nfor i in range(100):\n db = sqlite3.connect(os.environ['LITEFUNNEL_DB'])\n"
+         " db.execute('INSERT INTO t VALUES (?)', (i,))\n db.commit()\n {}\n time.sleep(0.1)\n")
+
+
+def test_what_the_command_has_started_ends_with_its_time(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    script = tmp_path / "child.py"
+    script.write_text(CHILD.format("db.close()"), encoding="ascii")
+    done = run(litefunnel, "halt", served, "--for", "1s", "--", "sh", "-c", f"/usr/bin/python3 {script}; true")
+    assert done.returncode == 125 and "--for" in done.stderr, done
+    count = served.read("SELECT count(*) FROM t")
+    assert 0 < count[0][0] < 100
+    time.sleep(0.5)
+    assert served.read("SELECT count(*) FROM t") == count
+
+
+def test_what_the_command_leaves_behind_with_the_database_open_is_waited_for(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    script = tmp_path / "child.py"
+    script.write_text(CHILD.replace("100", "10").format("pass"), encoding="ascii")
+    # It tells when it has begun, and is then left to itself.
+    done = run(litefunnel, "halt", served, "--", "sh", "-c",
+               f"/usr/bin/python3 {script} & while ! [ \"$(ls -l /proc/$!/fd | grep -c app.db$)\" -ge 1 ]; do sleep 0.02; done; exit 3")
+    assert done.returncode == 3 and "still has the database open" in done.stderr, done
+    assert served.read("SELECT count(*) FROM t") == [(10,)]
+    served.write("INSERT INTO t VALUES (8)")
+
+
+def test_halt_finds_what_the_daemon_does_not_go_on_with(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    copy = tmp_path / "copy.db"
+    with sqlite3.connect(served.db) as db, sqlite3.connect(copy) as to:
+        db.backup(to)
+    served.write("INSERT INTO t VALUES (1)")
+    served.write("INSERT INTO t VALUES (2)")
+    restore = "source = sqlite3.connect(sys.argv[1])\nsource.backup(db)"
+    done = run(litefunnel, "halt", served, *python(restore), copy)
+    assert done.returncode == 125 and "older state" in done.stderr and "stays paused" in done.stderr, done
+    served.kill()
+    served.start()
+    done = run(litefunnel, "halt", served, *python(
+        "db.execute('CREATE TRIGGER x AFTER UPDATE ON _lf_state BEGIN SELECT 1; END')"))
+    assert done.returncode == 125 and "litefunnel's tables" in done.stderr, done
+
+
+def test_halt_by_another_name_of_the_file_finds_that_the_wal_was_taken(litefunnel, daemon, tmp_path):
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    link = tmp_path / "link.db"
+    link.symlink_to(served.db)
+    done = subprocess.run([litefunnel, "halt", link, "--socket", served.socket, "--", "rm", f"{served.db}-wal"],
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 125 and "removed or replaced" in done.stderr, done
+    assert served.wait() == 3
 
 
 @pytest.mark.parametrize("how", ["db.execute('VACUUM')", "db.execute('PRAGMA wal_checkpoint(restart)')",
