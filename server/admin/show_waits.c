@@ -110,13 +110,13 @@ static void row_of_others(struct funnel *funnel, struct table *table)
 	table_number(table, 0);
 	table_text(table, NULL);
 	table_text(table, pid > 0 ? "foreign" : "paused");
-	table_text(table, pid > 0 ? "another process" : "pause");
+	table_text(table, pid > 0 ? "another process" : facts.pause_holder->what);
 	table_text(table, NULL);
-	table_number(table, pid > 0 ? (uint64_t)pid : 0);
+	table_number(table, (uint64_t)(pid > 0 ? pid : facts.pause_holder->pid));
 	table_text(table, NULL);
 	table_text(table, pid > 0 ? NULL : facts.pause_by);
 	table_text(table, NULL);
-	table_text(table, pid > 0 ? command : NULL);
+	table_text(table, pid > 0 ? command : facts.pause_holder->known.label);
 	if (since_us != 0) {
 		table_number(table, now_us > since_us ? (now_us - since_us) / 1000 : 0);
 	} else {

@@ -8,6 +8,7 @@
 #include "server/funnel/feed.h"
 #include "server/funnel/funnel.h"
 #include "server/funnel/gather.h"
+#include "server/funnel/holder.h"
 #include "server/funnel/seats.h"
 #include "server/funnel/shipping.h"
 #include "server/funnel/watch.h"
@@ -55,6 +56,7 @@ struct funnel {
 	uint64_t pause_until_us; /* 0: until it is ended */
 	bool halted;             /* until the lock of halt_lock.h is let go of */
 	char pause_by[256];
+	struct holder pause_holder; /* for those who wait for it */
 
 	/* Facts of the store that hello tells; they do not change. */
 	uint8_t epoch[STORE_EPOCH_BYTES];
@@ -85,7 +87,8 @@ void funnel_check_drained(struct funnel *funnel); /* when something was answered
  * of the first. Resume says for how many microseconds it was held.
  */
 #define PAUSE_MS_MAX (7ull * 24 * 3600 * 1000)
-void funnel_pause(struct funnel *funnel, uint64_t for_ms, const char *by);
+void funnel_pause(
+	struct funnel *funnel, uint64_t for_ms, const char *by, const struct holder *holder);
 uint64_t funnel_resume(struct funnel *funnel, const char *by);
 
 /* Pauses it, unless it is already, for as long as a halt has the file. False: none has. */

@@ -31,6 +31,7 @@ struct funnel_facts funnel_facts(struct funnel *funnel)
 						 : (struct drill_facts){0},
 		.pause_until_us = funnel->pause_until_us,
 		.pause_by = funnel->pause_by,
+		.pause_holder = &funnel->pause_holder,
 	};
 }
 

@@ -356,6 +356,9 @@ static void blame_running(struct funnel *funnel, struct list *requests)
 	list_for_each(node, requests) {
 		struct request *request = container_of(node, struct request, node);
 		request->waited_for = holder_running(funnel->queue);
+		if (request->waited_for == NULL && queue_facts(funnel->queue).held_us != 0) {
+			request->waited_for = holder_copy(&funnel->pause_holder);
+		}
 	}
 }
 

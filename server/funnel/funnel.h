@@ -93,6 +93,7 @@ struct funnel_facts {
 	struct drill_facts drills;
 	uint64_t pause_until_us; /* 0: until it is ended, or there is none */
 	const char *pause_by;
+	const struct holder *pause_holder;
 };
 struct funnel_facts funnel_facts(struct funnel *funnel);
 /* What has the writer this moment, and since when; or NULL. Valid until the loop goes on. */

@@ -82,6 +82,15 @@ struct holder *holder_running(struct queue *queue)
 	return holder;
 }
 
+struct holder *holder_copy(const struct holder *holder)
+{
+	struct holder *copy = malloc(sizeof(*copy));
+	if (copy != NULL) {
+		*copy = *holder;
+	}
+	return copy;
+}
+
 struct holder *holders_note(struct holders *holders, uint64_t began_us, uint64_t ended_us)
 {
 	struct holder *holder = &holders->recent[holders->next];

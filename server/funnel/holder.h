@@ -54,6 +54,9 @@ struct queue;
 /* Whoever has the writer this moment, for one that waits in vain; NULL: nobody. The loop's; to be freed. */
 struct holder *holder_running(struct queue *queue);
 
+/* To be freed; NULL without memory. */
+struct holder *holder_copy(const struct holder *holder);
+
 /* The last turns that were felt. The writer's. */
 struct holders {
 	struct holder recent[HOLDERS_MAX];

@@ -222,8 +222,8 @@ static enum after commit(struct run *run, struct request *request)
 	}
 	buffer_clear(&request->payload);
 	buffer_append(&request->payload, payload, sizeof(payload));
-	int rc = store_lease_commit(store, &request->identity,
-		(struct bytes){payload, sizeof(payload)}, &error);
+	int rc = store_lease_commit(
+		store, &request->identity, (struct bytes){payload, sizeof(payload)}, &error);
 	request->commit_us = clock_now_us() - began_us;
 	request->commit_no = store_commit_no(store);
 	request->group = 1;

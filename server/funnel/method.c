@@ -245,7 +245,7 @@ static void pack_features(msgpack_packer *packer)
 {
 	static const char *const features[] = {"write", "describe", "cancel", "sessions", "keys",
 		"show", "if_commit", "watch", "chunk", "atomic", "lease", "pause", "checkpoint",
-		"kill", "drill"};
+		"kill", "drill", "vacuum", "optimize"};
 	pack_cstr(packer, "features");
 	msgpack_pack_array(packer, sizeof(features) / sizeof(features[0]));
 	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {

@@ -51,15 +51,32 @@ static bool enqueue_urgent(struct call *call, const struct task *task)
 
 /* ---- pause, resume ---- */
 
-void funnel_pause(struct funnel *funnel, uint64_t for_ms, const char *by)
+void funnel_pause(
+	struct funnel *funnel, uint64_t for_ms, const char *by, const struct holder *holder)
 {
 	uint64_t now_us = clock_now_us();
 	funnel->halted = false;
 	funnel->pause_until_us = for_ms > 0 ? now_us + for_ms * 1000 : 0;
 	snprintf(funnel->pause_by, sizeof(funnel->pause_by), "%s", by);
 	queue_hold(funnel->queue, now_us);
+	funnel->pause_holder = *holder;
+	funnel->pause_holder.began_us = queue_facts(funnel->queue).held_us;
 	funnel_watch_times(funnel);
 	log_info("paused", log_str("by", by), log_uint("for_ms", for_ms));
+}
+
+/* One that has waited for it for long. */
+static void blame_pause(void *ctx, struct request *request)
+{
+	struct funnel *funnel = ctx;
+	/* Since then in the queue, or paused: what it waited for before was somebody else. */
+	uint64_t since_us = request->received_us > funnel->pause_holder.began_us
+		? request->received_us
+		: funnel->pause_holder.began_us;
+	uint64_t long_us = config_number(funnel->options->config, SETTING_WAITED_LONG) * 1000;
+	if (request->waited_for == NULL && clock_now_us() - since_us >= long_us) {
+		request->waited_for = holder_copy(&funnel->pause_holder);
+	}
 }
 
 uint64_t funnel_resume(struct funnel *funnel, const char *by)
@@ -71,6 +88,7 @@ uint64_t funnel_resume(struct funnel *funnel, const char *by)
 		return 0;
 	}
 	funnel->pause_until_us = 0;
+	queue_each(funnel->queue, blame_pause, funnel);
 	queue_release(funnel->queue, now_us);
 	log_info("resumed", log_str("by", by), log_uint("paused_ms", (now_us - since_us) / 1000));
 	return now_us - since_us;
@@ -85,7 +103,7 @@ bool funnel_halt(struct funnel *funnel)
 	}
 	if (!funnel->halted) {
 		(void)snprintf(by, sizeof(by), "litefunnel halt, process %d", (int)holder);
-		funnel_pause(funnel, 0, by);
+		funnel_pause(funnel, 0, by, &(struct holder){.what = "halt", .pid = holder});
 		funnel->halted = true;
 	}
 	return true;
@@ -152,7 +170,11 @@ bool pause_begin(struct call *call)
 	if (!enqueue_urgent(call, &task)) {
 		return false;
 	}
-	funnel_pause(call->funnel, for_ms, call->peer->credentials->text);
+	struct holder holder = {.what = "pause",
+		.pid = call->peer->credentials->pid,
+		.uid = call->peer->credentials->uid};
+	memcpy(holder.known.label, call->peer->credentials->label, sizeof(holder.known.label));
+	funnel_pause(call->funnel, for_ms, call->peer->credentials->text, &holder);
 	return true;
 }
 

@@ -21,7 +21,8 @@ enum {
 	COMPILER_BYTES_PER_BYTE = 256,
 	COMPILER_STACK = 4 << 20, /* or half of what the process allows its first thread */
 	COMPILER_MS = 2000,
-	COMPILER_CLAUSES = 2000, /* of WITH; the compiler calls itself for each that names the one before */
+	COMPILER_CLAUSES =
+		2000, /* of WITH; the compiler calls itself for each that names the one before */
 };
 
 enum compiler_bound { COMPILER_FITS, COMPILER_MEMORY, COMPILER_DEPTH, COMPILER_TIME };

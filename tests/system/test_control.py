@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 import sys
 
 import pytest
@@ -90,8 +91,22 @@ def test_a_pause_waits_for_what_runs(served):
         # Its answer came behind that of the batch: nothing runs any more.
         error, _ = client.reply(id)
         assert error["code"] == "deadline" and error["applied"] == "no"
-        assert table(admin, "waits")[0]["state"] == "paused"
+        waits = table(admin, "waits")
+        assert waits[0]["state"] == "paused" and waits[0]["pid"] == os.getpid()
         admin.call("resume")
+
+
+def test_who_waited_for_a_pause_is_told(served):
+    with served.wire(label="the admin's") as admin, served.wire() as client:
+        admin.call("pause")
+        late = client.ask("write", batch=[["SELECT 1"]], deadline_ms=300)[0]["waited_for"]
+        waiting = client.request("write", batch=[["INSERT INTO t VALUES (1)"]])
+        wait_for(lambda: len(table(admin, "waits")) == 2, "the request")
+        time.sleep(0.3)
+        admin.call("resume")
+        told = client.reply(waiting)[1]["waited_for"]
+        for waited_for in (late, told):
+            assert (waited_for["what"], waited_for["pid"], waited_for["label"]) == ("pause", os.getpid(), "the admin's")
 
 
 def test_a_pause_ends_by_itself(served):
