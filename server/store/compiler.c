@@ -111,18 +111,19 @@ int compiler_prepare(sqlite3 *handle, struct authorizer *authorizer, size_t byte
 
 const char *compiler_refusal(enum compiler_bound bound)
 {
-	static const char *const texts[] = {
-		[COMPILER_FITS] = "",
-		[COMPILER_MEMORY] =
-			"compiling it takes more than 32 MiB (cure: name views and WITH clauses that name "
-			"others twice less often, or keep what they give in a table)",
-		[COMPILER_DEPTH] =
-			"it is nested too deep to be compiled: triggers that reach one another, or more than 2000 clauses of WITH",
-		[COMPILER_TIME] =
-			"compiling it takes more than 2 s (cure: fewer triggers, views and WITH clauses)",
-	};
 	_Static_assert(
 		COMPILER_BYTES == 32 << 20 && COMPILER_MS == 2000 && COMPILER_CLAUSES == 2000,
 		"as the texts say");
-	return texts[bound];
+	switch (bound) {
+	case COMPILER_MEMORY:
+		return "compiling it takes more than 32 MiB (cure: name views and WITH clauses that name "
+		       "others twice less often, or keep what they give in a table)";
+	case COMPILER_DEPTH:
+		return "it is nested too deep to be compiled: triggers that reach one another, or more than "
+		       "2000 clauses of WITH";
+	case COMPILER_TIME:
+		return "compiling it takes more than 2 s (cure: fewer triggers, views and WITH clauses)";
+	default:
+		return "";
+	}
 }
