@@ -64,6 +64,7 @@ int halt_lock_take(const char *db, int *ret_fd, pid_t *ret_holder)
 		if (fd < 0) {
 			return -errno;
 		}
+		(void)fchmod(fd, 0644); /* the daemon must be able to ask, whatever the umask is */
 		int rc = lock(fd, F_OFD_SETLK, F_WRLCK, &ignored);
 		if (rc == 0 && stands_there(fd, path)) {
 			rc = write_holder(fd);

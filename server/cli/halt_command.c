@@ -61,19 +61,37 @@ int halt_command_signal(void)
 
 /* ---- what it has started ---- */
 
-/* The children of a process: at most CHILDREN_MAX. */
-static size_t children_of(pid_t pid, pid_t children[CHILDREN_MAX])
+/* The children of one thread, behind those that are there already. */
+static size_t children_of_thread(
+	pid_t pid, const char *thread, pid_t children[CHILDREN_MAX], size_t count)
 {
-	char path[64];
-	size_t count = 0;
+	char path[PATH_MAX];
 	intmax_t child = 0;
-	(void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)pid, (int)pid);
+	(void)snprintf(path, sizeof(path), "/proc/%d/task/%s/children", (int)pid, thread);
 	FILE *file = fopen(path, "re");
 	while (file != NULL && count < CHILDREN_MAX && fscanf(file, "%" SCNdMAX, &child) == 1) {
 		children[count++] = (pid_t)child;
 	}
 	if (file != NULL) {
 		(void)fclose(file);
+	}
+	return count;
+}
+
+/* The children of a process: at most CHILDREN_MAX. */
+static size_t children_of(pid_t pid, pid_t children[CHILDREN_MAX])
+{
+	char path[64];
+	size_t count = 0;
+	(void)snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	DIR *dir = opendir(path);
+	for (struct dirent *entry = NULL; dir != NULL && (entry = readdir(dir)) != NULL;) {
+		if (entry->d_name[0] != '.') {
+			count = children_of_thread(pid, entry->d_name, children, count);
+		}
+	}
+	if (dir != NULL) {
+		(void)closedir(dir);
 	}
 	return count;
 }

@@ -11,6 +11,8 @@
 #include "server/base/clock.h"
 #include "server/base/config.h"
 #include "server/base/disk.h"
+#include "server/base/large_stack.h"
+#include "server/base/large_stack.h"
 #include "server/base/log.h"
 #include "server/base/notify.h"
 #include "server/base/place.h"
@@ -305,6 +307,36 @@ static bool was_replaced(const char *marker)
 		strcmp(text, word) == 0;
 }
 
+struct opening {
+	const struct store_options *options;
+	struct store **ret_store;
+	char *ret_error;
+	int rc;
+};
+
+static void *open_main(void *ctx)
+{
+	struct opening *opening = ctx;
+	opening->rc = store_open(opening->options, opening->ret_store, opening->ret_error);
+	return NULL;
+}
+
+/* To open it compiles what its schema says. */
+static int open_on_large_stack(const struct store_options *options, struct store **ret_store,
+	char ret_error[STORE_ERROR_BYTES])
+{
+	struct opening opening = {options, ret_store, ret_error, -ENOMEM};
+	struct large_stack stack;
+	pthread_t thread;
+	int rc = large_stack_start(&stack, &thread, open_main, &opening);
+	if (rc != 0) {
+		return rc;
+	}
+	pthread_join(thread, NULL);
+	large_stack_free(&stack);
+	return opening.rc;
+}
+
 static int open_store(struct serving *serving, struct store **ret_store)
 {
 	const struct config *config = &serving->config;
@@ -336,7 +368,7 @@ static int open_store(struct serving *serving, struct store **ret_store)
 		log_warn("the disk is full; the reserve is given up for the start",
 			log_str("reserve", serving->place.reserve));
 	}
-	if (store_open(&options, ret_store, error) != 0) {
+	if (open_on_large_stack(&options, ret_store, error) != 0) {
 		return cli_fail("serve", "%s", error);
 	}
 	if (options.poisoned && unlink(serving->place.poisoned) != 0) {

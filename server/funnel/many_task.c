@@ -100,6 +100,7 @@ static int apply(struct slice *slice)
 	if (rc == 0 && store_deferred_violations(store)) {
 		rc = store_error_set(
 			&slice->error, STORE_SQL, 787, "FOREIGN KEY constraint failed");
+		slice->error.row = slice->rows == 1 ? 0 : slice->error.row;
 	}
 	if (rc == 0) {
 		store_batch_keep(store);

@@ -8,6 +8,7 @@
 #include "server/funnel/writer.h"
 
 #include "server/base/clock.h"
+#include "server/base/large_stack.h"
 #include "server/base/log.h"
 #include "server/funnel/chunk_task.h"
 #include "server/funnel/group.h"
@@ -25,7 +26,6 @@
 #include <time.h>
 
 enum {
-	STACK_BYTES = 16 << 20, /* see COMPILER_STACK */
 	BUSY_PAUSE_US = 5000,
 	LOG_AGAIN_US = 1000000,
 	LOOK_US = 800000,
@@ -46,6 +46,7 @@ enum {
 struct writer {
 	struct writer_options options;
 	pthread_t thread;
+	struct large_stack stack; /* it compiles what clients send */
 	struct reply_facts facts;
 	_Atomic uint64_t commit_no;
 	_Atomic uint64_t commit_us; /* that a commit takes lately */
@@ -375,6 +376,21 @@ static bool leaves_work(struct writer *writer, uint64_t now_us)
 	return true;
 }
 
+struct to_stand_in {
+	struct store *store;
+	bool compiled;
+};
+
+/* What is to be compiled needs the writer's stack. */
+static void look_for_text(void *ctx, struct request *request)
+{
+	struct to_stand_in *to_stand_in = ctx;
+	for (size_t i = 0; i < request->steps_count && to_stand_in->compiled; i++) {
+		to_stand_in->compiled = store_step_is_compiled(
+			to_stand_in->store, request->credentials->role, &request->steps[i]);
+	}
+}
+
 bool writer_stand_in(struct writer *writer)
 {
 	struct queue *queue = writer->options.queue;
@@ -384,7 +400,9 @@ bool writer_stand_in(struct writer *writer)
 		!queue_stand_in(queue, STAND_IN_COUNT, STAND_IN_BYTES)) {
 		return false;
 	}
-	if (!lookout_quiet(writer->lookout)) {
+	struct to_stand_in to_stand_in = {.store = writer->options.store, .compiled = true};
+	queue_each(queue, look_for_text, &to_stand_in);
+	if (!to_stand_in.compiled || !lookout_quiet(writer->lookout)) {
 		queue_step_back(queue); /* whether that still holds is the writer's to see */
 		return false;
 	}
@@ -513,6 +531,9 @@ static void work(struct writer *writer)
 			take_turn(writer);
 		}
 		note_chunks(writer);
+		if (store_compiled_long(writer->options.store)) {
+			large_stack_trim(&writer->stack);
+		}
 	}
 }
 
@@ -557,16 +578,11 @@ int writer_start(const struct writer_options *options, struct writer **ret_write
 	pthread_condattr_destroy(&monotonic);
 	sigfillset(&all); /* signals are the loop's */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	pthread_attr_t attributes;
-	pthread_attr_init(&attributes);
-	pthread_attr_setstacksize(
-		&attributes, STACK_BYTES); /* whatever the limit of the process is */
-	int rc = pthread_create(&writer->thread, &attributes, writer_main, writer);
-	pthread_attr_destroy(&attributes);
+	int rc = large_stack_start(&writer->stack, &writer->thread, writer_main, writer);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (rc != 0) {
 		writer_free(writer);
-		return -rc;
+		return rc;
 	}
 	pthread_setname_np(writer->thread, "writer");
 	*ret_writer = writer;
@@ -598,6 +614,7 @@ void writer_free(struct writer *writer)
 		pthread_cond_destroy(&writer->at_end);
 		pthread_mutex_destroy(&writer->lock);
 		lookout_free(writer->lookout);
+		large_stack_free(&writer->stack);
 		free(writer);
 	}
 }

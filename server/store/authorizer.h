@@ -38,6 +38,7 @@ struct authorizer {
 		void *ctx, int action, const char *first, const char *second, const char *inner);
 	void *observe_ctx;
 	struct compiling *compiling; /* compiler_prepare() runs; or NULL */
+	bool compiled_long;          /* it took long, lately */
 	bool lease_foreign_keys;     /* what the lease has them at */
 	/* A PRAGMA that is answered without being executed: its name, or "". */
 	char answered[32];

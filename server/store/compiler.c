@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { ASKED_A_LOOK = 64 };
+enum { ASKED_A_LOOK = 64, LONG_US = 5000 };
 
 bool compiler_is_over(struct compiling *compiling)
 {
@@ -90,9 +90,10 @@ int compiler_prepare(sqlite3 *handle, struct authorizer *authorizer, size_t byte
 	enum compiler_bound *ret_bound)
 {
 	char here;
+	uint64_t began_us = clock_now_us();
 	struct compiling compiling = {.stack = (uintptr_t)&here,
 		.stack_max = stack_max(),
-		.until_us = clock_now_us() + COMPILER_MS * 1000ull};
+		.until_us = began_us + COMPILER_MS * 1000ull};
 	size_t text = len < 0 ? strlen(sql) : (size_t)len;
 	size_t room = bytes > 0 ? bytes + text * COMPILER_BYTES_PER_BYTE : 0;
 	bool met = false;
@@ -105,6 +106,7 @@ int compiler_prepare(sqlite3 *handle, struct authorizer *authorizer, size_t byte
 	int rc = prepare_within(
 		handle, (sqlite3_int64)room, sql, len, flags, ret_stmt, ret_tail, &met);
 	authorizer->compiling = NULL;
+	authorizer->compiled_long |= clock_now_us() - began_us >= LONG_US;
 	*ret_bound = met ? COMPILER_MEMORY : rc != SQLITE_OK ? compiling.bound : COMPILER_FITS;
 	return rc;
 }

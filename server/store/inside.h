@@ -152,6 +152,8 @@ struct store {
 	bool sync_full;
 	bool foreign_keys;
 	bool large_views; /* there were some when we came: none is refused */
+	bool large_schema;
+	uint64_t schema_bytes_max; /* of memory that the schema may take */
 	bool explain_trusted;
 	uint32_t session_window;
 
@@ -229,7 +231,10 @@ int schema_find_trespass(struct store *store, bool *ret_found);
  */
 int schema_find_large_view(struct store *store, char **ret_view);
 
-/* Others may have made such views: whoever changes the schema later is not to blame for them. */
+/* Of memory, parsed. */
+uint64_t schema_bytes(struct store *store);
+
+/* Others may have made such views, or such a schema: whoever changes the schema later is not to blame for them. */
 void schema_allow_views(struct store *store);
 
 /* SQLite's code, and which of our tables is not there any more; "": all are, and know whose they are. */

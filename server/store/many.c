@@ -7,10 +7,11 @@
 
 #include "server/store/many.h"
 
-#include "server/base/clock.h"
 #include "server/store/chunk_inside.h"
+#include "server/store/sql_text.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MANY_KEEP_S = 90 * 24 * 3600, MANY_NAME_BYTES = 512 };
@@ -92,61 +93,132 @@ int store_many_look(struct store *store, const struct identity *identity, struct
 
 /* ---- rowids ---- */
 
-enum { ROWIDS_MAX = 16, TABLE_BYTES = 256 };
+enum { ROWIDS_MAX = 64, TABLE_BYTES = 256 };
 
+/* Tables whose rowids a statement names, by what the authorizer tells. */
 struct rowids {
-	char tables[ROWIDS_MAX][TABLE_BYTES]; /* whose rowid has no other name */
-	size_t count;
+	struct {
+		char table[TABLE_BYTES];
+		char inner
+			[TABLE_BYTES]; /* the view or trigger that does it; "": the statement itself */
+	} found[ROWIDS_MAX];
+	size_t count; /* ROWIDS_MAX + 1: there are more */
+	bool in_text; /* the word stands in the statement, where an INSERT may have it among its columns */
+	const char *function; /* that would speak of the slice, not of the batch; or NULL */
 };
 
 static void note_rowid(
 	void *ctx, int action, const char *first, const char *second, const char *inner)
 {
+	static const char *const counting[] = {"changes", "total_changes", "last_insert_rowid"};
 	struct rowids *rowids = ctx;
-	if (action == SQLITE_READ && inner == NULL && second != NULL &&
-		strcmp(second, "ROWID") == 0 && rowids->count < ROWIDS_MAX) {
-		sqlite3_snprintf(TABLE_BYTES, rowids->tables[rowids->count++], "%s", first);
+	for (size_t i = 0; action == SQLITE_FUNCTION && second != NULL && i < 3; i++) {
+		if (sqlite3_stricmp(second, counting[i]) == 0) {
+			rowids->function = counting[i];
+		}
 	}
+	bool reads = action == SQLITE_READ && second != NULL && strcmp(second, "ROWID") == 0;
+	bool inserts = action == SQLITE_INSERT && rowids->in_text && inner == NULL;
+	if (!reads && !inserts) {
+		return;
+	}
+	inner = inner != NULL ? inner : "";
+	for (size_t i = 0; i < rowids->count && i < ROWIDS_MAX; i++) {
+		if (strcmp(rowids->found[i].table, first) == 0 &&
+			strcmp(rowids->found[i].inner, inner) == 0) {
+			return;
+		}
+	}
+	if (rowids->count < ROWIDS_MAX) {
+		sqlite3_snprintf(TABLE_BYTES, rowids->found[rowids->count].table, "%s", first);
+		sqlite3_snprintf(TABLE_BYTES, rowids->found[rowids->count].inner, "%s", inner);
+	}
+	rowids->count += rowids->count <= ROWIDS_MAX;
 }
 
-/* VACUUM leaves alone what a virtual table calls its rowids. SQLite's code. */
-static int is_virtual(struct store *store, const char *table, bool *ret_is)
+static bool names_rowid(struct bytes sql)
+{
+	static const char *const words[] = {"rowid", "_rowid_", "oid"};
+	struct sql_text text = {.sql = sql};
+	char name[sizeof("_rowid_")];
+	for (struct token token = sql_next(&text);
+		token.kind != TOKEN_END && token.kind != TOKEN_BROKEN; token = sql_next(&text)) {
+		for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+			if (token_is_name(&token) && token_name(sql, &token, name, sizeof(name)) &&
+				sqlite3_stricmp(name, words[i]) == 0) {
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+/*
+ * Whether VACUUM may give that rowid to another row. It leaves alone what a virtual table calls its rowids, and those
+ * that are an INTEGER PRIMARY KEY. What a trigger does with them is over with its row. SQLite's code.
+ */
+static int may_change(struct store *store, const char *table, const char *inner, bool *ret_may)
 {
 	sqlite3_stmt *stmt = NULL;
 	int rc = own_prepare(store,
-		"SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE"
-		" AND rootpage = 0",
+		"SELECT 1 WHERE (?2 = '' OR EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'view'"
+		" AND name = ?2 COLLATE NOCASE))"
+		" AND EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND rootpage <> 0"
+		" AND name = ?1 COLLATE NOCASE)"
+		" AND NOT ((SELECT count(*) FROM pragma_table_info(?1) WHERE pk > 0) = 1"
+		" AND EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE pk = 1"
+		" AND type = 'INTEGER' COLLATE NOCASE)"
+		" AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1) WHERE origin = 'pk'))",
 		&stmt);
 	sqlite3_bind_text(stmt, 1, table, -1, SQLITE_STATIC);
+	sqlite3_bind_text(stmt, 2, inner, -1, SQLITE_STATIC);
 	rc = rc == SQLITE_OK ? sqlite3_step(stmt) : rc;
-	*ret_is = rc == SQLITE_ROW;
+	*ret_may = rc == SQLITE_ROW;
 	sqlite3_finalize(stmt);
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+static int judge(struct store *store, const struct rowids *rowids, struct store_error *error)
+{
+	if (rowids->function != NULL) {
+		return store_error_set(error, STORE_BAD_REQUEST, 0,
+			"with atomic:false %s() would speak of a slice, not of the batch (give the number as a value, or leave atomic out)",
+			rowids->function);
+	}
+	bool may = rowids->count > ROWIDS_MAX;
+	size_t i = 0;
+	for (; i < rowids->count && !may; i++) {
+		int rc = may_change(store, rowids->found[i].table, rowids->found[i].inner, &may);
+		if (rc != SQLITE_OK) {
+			return store_failed(store, rc, error);
+		}
+	}
+	return may
+		? store_error_set(error, STORE_BAD_REQUEST, 0,
+			  "with atomic:false the statement cannot name the rowid of \"%s\": VACUUM may "
+			  "renumber it between two slices (name a key, or leave atomic out)",
+			  rowids->found[i > 0 ? i - 1 : 0].table)
+		: 0;
 }
 
 int store_many_check(
 	struct store *store, enum role role, const struct step *step, struct store_error *error)
 {
-	struct rowids rowids = {.count = 0};
+	struct rowids *rowids = calloc(1, sizeof(*rowids));
 	sqlite3_stmt *stmt = NULL;
 	size_t tail = 0;
+	if (rowids == NULL) {
+		return store_error_set(error, STORE_RESOURCE, SQLITE_NOMEM, "out of memory");
+	}
+	rowids->in_text = names_rowid(step->sql);
 	store->authorizer.observe = note_rowid;
-	store->authorizer.observe_ctx = &rowids;
+	store->authorizer.observe_ctx = rowids;
 	int rc = stmt_prepare(
 		store->handle, &store->authorizer, role, step->sql, 0, &stmt, &tail, error);
 	store->authorizer.observe = NULL;
 	sqlite3_finalize(stmt);
-	for (size_t i = 0; rc == 0 && i < rowids.count; i++) {
-		bool none = false;
-		int looked = is_virtual(store, rowids.tables[i], &none);
-		rc = looked != SQLITE_OK ? store_failed(store, looked, error)
-			: none
-			? 0
-			: store_error_set(error, STORE_BAD_REQUEST, 0,
-				  "with atomic:false the statement cannot name the rowid of \"%s\": VACUUM may "
-				  "renumber it between two slices (name a key, or leave atomic out)",
-				  rowids.tables[i]);
-	}
+	rc = rc == 0 ? judge(store, rowids, error) : rc;
+	free(rowids);
 	return rc;
 }
 

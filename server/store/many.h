@@ -29,7 +29,7 @@ int store_many_look(
 
 /*
  * Whether a step may be cut at all: STORE_BAD_REQUEST if it names rowids that VACUUM, between two slices, gives to
- * other rows.
+ * other rows, or asks for the counts of the statements before.
  */
 int store_many_check(
 	struct store *store, enum role role, const struct step *step, struct store_error *error);

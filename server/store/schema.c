@@ -129,11 +129,21 @@ int schema_find_large_view(struct store *store, char **ret_view)
 	return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
+uint64_t schema_bytes(struct store *store)
+{
+	int bytes = 0;
+	int ignored = 0;
+	(void)sqlite3_db_status(
+		store->handle, SQLITE_DBSTATUS_SCHEMA_USED, &bytes, &ignored, false);
+	return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
 void schema_allow_views(struct store *store)
 {
 	char *view = NULL;
 	store->large_views = schema_find_large_view(store, &view) != SQLITE_OK || view != NULL;
 	free(view);
+	store->large_schema = schema_bytes(store) > store->schema_bytes_max;
 }
 
 /* For what is looked at see inside.h. */

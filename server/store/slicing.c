@@ -348,11 +348,12 @@ static int check_read(
 	static const char sql[] =
 		"SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE"
 		" AND " SQL_SHOWS_OTHERS
-		/* SQLite's own tables without a row in the schema; but for these they tell of its state. */
-		" UNION ALL SELECT ?1 WHERE lower(?1) NOT IN ('json_each', 'json_tree', 'sqlite_schema',"
-		" 'sqlite_master', 'sqlite_temp_schema', 'sqlite_temp_master')"
-		" AND (?1 LIKE '~_lf~_%' ESCAPE '~' OR NOT EXISTS"
-		" (SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE))";
+		/* Ours; and SQLite's, which are there without a row in the schema: all but two tell of its state. */
+		" UNION ALL SELECT ?1 WHERE ?1 LIKE '~_lf~_%' ESCAPE '~' OR ?1 LIKE 'pragma~_%' ESCAPE '~'"
+		" OR (lower(?1) NOT IN ('json_each', 'json_tree')"
+		" AND EXISTS (SELECT 1 FROM pragma_module_list WHERE name = ?1 COLLATE NOCASE)"
+		" AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view')"
+		" AND name = ?1 COLLATE NOCASE))";
 	if (watching->read_count > READ_MAX) {
 		return slicing_refuse(error, "it reads more than %d tables and views", READ_MAX);
 	}

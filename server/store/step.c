@@ -300,19 +300,26 @@ static void note_savepoint(struct store *store, enum control control, uint64_t s
 	}
 }
 
-/* 0, or why not. */
-static int check_views(struct store *store, struct store_error *error)
+/* 0, or why not: all pay for what the schema has. */
+static int check_size(struct store *store, struct store_error *error)
 {
 	char *view = NULL;
-	int rc = schema_find_large_view(store, &view);
+	int rc = store->large_views ? SQLITE_OK : schema_find_large_view(store, &view);
 	if (rc != SQLITE_OK) {
 		return stmt_failed(store->handle, &store->authorizer, rc, error);
 	}
-	if (view == NULL) {
+	if (view == NULL &&
+		(store->large_schema || schema_bytes(store) <= store->schema_bytes_max)) {
 		return 0;
 	}
 	if (store->authorizer.lease) {
 		store_rollback(store);
+	}
+	if (view == NULL) {
+		return store_error_set(error, STORE_SQL, SQLITE_TOOBIG,
+			"the schema takes more than %llu MiB of memory (cure: fewer and shorter views and triggers, or a larger setting "
+			"heap_bytes_max, of which it may have a quarter)",
+			(unsigned long long)(store->schema_bytes_max >> 20));
 	}
 	store_error_set(error, STORE_SQL, SQLITE_TOOBIG,
 		"compiling the view %s takes more than %d MiB, or with it all views take more than %d s, at each "
@@ -327,7 +334,7 @@ static int check_views(struct store *store, struct store_error *error)
 static int check_own_tables(struct store *store, struct store_error *error)
 {
 	bool trespassed = false;
-	int rc = store->large_views ? 0 : check_views(store, error);
+	int rc = check_size(store, error);
 	if (rc != 0) {
 		return rc;
 	}
@@ -466,6 +473,18 @@ bool store_step_is_atomic(struct store *store, enum role role, const struct step
 		(!guarded && store->explain_trusted && stmt_is_atomic(&store->cache, stmt));
 	stmt_release(&store->cache, stmt);
 	return atomic;
+}
+
+bool store_step_is_compiled(struct store *store, enum role role, const struct step *step)
+{
+	return !step->script && stmt_is_at_hand(&store->cache, role, step->sql, step->sql_hash);
+}
+
+bool store_compiled_long(struct store *store)
+{
+	bool compiled_long = store->authorizer.compiled_long;
+	store->authorizer.compiled_long = false;
+	return compiled_long;
 }
 
 bool store_step_reads_only(struct store *store, enum role role, const struct step *step)

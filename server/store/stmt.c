@@ -193,7 +193,7 @@ int stmt_cache_init(struct stmt_cache *cache, sqlite3 *handle, struct authorizer
 	return cache->buckets != NULL ? 0 : -ENOMEM;
 }
 
-static struct stmt **bucket_of(struct stmt_cache *cache, uint64_t hash, enum role role)
+static struct stmt **bucket_of(const struct stmt_cache *cache, uint64_t hash, enum role role)
 {
 	return &cache->buckets[(hash + (uint64_t)role) & (cache->buckets_count - 1)];
 }
@@ -245,7 +245,7 @@ static void make_room(struct stmt_cache *cache, const struct stmt *coming)
 }
 
 static struct stmt *look_up(
-	struct stmt_cache *cache, enum role role, struct bytes sql, uint64_t hash)
+	const struct stmt_cache *cache, enum role role, struct bytes sql, uint64_t hash)
 {
 	struct stmt *stmt = *bucket_of(cache, hash, role);
 	for (; stmt != NULL; stmt = stmt->next_in_bucket) {
@@ -335,6 +335,12 @@ int stmt_acquire(struct stmt_cache *cache, enum role role, struct bytes sql, uin
 	stmt->busy = true;
 	*ret_stmt = stmt;
 	return 0;
+}
+
+bool stmt_is_at_hand(
+	const struct stmt_cache *cache, enum role role, struct bytes sql, uint64_t hash)
+{
+	return look_up(cache, role, sql, hash) != NULL;
 }
 
 void stmt_release(struct stmt_cache *cache, struct stmt *stmt)

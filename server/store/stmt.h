@@ -68,6 +68,10 @@ void stmt_cache_clear(struct stmt_cache *cache);
 int stmt_acquire(struct stmt_cache *cache, enum role role, struct bytes sql, uint64_t hash,
 	struct stmt **ret_stmt, struct store_error *error);
 
+/* Whether stmt_acquire() would compile nothing. */
+bool stmt_is_at_hand(
+	const struct stmt_cache *cache, enum role role, struct bytes sql, uint64_t hash);
+
 /* Resets the statement, unbinds its values and gives it back. */
 void stmt_release(struct stmt_cache *cache, struct stmt *stmt);
 

@@ -23,6 +23,7 @@
 enum {
 	PROGRESS_OPS = 1000,
 	STATEMENTS_SHARE = 4, /* which part of the heap those that are kept may take */
+	SCHEMA_SHARE = 4,     /* … and the schema */
 	LOOK_US = 300000,     /* a transaction that took longer looks at its ground before COMMIT */
 };
 
@@ -228,6 +229,8 @@ static int set_up(struct store *store, const struct store_options *options, char
 {
 	store->path = strdup(options->path);
 	store->opened_us = clock_now_us();
+	store->schema_bytes_max =
+		options->heap_bytes_max > 0 ? options->heap_bytes_max / SCHEMA_SHARE : UINT64_MAX;
 	store->opened_wall_us = clock_wall_us();
 	store->sync_full = options->sync_full;
 	store->foreign_keys = options->foreign_keys;

@@ -239,6 +239,12 @@ int store_step(struct store *store, enum role role, const struct step *step,
  */
 bool store_step_is_atomic(struct store *store, enum role role, const struct step *step);
 
+/* Whether the step's statement is at hand, compiled; never true of a script. */
+bool store_step_is_compiled(struct store *store, enum role role, const struct step *step);
+
+/* Whether a statement was compiled, since this was asked last, that took long: deep ones do. */
+bool store_compiled_long(struct store *store);
+
 /* True if the step compiles and writes nothing. */
 bool store_step_reads_only(struct store *store, enum role role, const struct step *step);
 

@@ -462,6 +462,8 @@ def test_refusals_say_what_would_help(daemon):
                        {"name": "x", "sql": "DELETE FROM k WHERE x = ?"}):
             assert wire.ask("chunk", **params)[0]["code"] == "bad_request", params
         assert wire.call("show", what="chunks")["rows"] == []
+        wire.call("chunk", name="q", sql="WITH q AS (SELECT x FROM bare LIMIT 9) UPDATE k SET x = (SELECT count(*) FROM q)")
+        assert wait(wire, "q")["state"] == "done"
 
 
 def test_other_users(daemon):

@@ -102,6 +102,16 @@ def test_a_long_chain_of_clauses(daemon, form):
         assert wire.write([chain(1500), None, {"rows": 1}])["steps"][0]["rows"] == [[1]]
 
 
+def test_expressions_that_are_put_into_one_another(daemon):
+    """Each of these is within SQLite's limit of depth, and all together end a stack of 16 MiB, also at each start."""
+    served = daemon()
+    columns = ["c0", *(f"c{i} AS (c{i - 1}{' + 1' * 990})" for i in range(1, 101))]
+    served.write(f"CREATE TABLE g({', '.join(columns)})")
+    assert served.write("INSERT INTO g VALUES (1) RETURNING c100")["steps"][0]["rows"] == [[99_001]]
+    served.restart()
+    assert served.write("SELECT c99 FROM g")["steps"][0]["rows"] == [[98_011]]
+
+
 def web_of_triggers(count):
     """Each table's triggers write to the next one: the compiler calls itself once for each trigger."""
     yield [f"CREATE TABLE t{i}(a UNIQUE)" for i in range(count)]
@@ -124,6 +134,21 @@ def test_triggers_that_reach_each_other(daemon):
         assert re.search("nested too deep|more than 2 s", refused(wire, "UPDATE t0 SET a = 1"))
     served.write("INSERT INTO t0 VALUES (1)")
     assert served.read("SELECT count(*) FROM t0") == [(1,)]
+
+
+def test_a_schema_that_takes_all_memory(daemon):
+    """Everybody's requests would find none, also those that would drop it again."""
+    served = daemon(heap_bytes_max="64MiB")
+    served.write("CREATE TABLE t(a)")
+    with served.wire() as wire:
+        for i in range(200):
+            error, _ = wire.ask("write", batch=[[f"CREATE TRIGGER g{i} AFTER INSERT ON t BEGIN {'SELECT 1;' * 5000} END"]])
+            if error is not None:
+                break
+        assert error is not None and "16 MiB" in error["message"] and error["code"] == "sql", error
+    for _ in range(2):
+        served.write("INSERT INTO t VALUES (randomblob(3000000))", "DROP TRIGGER IF EXISTS g0")
+        served.restart()
 
 
 @pytest.mark.parametrize("script", [False, True])

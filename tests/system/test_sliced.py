@@ -81,10 +81,16 @@ def test_it_names_no_rowid_that_vacuum_may_change(served):
     with served.wire(session=os.urandom(16)) as wire:
         wire.write("CREATE TABLE k(id INTEGER PRIMARY KEY, a)", "CREATE VIRTUAL TABLE f USING fts5(a)",
                    "INSERT INTO k VALUES (1, 0)", "INSERT INTO f(rowid, a) VALUES (1, 'x')")
-        error, _ = wire.ask("write", batch=[["UPDATE t SET b = 1 WHERE rowid = ?", [[1], [2]], SLICED]], seq=1)
-        assert error["code"] == "bad_request" and "rowid" in error["message"], error
-        for seq, sql in enumerate(("UPDATE k SET a = 1 WHERE rowid = ?", "DELETE FROM f WHERE rowid = ?"), 2):
-            assert wire.call("write", batch=[[sql, [[1], [2]], SLICED]], seq=seq)["steps"][0]["changes"] == 1
+        wire.write("CREATE VIEW v AS SELECT rowid AS r, a FROM t",
+                   "CREATE TRIGGER g INSTEAD OF UPDATE ON v BEGIN UPDATE t SET a = new.a WHERE rowid = old.r; END")
+        for sql in ("UPDATE t SET b = 1 WHERE rowid = ?", "DELETE FROM t WHERE oid = ?", "INSERT INTO t(_rowid_) VALUES (?)",
+                    "INSERT INTO t SELECT ?, last_insert_rowid()", "INSERT INTO t SELECT ?, changes()",
+                    'REPLACE INTO t("rowid") VALUES (?)', "UPDATE v SET a = 1 WHERE r = ?"):
+            error, _ = wire.ask("write", batch=[[sql, [[1], [2]], SLICED]], key=sql)
+            assert error["code"] == "bad_request" and "with atomic:false" in error["message"], error
+        for seq, sql in enumerate(("UPDATE k SET a = 1 WHERE rowid = ?", "DELETE FROM f WHERE rowid = ?",
+                                    "REPLACE INTO k(oid, a) VALUES (?, 2)"), 2):
+            assert wire.call("write", batch=[[sql, [[1], [2]], SLICED]], seq=seq)["steps"][0]["changes"] > 0
 
 
 def test_a_row_that_fails_ends_it_and_those_before_it_stay(served):

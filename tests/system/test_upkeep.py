@@ -256,7 +256,7 @@ def test_a_halt_that_is_killed_leaves_the_file_to_its_command(litefunnel, daemon
     served = daemon()
     served.write("CREATE TABLE t(a)")
     read, write = os.pipe()
-    process = says_there(halt(litefunnel, served, served.db, "--for", "100ms", *python(
+    process = says_there(halt(litefunnel, served, served.db, *python(
         "print('there', flush=True)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsys.stdin.read()"), stdin=read))
     process.kill()
     process.wait()
