@@ -51,6 +51,15 @@ static int write_holder(int fd)
 	return ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)len, 0) == len ? 0 : -errno;
 }
 
+/* Whoever can open it could hold up halts, and starts, by a lock of his own: that is nobody but the daemon's user. */
+static void let_the_daemon_ask(int fd, const char *db)
+{
+	struct stat status;
+	bool given = geteuid() == 0 && stat(db, &status) == 0 &&
+		fchown(fd, status.st_uid, (gid_t)-1) == 0;
+	(void)fchmod(fd, given ? 0600 : 0644); /* whatever the umask is */
+}
+
 int halt_lock_take(const char *db, int *ret_fd, pid_t *ret_holder)
 {
 	char path[PATH_MAX];
@@ -62,9 +71,15 @@ int halt_lock_take(const char *db, int *ret_fd, pid_t *ret_holder)
 	for (int i = 0; i < TRIES; i++) {
 		int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0644);
 		if (fd < 0) {
-			return -errno;
+			int rc = -errno;
+			/* One that another user has left behind, when his halt was killed. */
+			if (rc != -EACCES || halt_lock_is_held(db, ret_holder) ||
+				unlink(path) != 0) {
+				return rc;
+			}
+			continue;
 		}
-		(void)fchmod(fd, 0644); /* the daemon must be able to ask, whatever the umask is */
+		let_the_daemon_ask(fd, db);
 		int rc = lock(fd, F_OFD_SETLK, F_WRLCK, &ignored);
 		if (rc == 0 && stands_there(fd, path)) {
 			rc = write_holder(fd);
@@ -102,7 +117,7 @@ bool halt_lock_is_held(const char *db, pid_t *ret_holder)
 	if (fd < 0) {
 		return false;
 	}
-	bool held = lock(fd, F_OFD_GETLK, F_WRLCK, &found) == 0 && found.l_type != F_UNLCK;
+	bool held = lock(fd, F_OFD_GETLK, F_WRLCK, &found) == 0 && found.l_type == F_WRLCK;
 	if (held) {
 		*ret_holder = read_holder(fd);
 	}

@@ -232,7 +232,9 @@ static int resume_daemon(struct halt *halt)
 static int read_failed(struct halt *halt)
 {
 	cli_fail("halt", "%s: %s", halt->connect.db,
-		halt->reader != NULL ? sqlite3_errmsg(halt->reader) : lf_errmsg(halt->db));
+		halt->reader != NULL && sqlite3_errcode(halt->reader) != SQLITE_OK
+			? sqlite3_errmsg(halt->reader)
+			: lf_errmsg(halt->db));
 	return HALT_FAILED;
 }
 

@@ -28,26 +28,42 @@ static bool is_same_file(int one, int other)
 		a.st_ino == b.st_ino;
 }
 
-/* How much of the file stays. 0, REJECTS_OTHER or negative errno. */
-static int find_end(FILE *file, uint64_t before_line, off_t *ret_keep)
+struct kept {
+	off_t bytes; /* from the beginning, up to the first line that goes */
+	bool scattered; /* lines behind that stay, too: a piece was read before an earlier one was refused */
+};
+
+/* Whether the line speaks of a record before that one, whole. */
+static bool stays(const char *text, ssize_t len, uint64_t before_line, bool *ret_known)
+{
+	uint64_t number = 0;
+	*ret_known = sscanf(text, "{\"line\":%" SCNu64 ",", &number) == 1;
+	return *ret_known && text[len - 1] == '\n' && number < before_line;
+}
+
+/* Which part of the file stays; `to`, or NULL, gets it. 0, REJECTS_OTHER or negative errno. */
+static int sift(FILE *file, uint64_t before_line, struct kept *ret_kept, FILE *to)
 {
 	char *text = NULL;
 	size_t size = 0;
 	ssize_t len = 0;
+	bool cut = false;
 	int rc = 0;
-	*ret_keep = 0;
+	*ret_kept = (struct kept){.bytes = 0};
+	rewind(file);
 	errno = 0;
-	while ((len = getline(&text, &size, file)) > 0) {
-		uint64_t number = 0;
-		bool known = sscanf(text, "{\"line\":%" SCNu64 ",", &number) == 1;
-		if (!known && *ret_keep == 0 &&
+	while (rc == 0 && (len = getline(&text, &size, file)) > 0) {
+		bool known = false;
+		bool stay = stays(text, len, before_line, &known);
+		if (!known && ret_kept->bytes == 0 && !cut &&
 			strncmp(text, line_begin, len < BEGIN_LEN ? (size_t)len : BEGIN_LEN) != 0) {
 			rc = REJECTS_OTHER;
+		} else if (stay && to != NULL && fwrite(text, 1, (size_t)len, to) != (size_t)len) {
+			rc = -EIO;
 		}
-		if (!known || text[len - 1] != '\n' || number >= before_line) {
-			break;
-		}
-		*ret_keep += len;
+		ret_kept->bytes += stay && !cut ? len : 0;
+		ret_kept->scattered |= stay && cut;
+		cut |= !stay;
 	}
 	if (len < 0 && !feof(file)) {
 		rc = errno != 0 ? -errno : -EIO; /* what could not be read is not cut off */
@@ -56,9 +72,37 @@ static int find_end(FILE *file, uint64_t before_line, off_t *ret_keep)
 	return rc;
 }
 
+/* Another file in its place, with the lines that stay. */
+static int rewrite(FILE **file, const char *path, uint64_t before_line)
+{
+	struct kept ignored;
+	struct stat status;
+	char *name = NULL;
+	if (asprintf(&name, "%s.XXXXXX", path) < 0) {
+		return -ENOMEM;
+	}
+	int fd = mkostemp(name, O_APPEND | O_CLOEXEC);
+	FILE *to = fd >= 0 ? fdopen(fd, "a+") : NULL;
+	int rc = to != NULL ? sift(*file, before_line, &ignored, to) : -errno;
+	if (rc == 0 &&
+		(fflush(to) != 0 || fstat(fileno(*file), &status) != 0 ||
+			fchmod(fd, status.st_mode & 07777) != 0 || rename(name, path) != 0)) {
+		rc = -errno;
+	}
+	if (rc == 0) {
+		fclose(*file);
+		*file = to;
+	} else if (fd >= 0) {
+		(void)unlink(name);
+		(void)(to != NULL ? fclose(to) : close(fd));
+	}
+	free(name);
+	return rc;
+}
+
 int rejects_open(struct rejects *rejects, const char *path, const struct records *records)
 {
-	off_t keep = 0;
+	struct kept kept = {.bytes = 0};
 	int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
 	if (fd < 0) {
 		return -errno;
@@ -69,11 +113,15 @@ int rejects_open(struct rejects *rejects, const char *path, const struct records
 		close(fd);
 		return rc;
 	}
-	rewind(file);
 	int rc = is_same_file(fd, records->fd) ? REJECTS_OTHER
-					       : find_end(file, records->line, &keep);
+					       : sift(file, records->line, &kept, NULL);
+	if (rc == 0 && kept.scattered) {
+		rc = rewrite(&file, path, records->line);
+	} else if (rc == 0 && ftruncate(fd, kept.bytes) != 0) {
+		rc = -errno;
+	}
 	/* From reading to writing: the stream wants to be told. */
-	if (rc == 0 && (ftruncate(fd, keep) != 0 || fseek(file, 0, SEEK_END) != 0)) {
+	if (rc == 0 && fseek(file, 0, SEEK_END) != 0) {
 		rc = -errno;
 	}
 	if (rc != 0) {

@@ -30,6 +30,7 @@
 #include "server/funnel/funnel.h"
 
 #include "server/base/clock.h"
+#include "server/base/halt_lock.h"
 #include "server/base/log.h"
 #include "server/funnel/conduct.h"
 #include "server/funnel/holder.h"
@@ -424,9 +425,17 @@ static void tick(void *ctx)
 		char trouble[LOOKOUT_TEXT_BYTES];
 		writer_trouble(funnel->writer, trouble);
 		if (trouble[0] == 0 && queue.held_us != 0) {
-			(void)snprintf(trouble, sizeof(trouble),
-				"the daemon is paused by %s (cure: litefunnel resume)",
-				funnel->pause_by);
+			pid_t halt = 0;
+			if (halt_lock_is_held(funnel->options->db, &halt)) {
+				(void)snprintf(trouble, sizeof(trouble),
+					"the daemon is paused by litefunnel halt, process %d, until its "
+					"command has ended",
+					(int)halt);
+			} else {
+				(void)snprintf(trouble, sizeof(trouble),
+					"the daemon is paused by %s (cure: litefunnel resume)",
+					funnel->pause_by);
+			}
 		}
 		(void)snprintf(text, sizeof(text),
 			"the deadline passed while the request waited%s%s",
