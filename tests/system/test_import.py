@@ -118,12 +118,12 @@ def test_rejects_out_of_order_stay_when_it_is_begun_again(litefunnel, daemon, tm
     served.write("CREATE TABLE t(a CHECK (a <> 'bad'))")
     file, rejects = tmp_path / "grows.csv", tmp_path / "rejects"
     file.write_text("".join("bad\n" if i in (5, 7) else f"{i}\n" for i in range(1, 10)), encoding="ascii")
-    assert run(litefunnel, served, "t", file, "--rejects", rejects).returncode == 0
+    assert run(litefunnel, served, "t", file, "--rejects", rejects, "--name", "x").returncode == 0
     five, seven = rejects.read_text(encoding="ascii").splitlines(keepends=True)
     rejects.write_text(five + '{"line":50,"error":"x","record":"y"}\n' + seven + '{"line":51,"er', encoding="ascii")
     with open(file, "a", encoding="ascii") as more:
         more.write("10\nbad\n12\n")
-    assert run(litefunnel, served, "t", file, "--rejects", rejects).returncode == 0
+    assert run(litefunnel, served, "t", file, "--rejects", rejects, "--name", "x").returncode == 0
     assert [json.loads(line)["line"] for line in rejects.read_text(encoding="ascii").splitlines()] == [5, 7, 11]
     assert served.read("SELECT count(*) FROM t") == [(9,)]
 
