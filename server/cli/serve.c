@@ -12,7 +12,6 @@
 #include "server/base/config.h"
 #include "server/base/disk.h"
 #include "server/base/large_stack.h"
-#include "server/base/large_stack.h"
 #include "server/base/log.h"
 #include "server/base/notify.h"
 #include "server/base/place.h"
