@@ -112,6 +112,16 @@ def test_expressions_that_are_put_into_one_another(daemon):
     assert served.write("SELECT c99 FROM g")["steps"][0]["rows"] == [[98_011]]
 
 
+def test_a_query_of_fts5_that_is_deep(daemon):
+    """FTS5 calls itself for each NOT when it runs, also where the loop stands in for the writer."""
+    served = daemon()
+    served.write("CREATE VIRTUAL TABLE f USING fts5(x)", "INSERT INTO f VALUES ('a')")
+    with served.wire(timeout=60) as wire:
+        for terms in (10_000, 10_000, 400_000):
+            found = wire.write(["SELECT count(*) FROM f WHERE f MATCH ?", ["a NOT " * terms + "a"]])
+            assert found["steps"][0]["rows"] == [[0]]
+
+
 def web_of_triggers(count):
     """Each table's triggers write to the next one: the compiler calls itself once for each trigger."""
     yield [f"CREATE TABLE t{i}(a UNIQUE)" for i in range(count)]
