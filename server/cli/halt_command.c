@@ -178,7 +178,7 @@ static bool wait_for(pid_t pid, int64_t until_ms, int *ret_status)
 static void end_children(void)
 {
 	int64_t until_ms = now_ms() + KILL_MS;
-	for (;;) {
+	while (now_ms() < until_ms + KILL_MS) { /* what cannot be killed is not waited for */
 		pid_t ended = waitpid(-1, NULL, WNOHANG);
 		if (ended < 0) {
 			return; /* there are none */

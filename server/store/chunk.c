@@ -235,6 +235,10 @@ static int run_slice(struct slice *slice, uint64_t exec_timeout_us)
 {
 	struct store *store = slice->store;
 	uint64_t allowed_us = slice->aim_us * LATE_FACTOR;
+	uint64_t rate = slice->chunk->facts.rate;
+	if (rate > 0 && slice->chunk->slice_rows > rate / RATE_PARTS + 1) {
+		slice->chunk->slice_rows = rate / RATE_PARTS + 1; /* also of the first one */
+	}
 	allowed_us = allowed_us < LATE_MIN_US ? LATE_MIN_US : allowed_us;
 	if (slice->chunk->slice_rows == 1) {
 		allowed_us = exec_timeout_us; /* it cannot be made smaller */

@@ -286,6 +286,48 @@ int store_chunks_load(struct store *store)
 	return 0;
 }
 
+/* Of one row: id, sql, key. */
+static int pin_walk(struct store *store, sqlite3_stmt *row)
+{
+	char walk[SLICING_WALK_BYTES] = "";
+	const char *sql = (const char *)sqlite3_column_text(row, 1);
+	const char *by = (const char *)sqlite3_column_text(row, 2);
+	struct slicing_text text;
+	struct store_error error = {.row = -1};
+	sqlite3_stmt *stmt = NULL;
+	if (sql == NULL || by == NULL) {
+		return SQLITE_NOMEM;
+	}
+	if (slicing_read((struct bytes){sql, strlen(sql)}, &text, &error) != 0) {
+		store_error_clear(&error);
+		return SQLITE_OK; /* it will not go on */
+	}
+	int rc = slicing_find_walk(store, text.table, by, walk);
+	rc = rc == SQLITE_OK
+		? own_prepare(store, "UPDATE _lf_chunk SET walk = ?2 WHERE id = ?1", &stmt)
+		: rc;
+	if (rc == SQLITE_OK) {
+		sqlite3_bind_int64(stmt, 1, sqlite3_column_int64(row, 0));
+		sqlite3_bind_text(stmt, 2, walk, -1, SQLITE_STATIC);
+		rc = own_run(store, stmt);
+	}
+	sqlite3_finalize(stmt);
+	return rc;
+}
+
+int chunk_pin_walks(struct store *store)
+{
+	sqlite3_stmt *rows = NULL;
+	int rc = own_prepare(store,
+		"SELECT id, sql, key FROM _lf_chunk WHERE uid >= 0 AND key IS NOT NULL AND walk = ''",
+		&rows);
+	while (rc == SQLITE_OK && (rc = sqlite3_step(rows)) == SQLITE_ROW) {
+		rc = pin_walk(store, rows);
+	}
+	sqlite3_finalize(rows);
+	return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
 bool store_chunks_stale(const struct store *store)
 {
 	return store->chunks->stale;

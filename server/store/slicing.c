@@ -166,6 +166,19 @@ static int find_key(struct store *store, const char *by, const char *walk, struc
 			  slicing->table);
 }
 
+int slicing_find_walk(
+	struct store *store, const char *table, const char *by, char ret_walk[SLICING_WALK_BYTES])
+{
+	struct slicing slicing = {.table = ""};
+	bool found = false;
+	sqlite3_snprintf(sizeof(slicing.table), slicing.table, "%s", table);
+	int rc = find_rowid(store, &slicing, &found);
+	bool is_rowid = found && sqlite3_stricmp(by, slicing.key) == 0;
+	rc = rc == SQLITE_OK && !is_rowid ? find_unique(store, by, NULL, &slicing, &found) : rc;
+	memcpy(ret_walk, slicing.walk, sizeof(slicing.walk));
+	return rc;
+}
+
 /* ---- texts ---- */
 
 /* The key as it is compared, qualified by `as` unless that is empty. */

@@ -9,7 +9,7 @@
 
 #include "server/store/store.h"
 
-enum { SLICING_NAME_BYTES = 256 };
+enum { SLICING_NAME_BYTES = 256, SLICING_WALK_BYTES = SLICING_NAME_BYTES + 8 };
 
 enum slicing_kind { SLICING_UPDATE, SLICING_DELETE, SLICING_INSERT };
 
@@ -19,8 +19,8 @@ struct slicing {
 	char key[SLICING_NAME_BYTES];   /* the column that orders them */
 	char index[SLICING_NAME_BYTES]; /* that does so; "" for an INTEGER PRIMARY KEY */
 	char collation[SLICING_NAME_BYTES];
-	char walk[SLICING_NAME_BYTES +
-		8];      /* "BINARY ASC": collation and direction; "" for an INTEGER PRIMARY KEY */
+	char walk
+		[SLICING_WALK_BYTES]; /* "BINARY ASC": collation and direction; "" for an INTEGER PRIMARY KEY */
 	bool descending; /* the index is walked from its beginning, which holds the highest key */
 	unsigned params; /* of the statement; the range takes the two behind them */
 
@@ -37,6 +37,10 @@ struct slicing {
 int slicing_make(struct store *store, enum role role, struct bytes sql, const char *by,
 	const char *walk, struct slicing *ret_slicing, struct store_error *error);
 void slicing_finish(struct slicing *slicing);
+
+/* The walk that slicing_make() would choose now for that table and key; "": an INTEGER PRIMARY KEY's. SQLite's code. */
+int slicing_find_walk(
+	struct store *store, const char *table, const char *by, char ret_walk[SLICING_WALK_BYTES]);
 
 /* STORE_BAD_REQUEST with "cannot be sliced: " before the reason. */
 __attribute__((format(printf, 2, 3))) int slicing_refuse(

@@ -266,6 +266,37 @@ def test_an_index_that_is_made_meanwhile_does_not_turn_it_around(daemon, index):
     assert served.read("SELECT n, count(*) FROM t GROUP BY n") == [(1, len(keys))]
 
 
+def test_a_chunk_of_an_older_daemon_keeps_its_order(daemon):
+    """Before format 4 it was not written down."""
+    served = daemon()
+    with served.wire() as wire:
+        wire.write("CREATE TABLE t(k TEXT NOT NULL UNIQUE, n INT)",
+                   ["INSERT INTO t VALUES (?, 0)", [[f"{i:05}"] for i in range(3_000)], {"many": True}])
+        wire.call("chunk", sql="UPDATE t SET n = n + 1", name="c", by="k", rate=1_000)
+        wait_for(lambda: served.read("SELECT sum(n) FROM t")[0][0] > 300, "some slices")
+        wire.call("chunk_ctl", chunk="c", op="pause")
+    served.stop()
+    with sqlite3.connect(served.db) as db:
+        db.execute("ALTER TABLE _lf_chunk DROP COLUMN walk")
+        db.execute("UPDATE _lf_state SET format = 3")
+    db.close()
+    served.start()
+    with served.wire() as wire:
+        wire.write("CREATE UNIQUE INDEX other ON t(k DESC)")
+        wire.call("chunk_ctl", chunk="c", op="resume", rate=10_000_000)
+        assert wait(wire, "c")["state"] == "done"
+    assert served.read("SELECT n, count(*) FROM t GROUP BY n") == [(1, 3_000)]
+
+
+def test_a_rate_holds_from_the_first_slice_on(daemon):
+    served = daemon()
+    fill(served, 1_000)
+    with served.wire() as wire:
+        wire.call("chunk", sql="UPDATE t SET n = -1", name="c", rate=1)
+        time.sleep(0.5)
+        assert wire.call("chunk_ctl", chunk="c", op="cancel")["rows"] <= 2
+
+
 def test_a_walk_whose_index_went_says_which_one_it_wants(daemon):
     served = daemon()
     with served.wire() as wire:
