@@ -38,8 +38,8 @@ static const char help[] =
 	"  --help          this text\n"
 	"\n"
 	"Exit codes: CMD's own; 125: halt itself failed, and says how. If the check fails, or if the daemon\n"
-	"was paused before, it stays paused until `litefunnel resume`. One halt at a time: while CMD runs, and\n"
-	"what it has started with the database open, the file DB-halt is locked.\n";
+	"was paused before, it stays paused until `litefunnel resume`. One halt at a time: while CMD runs,\n"
+	"or what it has started with the database open, the file DB-halt is locked.\n";
 
 enum { OPTION_HELP, OPTION_FOR, OPTION_NO_CHECK };
 

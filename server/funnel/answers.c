@@ -6,61 +6,10 @@
  */
 
 #include "server/base/clock.h"
-#include "server/base/log.h"
 #include "server/funnel/conduct.h"
+#include "server/funnel/hoard.h"
 #include "server/funnel/lease.h"
 #include "server/funnel/reply.h"
-
-enum {
-	OUTPUT_HARD_MAX = 64 * 1024 * 1024, /* unread answers at which a connection is given up */
-	OUTPUT_ALL_MAX = 64 * 1024 * 1024,  /* … of all together, at which the worst of them is */
-	OUTPUT_LOOK = 4 * 1024 * 1024,
-};
-
-/* It asks for much and reads nothing; its answers are remembered. */
-static void give_up(struct peer *peer)
-{
-	log_warn("client does not read: closed", log_int("pid", peer->credentials->pid),
-		log_str("who", peer->credentials->text),
-		log_uint("unread", peer_out_pending(peer)));
-	peer_move(peer, PEER_CLOSED);
-}
-
-/* How much it leaves unread, and for how long: whoever reads slowly takes something now and then. */
-static double neglect(const struct peer *peer, uint64_t now_us)
-{
-	return peer->stalled_since_us == 0 || now_us < peer->stalled_since_us
-		? 0
-		: (double)peer_out_pending(peer) * (double)(now_us - peer->stalled_since_us + 1);
-}
-
-/* Each alone may ask for little, and many for more than there is memory. */
-static void bound_unread(struct funnel *funnel)
-{
-	uint64_t now_us = clock_now_us();
-	if (funnel->delivered < OUTPUT_LOOK) {
-		return;
-	}
-	funnel->delivered = 0;
-	for (;;) {
-		struct peer *worst = NULL;
-		double most = 0;
-		size_t unread = 0;
-		list_for_each(node, &funnel->peers) {
-			struct peer *peer = container_of(node, struct peer, node);
-			double much = neglect(peer, now_us);
-			unread += peer_out_pending(peer);
-			if (much > most) {
-				worst = peer;
-				most = much;
-			}
-		}
-		if (unread <= OUTPUT_ALL_MAX || worst == NULL) {
-			return;
-		}
-		give_up(worst);
-	}
-}
 
 /* Hands an answered request's frame to its peer and frees the request. */
 void funnel_deliver(struct funnel *funnel, struct request *request)
@@ -76,8 +25,8 @@ void funnel_deliver(struct funnel *funnel, struct request *request)
 			/* There was no memory for its answer, and to wait for it would be in vain. */
 			peer->out.failed = true;
 			funnel_touch(funnel, peer);
-		} else if (peer_out_pending(peer) > OUTPUT_HARD_MAX && peer->state != PEER_CLOSED) {
-			give_up(peer);
+		} else if (hoard_is_too_much(peer) && peer->state != PEER_CLOSED) {
+			hoard_give_up(peer);
 		} else if (peer->state < PEER_CLOSING && request->reply.len > 0) {
 			buffer_append(&peer->out, request->reply.data, request->reply.len);
 			funnel->delivered += request->reply.len;
@@ -173,7 +122,7 @@ void funnel_collect(struct funnel *funnel)
 	}
 	watches_collect(&funnel->watches);
 	funnel_flush(funnel);
-	bound_unread(funnel);
+	hoard_bound_unread(funnel);
 }
 
 void funnel_answers_arrived(void *ctx)

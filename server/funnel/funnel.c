@@ -33,6 +33,7 @@
 #include "server/base/halt_lock.h"
 #include "server/base/log.h"
 #include "server/funnel/conduct.h"
+#include "server/funnel/hoard.h"
 #include "server/funnel/holder.h"
 #include "server/funnel/lease.h"
 #include "server/funnel/listener.h"
@@ -47,10 +48,8 @@
 #include <unistd.h>
 
 enum {
-	TICK_US = 20 * 1000,               /* how late a deadline may be noticed */
-	BEGUN_ALL_MAX = 256 * 1024 * 1024, /* bytes of requests that are not whole; … */
-	FRAMES_MIN = 4,                    /* … so many of the largest always */
-	JOIN_MS = 2000,                    /* for a batch that runs when there is no more time */
+	TICK_US = 20 * 1000, /* how late a deadline may be noticed */
+	JOIN_MS = 2000,      /* for a batch that runs when there is no more time */
 };
 
 static const char *const state_names[] = {"starting", "running", "draining", "closing", "stopped"};
@@ -363,43 +362,6 @@ static void blame_running(struct funnel *funnel, struct list *requests)
 	}
 }
 
-/* Requests that have begun to come are bounded for each connection, and here for all of them together. */
-static void bound_begun(struct funnel *funnel, uint64_t now_us)
-{
-	uint64_t max = FRAMES_MIN * config_number(funnel->options->config, SETTING_FRAME_BYTES_MAX);
-	max = max > BEGUN_ALL_MAX ? max : BEGUN_ALL_MAX;
-	for (;;) {
-		struct peer *worst = NULL;
-		double most = 0;
-		uint64_t begun = 0;
-		list_for_each(node, &funnel->peers) {
-			struct peer *peer = container_of(node, struct peer, node);
-			size_t bytes = peer->state < PEER_CLOSING ? peer_begun(peer) : 0;
-			/* Whoever sends as fast as it can is through before it is the worst. */
-			double much =
-				(double)bytes * (double)(now_us - peer->frame_since_us + TICK_US);
-			begun += bytes;
-			if (bytes > 0 && much > most) {
-				worst = peer;
-				most = much;
-			}
-		}
-		if (begun <= max || worst == NULL) {
-			return;
-		}
-		log_warn("too much is sent that is not whole: closed",
-			log_int("pid", worst->credentials->pid),
-			log_str("who", worst->credentials->text),
-			log_uint("begun", peer_begun(worst)));
-		peer_close(worst, FAILURE_OVERLOADED,
-			"too much is on its way to the daemon that is not whole: try again later");
-		/* Whoever reads no answers either would keep it until the stall is over. */
-		if (worst->state != PEER_CLOSED) {
-			peer_move(worst, PEER_CLOSED);
-		}
-	}
-}
-
 static void tick(void *ctx)
 {
 	struct funnel *funnel = ctx;
@@ -444,7 +406,7 @@ static void tick(void *ctx)
 	}
 	funnel_flush(funnel);
 	now_us = clock_now_us(); /* no peer's time lies behind it */
-	bound_begun(funnel, now_us);
+	hoard_bound_begun(funnel, now_us);
 	list_for_each_safe(node, &funnel->peers) {
 		struct peer *peer = container_of(node, struct peer, node);
 		again |= leases_check_times(peer, now_us);
