@@ -41,3 +41,10 @@ uint64_t clock_wall_us(void)
 {
 	return current->wall_us();
 }
+
+uint64_t clock_thread_us(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}

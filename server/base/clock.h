@@ -20,3 +20,6 @@ void clock_set_source(const struct clock_source *source);
 
 uint64_t clock_now_us(void);
 uint64_t clock_wall_us(void);
+
+/* CPU time of the calling thread: what it has done, however long it was kept from it. No source replaces it. */
+uint64_t clock_thread_us(void);

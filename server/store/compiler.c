@@ -27,7 +27,7 @@ bool compiler_is_over(struct compiling *compiling)
 	if (depth > compiling->stack_max) {
 		compiling->bound = COMPILER_DEPTH;
 	} else if (compiling->asked++ % ASKED_A_LOOK == 0 &&
-		clock_now_us() >= compiling->until_us) {
+		clock_thread_us() >= compiling->until_us) {
 		compiling->bound = COMPILER_TIME;
 	}
 	return compiling->bound != COMPILER_FITS;
@@ -90,7 +90,7 @@ int compiler_prepare(sqlite3 *handle, struct authorizer *authorizer, size_t byte
 	enum compiler_bound *ret_bound)
 {
 	char here;
-	uint64_t began_us = clock_now_us();
+	uint64_t began_us = clock_thread_us();
 	struct compiling compiling = {.stack = (uintptr_t)&here,
 		.stack_max = stack_max(),
 		.until_us = began_us + COMPILER_MS * 1000ull};
@@ -106,7 +106,7 @@ int compiler_prepare(sqlite3 *handle, struct authorizer *authorizer, size_t byte
 	int rc = prepare_within(
 		handle, (sqlite3_int64)room, sql, len, flags, ret_stmt, ret_tail, &met);
 	authorizer->compiling = NULL;
-	authorizer->compiled_long |= clock_now_us() - began_us >= LONG_US;
+	authorizer->compiled_long |= clock_thread_us() - began_us >= LONG_US;
 	*ret_bound = met ? COMPILER_MEMORY : rc != SQLITE_OK ? compiling.bound : COMPILER_FITS;
 	return rc;
 }
@@ -114,7 +114,7 @@ int compiler_prepare(sqlite3 *handle, struct authorizer *authorizer, size_t byte
 const char *compiler_refusal(enum compiler_bound bound)
 {
 	_Static_assert(
-		COMPILER_BYTES == 32 << 20 && COMPILER_MS == 2000 && COMPILER_CLAUSES == 2000,
+		COMPILER_BYTES == 32 << 20 && COMPILER_MS == 10000 && COMPILER_CLAUSES == 2000,
 		"as the texts say");
 	switch (bound) {
 	case COMPILER_MEMORY:
@@ -124,7 +124,7 @@ const char *compiler_refusal(enum compiler_bound bound)
 		return "it is nested too deep to be compiled: triggers that reach one another, or more than "
 		       "2000 clauses of WITH";
 	case COMPILER_TIME:
-		return "compiling it takes more than 2 s (cure: fewer triggers, views and WITH clauses)";
+		return "compiling it takes more than 10 s (cure: fewer triggers, views and WITH clauses)";
 	default:
 		return "";
 	}

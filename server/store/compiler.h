@@ -20,7 +20,9 @@ enum {
 	/* And for each byte of the text; short VALUES take about 130, columns 220. */
 	COMPILER_BYTES_PER_BYTE = 256,
 	COMPILER_STACK = 4 << 20, /* or half of what the process allows its first thread */
-	COMPILER_MS = 2000,
+	COMPILER_MS =
+		10000, /* of the thread's time; 32766 named parameters take it several seconds */
+	COMPILER_VIEWS_MS = 2000, /* the same, for all views together */
 	COMPILER_CLAUSES =
 		2000, /* of WITH; the compiler calls itself for each that names the one before */
 };

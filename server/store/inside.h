@@ -228,7 +228,7 @@ int schema_check(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 int schema_find_trespass(struct store *store, bool *ret_found);
 
 /*
- * SQLite's code, and the first view that takes more than COMPILER_VIEW_BYTES to compile, or with which all take more than COMPILER_MS, or NULL; the caller frees its
+ * SQLite's code, and the first view that takes more than COMPILER_VIEW_BYTES to compile, or with which all take more than COMPILER_VIEWS_MS, or NULL; the caller frees its
  * name. Each look at the schema compiles all views (SQLite fills in their columns for pragma_table_list).
  */
 int schema_find_large_view(struct store *store, char **ret_view);

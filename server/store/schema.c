@@ -102,7 +102,7 @@ int schema_find_large_view(struct store *store, char **ret_view)
 		"SELECT name FROM sqlite_schema WHERE type = 'view' UNION ALL "
 		"SELECT name FROM sqlite_temp_schema WHERE type = 'view'",
 		&list);
-	uint64_t until_us = clock_now_us() + COMPILER_MS * 1000ull;
+	uint64_t until_us = clock_thread_us() + COMPILER_VIEWS_MS * 1000ull;
 	*ret_view = NULL;
 	while (rc == SQLITE_OK && bound == COMPILER_FITS &&
 		(rc = sqlite3_step(list)) == SQLITE_ROW) {
@@ -116,7 +116,7 @@ int schema_find_large_view(struct store *store, char **ret_view)
 				COMPILER_VIEW_BYTES, sql, -1, 0, &stmt, NULL, &bound);
 			sqlite3_finalize(stmt);
 		}
-		if (bound == COMPILER_FITS && clock_now_us() >= until_us) {
+		if (bound == COMPILER_FITS && clock_thread_us() >= until_us) {
 			bound = COMPILER_TIME; /* of all together */
 		}
 		if (bound != COMPILER_FITS) {

@@ -325,7 +325,7 @@ static int check_size(struct store *store, struct store_error *error)
 		"compiling the view %s takes more than %d MiB, or with it all views take more than %d s, at each "
 		"change of the schema (cure: name views that name others twice less often, or keep what they "
 		"give in a table)",
-		view, COMPILER_VIEW_BYTES >> 20, COMPILER_MS / 1000);
+		view, COMPILER_VIEW_BYTES >> 20, COMPILER_VIEWS_MS / 1000);
 	free(view);
 	return STORE_SQL;
 }
