@@ -84,6 +84,9 @@ int halt_lock_take(const char *db, int *ret_fd, pid_t *ret_holder)
 		if (rc == 0 && stands_there(fd, path)) {
 			rc = write_holder(fd);
 			*ret_fd = fd;
+			if (rc != 0) {
+				halt_lock_release(db, fd);
+			}
 			return rc;
 		}
 		if (rc != 0) {
@@ -112,10 +115,13 @@ bool halt_lock_is_held(const char *db, pid_t *ret_holder)
 	char path[PATH_MAX];
 	struct flock found;
 	*ret_holder = 0;
+	errno = ENAMETOOLONG;
 	int fd = lock_path(db, path) ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
 				     : -1;
 	if (fd < 0) {
-		return false;
+		/* It is not there; or, for want of descriptors, nobody can tell: then CMD may be at work. */
+		return errno != ENOENT && errno != ENOTDIR && errno != ELOOP &&
+			errno != ENAMETOOLONG;
 	}
 	bool held = lock(fd, F_OFD_GETLK, F_WRLCK, &found) == 0 && found.l_type == F_WRLCK;
 	if (held) {

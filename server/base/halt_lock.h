@@ -17,5 +17,5 @@ int halt_lock_take(const char *db, int *ret_fd, pid_t *ret_holder);
 /* Of all who hold it by inheritance, too. */
 void halt_lock_release(const char *db, int fd);
 
-/* Whether anybody holds it, and whose pid was written into it, or 0. */
+/* Whether anybody holds it, or it cannot be told; and whose pid was written into it, or 0. */
 bool halt_lock_is_held(const char *db, pid_t *ret_holder);

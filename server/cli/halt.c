@@ -159,7 +159,7 @@ static int ask_for_pause(struct halt *halt, lf_db *db, int64_t for_ms, lf_reply 
 /* Nobody else is to blame for it: the daemon is there, and does not do that. */
 static bool is_refused(int result, const lf_reply *reply)
 {
-	return result == LF_FAILED && strcmp(lf_reply_code(reply), "deadline") != 0;
+	return result < 0 || (result == LF_FAILED && strcmp(lf_reply_code(reply), "deadline") != 0);
 }
 
 /* With brief pauses until it has come to rest, so that it does not stay paused if we are given up. */

@@ -255,11 +255,13 @@ static int authorize(void *ctx, int action, const char *first, const char *secon
 		return authorize_rows(authorizer, action, "DELETE from", first, database);
 	case SQLITE_PRAGMA:
 		return authorize_pragma(authorizer, first, second);
-	case SQLITE_CREATE_TABLE:
 	case SQLITE_CREATE_VIEW:
+	case SQLITE_CREATE_TEMP_VIEW:
+		authorizer->made_view = true;
+		__attribute__((fallthrough));
+	case SQLITE_CREATE_TABLE:
 	case SQLITE_CREATE_VTABLE:
 	case SQLITE_CREATE_TEMP_TABLE:
-	case SQLITE_CREATE_TEMP_VIEW:
 		if (is_telling_table(first)) {
 			return refuse(authorizer, ROLE_NONE, "the name of a table of SQLite's own",
 				first);

@@ -39,6 +39,7 @@ struct authorizer {
 	void *observe_ctx;
 	struct compiling *compiling; /* compiler_prepare() runs; or NULL */
 	bool compiled_long;          /* it took long, lately */
+	bool made_view;              /* one was, since they were looked at */
 	bool lease_foreign_keys;     /* what the lease has them at */
 	/* A PRAGMA that is answered without being executed: its name, or "". */
 	char answered[32];

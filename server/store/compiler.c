@@ -18,8 +18,7 @@ enum { ASKED_A_LOOK = 64, LONG_US = 5000 };
 
 bool compiler_is_over(struct compiling *compiling)
 {
-	char here;
-	uintptr_t now = (uintptr_t)&here;
+	uintptr_t now = (uintptr_t)__builtin_frame_address(0);
 	uintptr_t depth = now < compiling->stack ? compiling->stack - now : now - compiling->stack;
 	if (compiling->bound != COMPILER_FITS) {
 		return true;
@@ -89,9 +88,8 @@ int compiler_prepare(sqlite3 *handle, struct authorizer *authorizer, size_t byte
 	int len, unsigned flags, sqlite3_stmt **ret_stmt, const char **ret_tail,
 	enum compiler_bound *ret_bound)
 {
-	char here;
 	uint64_t began_us = clock_thread_us();
-	struct compiling compiling = {.stack = (uintptr_t)&here,
+	struct compiling compiling = {.stack = (uintptr_t)__builtin_frame_address(0),
 		.stack_max = stack_max(),
 		.until_us = began_us + COMPILER_MS * 1000ull};
 	size_t text = len < 0 ? strlen(sql) : (size_t)len;

@@ -203,6 +203,8 @@ struct store {
 int state_open(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 /* chunk_table.c: writes down for chunks of before format 4 which way they are walked. SQLite's code. */
 int chunk_pin_walks(struct store *store);
+/* many.c: names of requests that are applied in slices, as blobs. SQLite's code. */
+int many_rename(struct store *store);
 /* The root page of _lf_state, or 0: there is none. */
 uint32_t state_page(struct store *store);
 /* In the open transaction: from here on another lineage. An SQLite code. */

@@ -222,6 +222,31 @@ int store_many_check(
 	return rc;
 }
 
+/*
+ * Before format 4 the names were texts. As a blob each is what it was as UTF-8, in a database of UTF-16, too; what
+ * is under way would begin anew otherwise. SQLite's code.
+ */
+int many_rename(struct store *store)
+{
+	sqlite3_stmt *rows = NULL;
+	sqlite3_stmt *stmt = NULL;
+	int rc = own_prepare(store,
+		"SELECT id, name FROM _lf_chunk WHERE uid = -2 AND typeof(name) = 'text'", &rows);
+	rc = rc == SQLITE_OK
+		? own_prepare(store, "UPDATE _lf_chunk SET name = ?2 WHERE id = ?1", &stmt)
+		: rc;
+	while (rc == SQLITE_OK && (rc = sqlite3_step(rows)) == SQLITE_ROW) {
+		const void *name = sqlite3_column_text(rows, 1);
+		sqlite3_bind_int64(stmt, 1, sqlite3_column_int64(rows, 0));
+		sqlite3_bind_blob(stmt, 2, name, sqlite3_column_bytes(rows, 1), SQLITE_TRANSIENT);
+		rc = name != NULL ? own_run(store, stmt) : SQLITE_NOMEM;
+		sqlite3_reset(stmt);
+	}
+	sqlite3_finalize(rows);
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
 /* Forgets it, and those that nobody has come back to. SQLite's code. */
 static int forget(struct store *store, const struct identity *identity)
 {

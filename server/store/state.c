@@ -186,6 +186,7 @@ static int state_migrate(struct store *store, int format)
 	rc = rc == SQLITE_OK && format < 2 ? own_exec(store, CHUNK_TABLE) : rc;
 	rc = rc == SQLITE_OK && format >= 2 && format < 4 ? own_exec(store, CHUNK_WALK) : rc;
 	rc = rc == SQLITE_OK && format >= 2 && format < 4 ? chunk_pin_walks(store) : rc;
+	rc = rc == SQLITE_OK && format >= 2 && format < 4 ? many_rename(store) : rc;
 	rc = rc == SQLITE_OK && format < 3 ? own_exec(store, DRILL_TABLE) : rc;
 	rc = rc == SQLITE_OK ? own_exec(store, sql) : rc;
 	return rc == SQLITE_OK ? own_exec(store, "COMMIT") : rc;

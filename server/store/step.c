@@ -304,10 +304,12 @@ static void note_savepoint(struct store *store, enum control control, uint64_t s
 static int check_size(struct store *store, struct store_error *error)
 {
 	char *view = NULL;
-	int rc = store->large_views ? SQLITE_OK : schema_find_large_view(store, &view);
+	bool look = store->authorizer.made_view && !store->large_views;
+	int rc = look ? schema_find_large_view(store, &view) : SQLITE_OK;
 	if (rc != SQLITE_OK) {
 		return stmt_failed(store->handle, &store->authorizer, rc, error);
 	}
+	store->authorizer.made_view &= view != NULL;
 	if (view == NULL &&
 		(store->large_schema || schema_bytes(store) <= store->schema_bytes_max)) {
 		return 0;
