@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sqlite3
 import subprocess
 
 import pytest
@@ -75,6 +76,31 @@ def test_what_it_does_not_go_with(served):
         error, _ = wire.ask("step", lease=1, sql=INSERT, params=[[1, 2]], opts=SLICED)
         assert error["code"] == "bad_request"
     assert count(served) == 0
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
+def test_one_that_an_older_daemon_has_begun_goes_on(daemon, encoding):
+    """Before format 4 how far it is stood under a text: sent again after the upgrade it began anew."""
+    served = daemon(slice_ms=2, start=False)
+    with sqlite3.connect(served.db) as db:
+        db.execute(f"PRAGMA encoding = '{encoding}'")
+        db.execute("CREATE TABLE t(a, b)")
+    db.close()
+    served.start()
+    batch = [[INSERT, rows_of(60_000), SLICED]]
+    with served.wire() as wire:
+        wire.request("write", batch=batch, key="ä-1")
+        wait_for(lambda: count(served) > 1_000, "some slices")
+        served.kill()
+    with sqlite3.connect(served.db) as db:
+        assert db.execute("UPDATE _lf_chunk SET name = 'key:0:ä-1' WHERE uid = -2").rowcount == 1
+        db.execute("ALTER TABLE _lf_chunk DROP COLUMN walk")
+        db.execute("UPDATE _lf_state SET format = 3")
+    db.close()
+    served.start()
+    with served.wire() as wire:
+        assert wire.call("write", batch=batch, key="ä-1", timeout=60)["steps"][0]["changes"] == 60_000
+    assert served.read("SELECT count(*), count(DISTINCT a) FROM t") == [(60_000, 60_000)]
 
 
 def test_it_names_no_rowid_that_vacuum_may_change(served):
