@@ -23,7 +23,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CACHE_PAGES = 8192, WHY_BYTES = 200 };
+enum {
+	CACHE_PAGES = 8192,
+	WHY_BYTES = 200,
+	INDEX_TRIES = 500, /* while another process makes a checkpoint */
+	INDEX_WAIT_US = 2000,
+};
 
 /* What a pending page's value says: the kind in the lowest bits, a frame or an offset above. */
 enum source { SOURCE_CUT, SOURCE_WAL, SOURCE_PART };
@@ -214,6 +219,26 @@ static bool stands_here(const struct capture *capture, const struct notice *noti
 				salt[0] == notice->salt[0] + 1));
 }
 
+/*
+ * How far the database's file had come when it was last read. The gate says so of our own checkpoints; of another
+ * process's the index does. A checkpoint that was killed leaves no trace there: the funnel sees that the
+ * file has changed, and begins a new epoch.
+ */
+static int look_at_copied(const struct capture *capture, struct wal_copied *ret_copied)
+{
+	int rc = WAL_GONE;
+	*ret_copied = (struct wal_copied){.copying = true};
+	for (int i = 0; i < INDEX_TRIES; i++) {
+		rc = wal_copied(capture->wal, ret_copied);
+		if (rc < 0 || (rc == 0 && !ret_copied->copying)) {
+			break;
+		}
+		usleep(INDEX_WAIT_US);
+	}
+	ret_copied->copying |= rc == WAL_GONE;
+	return rc == WAL_GONE ? 0 : rc;
+}
+
 int capture_begin(struct capture *capture, const struct notice *notice, uint64_t txid)
 {
 	if (chain_break(spool_dir(capture->spool)) != 0) {
@@ -238,6 +263,12 @@ int capture_begin(struct capture *capture, const struct notice *notice, uint64_t
 int capture_begun(struct capture *capture, const struct record *record, int64_t timestamp_ms)
 {
 	struct position *at = &capture->at;
+	struct wal_copied copied;
+	int rc = look_at_copied(capture, &copied);
+	bool same = memcmp(copied.salt, at->salt, sizeof(at->salt)) == 0;
+	if (rc != 0 || copied.copying || copied.frames > (same ? at->frame : 0)) {
+		return rc != 0 ? rc : CAPTURE_LATER;
+	}
 	memcpy(at->digest.bytes, record->digest_after, sizeof(at->digest.bytes));
 	memcpy(at->sha256, record->sha256, sizeof(at->sha256));
 	at->timestamp_ms = timestamp_ms;
@@ -379,6 +410,7 @@ static int take_in(struct capture *capture, const struct batch *batch)
 static int advance(struct capture *capture, const struct notice *notice, struct batch *batch)
 {
 	struct position *at = &capture->at;
+	struct wal_copied copied;
 	int rc = wal_refresh(capture->wal);
 	if (rc != 0) {
 		return rc == WAL_GONE ? CAPTURE_LATER : rc;
@@ -418,6 +450,12 @@ static int advance(struct capture *capture, const struct notice *notice, struct 
 		at->frame = 0;
 	}
 	rc = take_in(capture, batch);
+	rc = rc == 0 ? look_at_copied(capture, &copied) : rc;
+	if (rc == 0 &&
+		(copied.copying || copied.frames > at->frame ||
+			memcmp(copied.salt, notice->salt, sizeof(copied.salt)) != 0)) {
+		return broken(capture, "another process has made a checkpoint ahead of capture");
+	}
 	if (rc == 0) {
 		stand_at(capture, notice);
 	}

@@ -15,7 +15,24 @@ enum {
 	PAGES_MAX = 16384,         /* of one segment, if its commits allow it */
 	BACKLOG = 32,              /* segments that wait: from there on they are cut less often */
 	LINGER_MAX_MS = 30 * 1000, /* … but not less often than this */
+	OVERTAKEN_MS = 500,
 };
+
+/*
+ * Our own checkpoints wait for capture. So the next notice is about to come; or another process has let the WAL begin
+ * anew, and what was in it stands in the database alone.
+ */
+static void note_overtaken(struct shipper *shipper)
+{
+	uint64_t now_us = clock_now_us();
+	if (shipper->overtaken_us == 0 || shipper->overtaken_commit != shipper->notice.commit_no) {
+		shipper->overtaken_us = now_us;
+		shipper->overtaken_commit = shipper->notice.commit_no;
+	} else if (now_us - shipper->overtaken_us >= OVERTAKEN_MS * 1000ull) {
+		shipper->overtaken_us = 0;
+		shipper_give_up_chain(shipper, "the WAL lacks what was committed last");
+	}
+}
 
 int shipper_advance(struct shipper *shipper)
 {
@@ -24,7 +41,12 @@ int shipper_advance(struct shipper *shipper)
 		board_notice(shipper->board, &shipper->notice);
 		rc = capture_advance(shipper->capture, &shipper->notice);
 	}
-	return rc == CAPTURE_LATER ? -EAGAIN : rc;
+	if (rc != CAPTURE_LATER) {
+		shipper->overtaken_us = 0;
+		return rc;
+	}
+	note_overtaken(shipper);
+	return -EAGAIN;
 }
 
 uint64_t shipper_linger_us(struct shipper *shipper)

@@ -157,6 +157,67 @@ int wal_page(struct wal *wal, const uint32_t salt[2], uint64_t frame, void *page
 	return 0;
 }
 
+/* In SQLite's index of the WAL (walformat.html): two headers, then what checkpoints and readers share. */
+enum {
+	INDEX_HEADER_BYTES = 48,
+	INDEX_VALID = 12,
+	INDEX_SALT = 32,
+	INDEX_COPIED = 96,
+	INDEX_CHECKPOINT_LOCK = 121,
+	INDEX_ATTEMPTED = 128, /* as far as a checkpoint means to come; after a recovery all that there is */
+	INDEX_BYTES = 132,
+};
+
+/*
+ * The lock is looked at first: a checkpoint that has let go of it by then has said how far it came, and
+ * one that takes it later writes to the database later than the file was read.
+ */
+static int index_look(int fd, uint32_t *ret_frames, bool *ret_copying, uint32_t ret_salt[2])
+{
+	uint8_t index[INDEX_BYTES];
+	uint32_t attempted = 0;
+	struct flock lock = {
+		.l_type = F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_start = INDEX_CHECKPOINT_LOCK,
+		.l_len = 1,
+	};
+	if (fcntl(fd, F_GETLK, &lock) < 0) {
+		return -errno;
+	}
+	ssize_t got = pread(fd, index, sizeof(index), 0);
+	if (got < 0) {
+		return -errno;
+	}
+	if (got != (ssize_t)sizeof(index) || index[INDEX_VALID] == 0 ||
+		memcmp(index, index + INDEX_HEADER_BYTES, INDEX_HEADER_BYTES) != 0) {
+		return WAL_GONE;
+	}
+	/* These two are in the order of the machine, the salt in that of the file. */
+	memcpy(ret_frames, index + INDEX_COPIED, sizeof(*ret_frames));
+	memcpy(&attempted, index + INDEX_ATTEMPTED, sizeof(attempted));
+	ret_salt[0] = wal_get32(index + INDEX_SALT);
+	ret_salt[1] = wal_get32(index + INDEX_SALT + 4);
+	*ret_copying = lock.l_type != F_UNLCK && attempted > *ret_frames;
+	return 0;
+}
+
+int wal_copied(const struct wal *wal, struct wal_copied *ret_copied)
+{
+	char path[PATH_BYTES];
+	uint32_t frames = 0;
+	size_t stem = strlen(wal->path) - strlen("-wal");
+	snprintf(path, sizeof(path), "%.*s-shm", (int)stem, wal->path);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0) {
+		return errno == ENOENT ? WAL_GONE : -errno;
+	}
+	int rc = index_look(fd, &frames, &ret_copied->copying, ret_copied->salt);
+	ret_copied->frames = frames;
+	close(fd);
+	return rc;
+}
+
 int wal_sync(struct wal *wal)
 {
 	return wal->fd >= 0 && fdatasync(wal->fd) != 0 ? -errno : 0;

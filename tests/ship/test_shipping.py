@@ -601,6 +601,61 @@ def test_vacuum_and_a_foreign_program_are_shipped(litefunnel, daemon, place):
     equal_after_restore(litefunnel, one, place)
 
 
+@pytest.mark.parametrize("mode", ["PASSIVE", "TRUNCATE"])
+def test_a_foreign_checkpoint_ahead_of_the_shipper(litefunnel, daemon, place, mode):
+    """It copies what is in no segment yet: what the pages held before, which the digest needs, is gone then."""
+    one = start_with_table(ship(daemon, place))
+    churn(one, 31, 40)
+    one.stop()
+    one.start()  # the shipper has no page in its memory
+    sync(litefunnel, one)
+    for _ in range(2):  # the WAL begins anew
+        with one.wire() as wire:
+            assert wire.call("checkpoint")["put_off"] is False
+            wire.write(["INSERT INTO t(b) VALUES (1)"])
+        sync(litefunnel, one)
+    shipper = one.child("shipper")
+    os.kill(shipper, signal.SIGSTOP)
+    churn(one, 32, 10)
+    db = sqlite3.connect(one.db, timeout=5)
+    assert db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0] == 0
+    db.close()
+    os.kill(shipper, signal.SIGCONT)
+    equal_after_restore(litefunnel, one, place)  # without another commit, too
+    churn(one, 33, 10)
+    equal_after_restore(litefunnel, one, place)
+    assert "the chain ends" in one.log()
+
+
+def test_foreign_checkpoints_beside_images(litefunnel, daemon, place):
+    """What they copy while the first file of a chain is read is not of the commit that it shows."""
+    one = start_with_table(daemon(place=place, start=False, checkpoint_frames=100000))
+    with one.wire() as wire:
+        wire.write(["WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 200) INSERT INTO t(b)"
+                    " SELECT randomblob(100000) FROM c"])
+    one.stop()
+    stop = threading.Event()
+
+    def checkpoints():
+        db = sqlite3.connect(one.db, timeout=5)
+        while not stop.is_set():
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        db.close()
+    one.settings.update(replica=url(place), ship_linger=LINGER)
+    one.start()
+    thread = threading.Thread(target=checkpoints)
+    thread.start()
+    with one.wire() as wire:
+        for i in range(300):
+            wire.write(["UPDATE t SET b = randomblob(50000) WHERE a = ?", [i % 200 + 1]])
+    stop.set()
+    thread.join()
+    equal_after_restore(litefunnel, one, place)
+    with one.wire() as wire:
+        wire.write(["UPDATE t SET b = 1"])
+    equal_after_restore(litefunnel, one, place)
+
+
 def test_what_waits_for_a_replica_grows_older_only(litefunnel, daemon, place):
     """Also when it is cut into a segment, and while the replica does not take that."""
     one = start_with_table(daemon(place=place, start=False, replica=url(place), ship_linger="300ms"))
