@@ -19,6 +19,7 @@
 
 enum {
 	WAIT_MS = 3,        /* while the WAL is short there will be another moment */
+	HAND_OVER_MS = 500,
 	WAIT_MS_MAX = 1000, /* at a WAL of several hundred thresholds: it must not grow for ever */
 	BREAK_THRESHOLDS =
 		64, /* of WAL that no shipper has looked at: it will not come back soon */
@@ -136,7 +137,7 @@ static bool give_up_chain(struct gate *gate, const struct store *store)
 }
 
 /* True: the spool has everything up to this commit, or there is nothing to be lost. */
-static bool wait_for_spool(struct gate *gate, const struct store *store, uint64_t threshold)
+static bool wait_for_spool(struct gate *gate, const struct store *store, uint64_t wait_ms)
 {
 	uint64_t commit_no = store_commit_no(store);
 	struct ship_report report = board_ship_report(gate->board);
@@ -144,8 +145,6 @@ static bool wait_for_spool(struct gate *gate, const struct store *store, uint64_
 		return true;
 	}
 	uint64_t began_us = clock_now_us();
-	uint64_t excess = store_checkpoint_stats(store).wal_frames / threshold;
-	uint64_t wait_ms = excess * WAIT_MS < WAIT_MS_MAX ? excess * WAIT_MS : WAIT_MS_MAX;
 	uint64_t until_us = began_us + wait_ms * 1000;
 	board_want_spooled(gate->board, commit_no);
 	board_wake_shipper(gate->board);
@@ -159,9 +158,15 @@ static bool wait_for_spool(struct gate *gate, const struct store *store, uint64_
 	return reached;
 }
 
+void gate_hand_over(struct gate *gate, const struct store *store)
+{
+	(void)wait_for_spool(gate, store, HAND_OVER_MS);
+}
+
 bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold)
 {
 	uint64_t frames = store_checkpoint_stats(store).wal_frames;
+	uint64_t excess_ms = frames / threshold * WAIT_MS;
 	if (frames < gate->next_attempt && gate->next_attempt - frames <= threshold) {
 		return false; /* unless the WAL has started over since */
 	}
@@ -175,7 +180,9 @@ bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold
 		(frames < BREAK_THRESHOLDS * threshold || !give_up_chain(gate, store))) {
 		return put_off(gate, frames, threshold);
 	}
-	if (report.known && !wait_for_spool(gate, store, threshold)) {
+	if (report.known &&
+		!wait_for_spool(
+			gate, store, excess_ms < WAIT_MS_MAX ? excess_ms : WAIT_MS_MAX)) {
 		return put_off(gate, frames, threshold);
 	}
 	if (!board_gate_enter(gate->board)) {

@@ -41,6 +41,12 @@ void gate_leave(struct gate *gate);
 void gate_keep(struct gate *gate);
 void gate_let_go(struct gate *gate);
 
+/*
+ * Another process may make checkpoints from now on: waits, bounded, until the last commit is in the spool. What is
+ * not there by then may cost the chain.
+ */
+void gate_hand_over(struct gate *gate, const struct store *store);
+
 /* The writer is idle: what was put off may be tried again at once. */
 void gate_again(struct gate *gate);
 

@@ -266,7 +266,9 @@ static void go_on(struct lookout *lookout, const struct store_recheck *recheck, 
 	lookout->standing[0] = 0;
 	lookout->foreign_seen = store_foreign_count(lookout->options.store);
 	lookout->epochs++;
-	log_warn("another process has written; the database was checked, and has a new epoch",
+	log_warn(recheck->halt
+			? "the command of a halt has written; the database was checked, and goes on"
+			: "another process has written; the database was checked, and has a new epoch",
 		log_str("db", lookout->options.db), log_str("what", doubt), log_str("writer", who),
 		log_str("foreign_keys", recheck->orphans ? "violated" : "hold"),
 		log_str("check", recheck->unchecked ? "given up for lack of time" : "passed"),

@@ -109,11 +109,22 @@ bool funnel_halt(struct funnel *funnel)
 	return true;
 }
 
-/* Nothing is to be done: that it is this task's turn says that nothing runs any more. */
+/*
+ * That it is this task's turn says that nothing runs any more. For a halt the shipper comes first: its command may
+ * make checkpoints.
+ */
 static enum task_end run_pause(struct request *request, struct store *store, uint64_t budget_us)
 {
+	struct funnel *funnel = request->task.ctx;
 	msgpack_packer packer;
+	pid_t holder = 0;
 	(void)budget_us;
+	if (halt_lock_is_held(funnel->options->db, &holder)) {
+		store_expect_halt(store);
+		if (funnel->gate != NULL) {
+			gate_hand_over(funnel->gate, store);
+		}
+	}
 	begin_result(request, &packer, 2);
 	pack_key_str(&packer, "state", "paused");
 	pack_key_uint(&packer, "commit", store_commit_no(store));
@@ -154,7 +165,7 @@ static bool pause_shipping(struct call *call, const struct field *field)
 
 bool pause_begin(struct call *call)
 {
-	static const struct task task = {.what = "pause", .run = run_pause};
+	const struct task task = {.what = "pause", .run = run_pause, .ctx = call->funnel};
 	const struct field *field = message_field(call->message, "for_ms");
 	const struct field *shipping = message_field(call->message, "shipping");
 	uint64_t for_ms = 0;

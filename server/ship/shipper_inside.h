@@ -38,7 +38,7 @@ struct shipper {
 	bool image_put_off; /* it would have taken longer than a stop may wait */
 	unsigned failures;
 	uint64_t failed_us;
-	uint64_t overtaken_us; /* since when the WAL lacks what overtaken_commit has written; 0: it does not */
+	uint64_t overtaken_us; /* since when the WAL lacks overtaken_commit; 0: it does not */
 	uint64_t overtaken_commit;
 };
 

@@ -164,7 +164,8 @@ enum {
 	INDEX_SALT = 32,
 	INDEX_COPIED = 96,
 	INDEX_CHECKPOINT_LOCK = 121,
-	INDEX_ATTEMPTED = 128, /* as far as a checkpoint means to come; after a recovery all that there is */
+	INDEX_ATTEMPTED =
+		128, /* as far as a checkpoint means to come; after a recovery all that there is */
 	INDEX_BYTES = 132,
 };
 

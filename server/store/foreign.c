@@ -5,12 +5,16 @@
  * process has written before that was checked and has begun a new epoch; what fails its checks is
  * not served.
  *
+ * What litefunnel halt has let another program commit goes on in the same epoch: it was asked for, and is checked in the same
+ * way.
+ *
  * While the daemon runs each BEGIN notices a foreign commit by SQLite's own count of them. For the time in which no daemon ran the WAL is asked: each of our transactions
  * holds the page of _lf_state, and we never remove the file, as another process does that closes the
  * database last.
  */
 
 #include "server/base/clock.h"
+#include "server/base/halt_lock.h"
 #include "server/base/locks.h"
 #include "server/base/wal_format.h"
 #include "server/store/inside.h"
@@ -29,6 +33,12 @@ enum { RESCUE_BUSY_MS = 1000 };
 
 /* ---- noticing ---- */
 
+static bool halt_goes_on(const struct store *store)
+{
+	pid_t holder = 0;
+	return halt_lock_is_held(store->path, &holder);
+}
+
 /*
  * Right after BEGIN nobody else can write, and SQLite's index of the WAL counts the commits: there
  * must be as many as when our last transaction began, and that one if it committed.
@@ -43,10 +53,14 @@ bool foreign_unseen(struct store *store)
 	bool unseen = foreign->known && index.header.changes != foreign->changes;
 	if (unseen) {
 		store->doubt.kind = STORE_DOUBT_WRITTEN;
+		store->doubt.in_file = false;
 		snprintf(store->doubt.text, STORE_ERROR_BYTES,
 			"another process has written to %.300s", store->path);
 	} else if (foreign_restart(store, &index)) {
 		store->foreign_count++;
+	}
+	if (foreign->halt && !unseen) {
+		foreign->halt = halt_goes_on(store); /* else it has written nothing */
 	}
 	foreign->known |= !unseen;
 	foreign->changes = unseen ? foreign->changes : index.header.changes;
@@ -209,17 +223,45 @@ static int check_content(struct store *store, struct store_recheck *recheck)
 
 /* ---- a new epoch ---- */
 
+/* Its next commit is one of everything. */
+static void take_over(struct store *store)
+{
+	store->dirty = true;
+	touched_batch_begin(&store->touched);
+	touched_schema(&store->touched); /* all tables */
+	touched_batch_keep(&store->touched);
+}
+
 /* In the open transaction. SQLite's code. */
 static int change_epoch(struct store *store)
 {
 	int rc = state_new_epoch(store);
 	if (rc == SQLITE_OK) {
-		store->dirty = true;
-		touched_batch_begin(&store->touched);
-		touched_schema(&store->touched); /* all tables */
-		touched_batch_keep(&store->touched);
+		take_over(store);
 	}
 	return rc;
+}
+
+/*
+ * Whether it was the command of a halt, and wrote as SQLite writes: what stands in the file, and in no frame of the WAL, was
+ * put there by other means.
+ */
+static bool was_halt(struct store *store)
+{
+	bool halt = store->foreign.halt && store->doubt.kind == STORE_DOUBT_WRITTEN &&
+		!store->doubt.in_file;
+	if (halt) {
+		store->doubt.kind = STORE_DOUBT_NONE;
+		ground_look_at_content(store);
+		halt = store->doubt.kind == STORE_DOUBT_NONE;
+	}
+	store->foreign.halt = store->foreign.halt && halt_goes_on(store);
+	return halt;
+}
+
+void store_expect_halt(struct store *store)
+{
+	store->foreign.halt = true;
 }
 
 /* The lineage that stands in the database, against the one that we know. SQLite's code. */
@@ -271,13 +313,14 @@ int foreign_at_start(struct store *store, char ret_error[STORE_ERROR_BYTES])
 
 /* ---- while it runs ---- */
 
-/* Checks what others have written, and begins a new epoch on top of it, in one transaction. */
+/* Checks what others have written, and takes it over in one transaction: under a new epoch, but for that of a halt. */
 static void settle(struct store *store, struct store_recheck *recheck)
 {
 	struct store_error error = {.row = -1};
 	bool same = false;
 	uint8_t epoch[STORE_EPOCH_BYTES];
 	memcpy(epoch, store->epoch, sizeof(epoch));
+	recheck->halt = was_halt(store);
 	sqlite3_db_release_memory(store->handle); /* pages that were changed beneath the cache */
 	store->schema_stale = true;
 	store->foreign.known = false; /* from here on it is */
@@ -293,7 +336,9 @@ static void settle(struct store *store, struct store_recheck *recheck)
 			store->path);
 		rc = -1;
 	}
-	if (rc == 0 && change_epoch(store) != SQLITE_OK) {
+	if (rc == 0 && recheck->halt) {
+		take_over(store);
+	} else if (rc == 0 && change_epoch(store) != SQLITE_OK) {
 		rc = -1;
 	}
 	rc = rc == 0 ? chunk_targets_compare(store, &error) : rc;
@@ -306,6 +351,7 @@ static void settle(struct store *store, struct store_recheck *recheck)
 	} else {
 		memcpy(store->epoch, epoch, sizeof(epoch));
 		store->doubt.kind = STORE_DOUBT_WRITTEN;
+		store->foreign.halt |= recheck->halt;
 		if (rc == STORE_UNKNOWN) {
 			recheck->end = STORE_RECHECK_LEAVE;
 			snprintf(recheck->text, sizeof(recheck->text), "%.400s",
@@ -341,6 +387,7 @@ static void files_gone(struct store *store, struct store_recheck *recheck)
 	if (ground_files_hold(store)) {
 		store->doubt.kind =
 			STORE_DOUBT_WRITTEN; /* they are back, from wherever they were */
+		store->doubt.in_file = true;
 		settle(store, recheck);
 		return;
 	}

@@ -311,6 +311,7 @@ static void look_at_content(struct store *store, const struct stat *status)
 		return;
 	}
 	store->doubt.kind = STORE_DOUBT_WRITTEN;
+	store->doubt.in_file = true;
 	snprintf(store->doubt.text, STORE_ERROR_BYTES,
 		"the file %.300s was changed by another process than the daemon", store->path);
 }

@@ -104,6 +104,7 @@ struct foreign {
 	bool known;
 	bool own_restart;   /* since then the WAL may have begun anew by our own doing */
 	bool wal_was_there; /* before the file was opened */
+	bool halt;          /* what another process commits now was asked for */
 	uint64_t lost;      /* the last commit that stands behind a damage of the WAL, or 0 */
 	bool rescued;       /* all commits are in the database's file */
 	char note[256];     /* what the start has found, or "" */
@@ -112,6 +113,7 @@ struct foreign {
 struct doubt {
 	enum store_doubt kind;
 	enum ground_file file; /* with STORE_DOUBT_FILES */
+	bool in_file;          /* with STORE_DOUBT_WRITTEN: not in the WAL, or not only */
 	char text[STORE_ERROR_BYTES];
 };
 

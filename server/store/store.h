@@ -274,17 +274,24 @@ enum store_doubt {
 
 enum store_recheck_end {
 	STORE_RECHECK_LATER,   /* it could not be looked at now: try again soon */
-	STORE_RECHECK_GOES_ON, /* all is well; after a foreign write under a new epoch */
+	STORE_RECHECK_GOES_ON, /* all is well; a foreign write has begun a new epoch, or `halt` */
 	STORE_RECHECK_STANDS,  /* it may not be served like this: refuse, with the text */
 	STORE_RECHECK_LEAVE,   /* only a new start can go on: leave, with the text */
 };
 
 struct store_recheck {
 	enum store_recheck_end end;
+	bool halt;      /* the command of a halt has written: the epoch is the same */
 	bool orphans;   /* rows violate foreign keys; they may be older than the foreign write */
 	bool unchecked; /* the database is too large to be checked in a few seconds */
 	char text[STORE_ERROR_BYTES + 64];
 };
+
+/*
+ * litefunnel halt has the file from now on, until its lock (halt_lock.h) is let go of: what another process commits
+ * until then was asked for.
+ */
+void store_expect_halt(struct store *store);
 
 /* Looks at the files and their locks; a few dozen microseconds. Outside of a transaction. */
 void store_look_around(struct store *store);

@@ -587,18 +587,91 @@ def test_segments_that_were_dropped_become_an_image(litefunnel, daemon, place):
 
 # ---- beside it
 
-def test_vacuum_and_a_foreign_program_are_shipped(litefunnel, daemon, place):
-    """A VACUUM, and what another program wrote in a halt, are in the chain like everything else."""
+def test_a_vacuum_is_shipped(litefunnel, daemon, place):
+    """It is in the chain like everything else."""
     one = start_with_table(ship(daemon, place, checkpoint_frames=50))
     churn(one, 21, 60)
     subprocess.run([litefunnel, "vacuum", one.db, "--yes"], check=True, capture_output=True)
     equal_after_restore(litefunnel, one, place)
-    by_hand = (f"import sqlite3; db = sqlite3.connect({one.db!r});"
-               "db.execute(\"INSERT INTO t(b) VALUES ('by hand')\"); db.commit()")
-    subprocess.run([litefunnel, "halt", one.db, "--", "/usr/bin/python3", "-c", by_hand], check=True,
-                   capture_output=True)
-    churn(one, 22, 20)
+
+
+def halt(litefunnel, one, *statements):
+    by_hand = (f"import sqlite3; db = sqlite3.connect({one.db!r}, isolation_level=None)\n"
+               f"for sql in {statements!r}: print(db.execute(sql).fetchall())")
+    done = subprocess.run([litefunnel, "halt", one.db, "--", "/usr/bin/python3", "-c", by_hand], check=False,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr + one.log()
+    return done.stdout
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("how", [
+    ["INSERT INTO t(b) VALUES ('by hand')"],
+    ["BEGIN", "CREATE TABLE more(a, b)", "INSERT INTO more SELECT a, b FROM t", "COMMIT", "CREATE INDEX i ON more(b)"],
+    ["WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 3000) INSERT INTO t(b)"
+     " SELECT randomblob(5000) FROM c", "DELETE FROM t WHERE a % 3 = 0", "PRAGMA wal_checkpoint(TRUNCATE)",
+     "UPDATE t SET b = 'after it'", "PRAGMA wal_checkpoint(PASSIVE)"],
+    ["DELETE FROM t WHERE a % 2", "VACUUM"]], ids=["insert", "schema", "much", "vacuum"])
+def test_what_a_halt_commits_goes_on_in_the_chain(litefunnel, daemon, place, how, copied):
+    """Under the same epoch, and counted; also when the WAL was all copied, so that it begins anew."""
+    one = start_with_table(ship(daemon, place))
+    churn(one, 21, 60)
+    sync(litefunnel, one)
+    if copied:
+        with one.wire() as wire:
+            assert wire.call("checkpoint")["put_off"] is False
+    churn(one, 22, 0 if copied else 30)
+    before = one.stats()
+    halt(litefunnel, one, *how)
+    after = one.stats()
+    assert after["epoch"] == before["epoch"] and after["commit"] > before["commit"]
     equal_after_restore(litefunnel, one, place)
+    churn(one, 23, 20)
+    equal_after_restore(litefunnel, one, place)
+    one.kill()
+    one.start()
+    churn(one, 24, 20)
+    equal_after_restore(litefunnel, one, place)
+    log = one.log()
+    assert "the command of a halt has written" in log and log.count("a chain begins") == 1, log
+    assert "the chain ends" not in log and one.stats()["epoch"] == before["epoch"]
+
+
+def test_what_a_halt_puts_into_the_file_begins_a_new_epoch(litefunnel, daemon, place):
+    """Nobody knows which pages that were: neither chain nor epoch can go on."""
+    one = start_with_table(ship(daemon, place))
+    churn(one, 25, 30)
+    sync(litefunnel, one)
+    with one.wire() as wire:
+        assert wire.call("checkpoint")["put_off"] is False
+    before = one.stats()["epoch"]
+    overwrite = (f"data = open({one.db!r}, 'rb').read(); at = data.index(b'CREATE TABLE t(a')\n"
+                 f"file = open({one.db!r}, 'r+b'); file.seek(at); file.write(b'CREATE TABLE t(a'.lower())")
+    done = subprocess.run([litefunnel, "halt", one.db, "--", "/usr/bin/python3", "-c", overwrite], check=False,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one.write(["INSERT INTO t(a) VALUES (NULL)"])
+    wait_for(lambda: one.stats()["epoch"] != before, "a new epoch")
+    equal_after_restore(litefunnel, one, place)
+
+
+def test_a_halt_ahead_of_the_shipper(litefunnel, daemon, place):
+    """Its command copies what was not captured: the chain begins anew, and nothing of it is lost."""
+    one = start_with_table(ship(daemon, place))
+    churn(one, 26, 40)
+    sync(litefunnel, one)
+    with one.wire() as wire:
+        assert wire.call("checkpoint")["put_off"] is False
+    shipper = one.child("shipper")
+    os.kill(shipper, signal.SIGSTOP)
+    churn(one, 27, 20)
+    before = one.stats()["epoch"]
+    halt(litefunnel, one, "PRAGMA wal_checkpoint(PASSIVE)", "UPDATE t SET b = 'by hand' WHERE a % 2")
+    os.kill(shipper, signal.SIGCONT)
+    equal_after_restore(litefunnel, one, place)
+    churn(one, 28, 20)
+    equal_after_restore(litefunnel, one, place)
+    assert one.stats()["epoch"] == before
 
 
 @pytest.mark.parametrize("mode", ["PASSIVE", "TRUNCATE"])
