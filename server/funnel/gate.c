@@ -18,7 +18,7 @@
 #include <string.h>
 
 enum {
-	WAIT_MS = 3,        /* while the WAL is short there will be another moment */
+	WAIT_MS = 3, /* while the WAL is short there will be another moment */
 	HAND_OVER_MS = 500,
 	WAIT_MS_MAX = 1000, /* at a WAL of several hundred thresholds: it must not grow for ever */
 	BREAK_THRESHOLDS =
@@ -181,8 +181,7 @@ bool gate_enter(struct gate *gate, const struct store *store, uint64_t threshold
 		return put_off(gate, frames, threshold);
 	}
 	if (report.known &&
-		!wait_for_spool(
-			gate, store, excess_ms < WAIT_MS_MAX ? excess_ms : WAIT_MS_MAX)) {
+		!wait_for_spool(gate, store, excess_ms < WAIT_MS_MAX ? excess_ms : WAIT_MS_MAX)) {
 		return put_off(gate, frames, threshold);
 	}
 	if (!board_gate_enter(gate->board)) {
