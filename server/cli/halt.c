@@ -72,7 +72,9 @@ struct halt {
 	int lock_fd;
 	bool was_paused; /* by somebody else, without an end */
 	lf_db *db;
-	sqlite3 *reader; /* the library's */
+	sqlite3 *before; /* the library's, in a transaction that stands where the daemon stopped */
+	lf_db *checks;   /* a second one, which sees what is there behind CMD */
+	sqlite3 *after;
 };
 
 /* ---- the command line ---- */
@@ -229,43 +231,83 @@ static int resume_daemon(struct halt *halt)
 
 /* ---- the file ---- */
 
-static int read_failed(struct halt *halt)
+static int read_failed(const struct halt *halt, const lf_db *db, sqlite3 *reader)
 {
 	cli_fail("halt", "%s: %s", halt->connect.db,
-		halt->reader != NULL && sqlite3_errcode(halt->reader) != SQLITE_OK
-			? sqlite3_errmsg(halt->reader)
-			: lf_errmsg(halt->db));
+		reader != NULL && sqlite3_errcode(reader) != SQLITE_OK ? sqlite3_errmsg(reader)
+								       : lf_errmsg(db));
 	return HALT_FAILED;
 }
 
-/* A transaction that stands where the daemon stopped: the WAL does not begin anew before it ends. */
+/*
+ * As long as it stands nothing of CMD's leaves the WAL, where shipping finds it; and what was there before can be
+ * looked at behind CMD.
+ */
 static int hold_snapshot(struct halt *halt)
 {
-	if (lf_reader(halt->db, &halt->reader) < 0 ||
-		sqlite3_exec(halt->reader, "BEGIN; SELECT 1 FROM sqlite_schema", NULL, NULL,
+	if (lf_reader(halt->db, &halt->before) < 0 ||
+		sqlite3_exec(halt->before, "BEGIN; SELECT 1 FROM sqlite_schema", NULL, NULL,
 			NULL) != SQLITE_OK) {
-		return read_failed(halt);
+		return read_failed(halt, halt->db, halt->before);
 	}
 	return 0;
 }
 
-/* The first row of a check, unless it says "ok". */
-static int check(struct halt *halt, const char *sql, const char *what)
+/* The first column of the first row, or "ok" if there is none; NULL: it could not be asked. The caller frees it. */
+static char *ask(sqlite3 *reader, const char *sql)
 {
 	sqlite3_stmt *stmt = NULL;
-	int rc = sqlite3_prepare_v2(halt->reader, sql, -1, &stmt, NULL);
+	char *answer = NULL;
+	int rc = sqlite3_prepare_v2(reader, sql, -1, &stmt, NULL);
 	rc = rc == SQLITE_OK ? sqlite3_step(stmt) : rc;
-	const char *text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(stmt, 0) : "ok";
-	int code = 0;
-	if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
-		code = read_failed(halt);
-	} else if (text == NULL || strcmp(text, "ok") != 0) {
-		cli_fail(
-			"halt", "%s: %s: %s", halt->connect.db, what, text != NULL ? text : "NULL");
-		code = HALT_FAILED;
+	if (rc == SQLITE_ROW || rc == SQLITE_DONE) {
+		const char *text =
+			rc == SQLITE_ROW ? (const char *)sqlite3_column_text(stmt, 0) : "ok";
+		answer = strdup(text != NULL ? text : "NULL");
 	}
 	sqlite3_finalize(stmt);
-	return code;
+	return answer;
+}
+
+static int check_pages(const struct halt *halt)
+{
+	CLEANUP_FREE char *found = ask(halt->after, "PRAGMA quick_check(1)");
+	if (found == NULL) {
+		return read_failed(halt, halt->checks, halt->after);
+	}
+	if (strcmp(found, "ok") != 0) {
+		cli_fail("halt", "%s: it is damaged: %s", halt->connect.db, found);
+		return HALT_FAILED;
+	}
+	return 0;
+}
+
+/* A row that points nowhere is CMD's doing, unless there were as many before. */
+static int check_foreign_keys(const struct halt *halt)
+{
+	static const char count[] = "SELECT count(*) FROM pragma_foreign_key_check";
+	CLEANUP_FREE char *found = ask(halt->after,
+		"SELECT \"table\" || ' row ' || ifnull(rowid, '') FROM pragma_foreign_key_check");
+	if (found == NULL) {
+		return read_failed(halt, halt->checks, halt->after);
+	}
+	if (strcmp(found, "ok") == 0) {
+		return 0;
+	}
+	CLEANUP_FREE char *before = ask(halt->before, count);
+	CLEANUP_FREE char *after = ask(halt->after, count);
+	long long known = before != NULL ? strtoll(before, NULL, 10) : 0;
+	long long now = after != NULL ? strtoll(after, NULL, 10) : LLONG_MAX;
+	if (now <= known) {
+		fprintf(stderr,
+			"litefunnel halt: %s: %lld foreign keys point nowhere (%s is one), as %lld did "
+			"before\n",
+			halt->connect.db, now, found, known);
+		return 0;
+	}
+	cli_fail("halt", "%s: a foreign key points nowhere (--no-check, if it may): %s",
+		halt->connect.db, found);
+	return HALT_FAILED;
 }
 
 static void look_at_wal(const struct halt *halt, struct stat *ret_wal)
@@ -311,9 +353,12 @@ static int check_database(struct halt *halt, const uint8_t *epoch, uint64_t comm
 {
 	uint8_t now[16];
 	uint64_t commit_now = 0;
-	(void)sqlite3_exec(halt->reader, "ROLLBACK", NULL, NULL, NULL);
-	if (lf_reader(halt->db, &halt->reader) < 0 || lf_snapshot(halt->db, now, &commit_now) < 0) {
-		return read_failed(halt);
+	if (connect_open(&halt->connect, &halt->checks) != 0) {
+		return HALT_FAILED;
+	}
+	if (lf_reader(halt->checks, &halt->after) < 0 ||
+		lf_snapshot(halt->checks, now, &commit_now) < 0) {
+		return read_failed(halt, halt->checks, halt->after);
 	}
 	struct stat file = {.st_ino = 0};
 	(void)stat(halt->real, &file);
@@ -336,11 +381,8 @@ static int check_database(struct halt *halt, const uint8_t *epoch, uint64_t comm
 	if (halt->unchecked) {
 		return 0;
 	}
-	int code = check(halt, "PRAGMA quick_check(1)", "it is damaged");
-	return code != 0
-		? code
-		: check(halt, "SELECT \"table\" || ' row ' || rowid FROM pragma_foreign_key_check",
-			  "a foreign key points nowhere (--no-check, if it may)");
+	int code = check_pages(halt);
+	return code != 0 ? code : check_foreign_keys(halt);
 }
 
 /* ---- the whole ---- */
@@ -386,7 +428,7 @@ static int run_paused(struct halt *halt)
 	bool failed = false;
 	int code = hold_snapshot(halt);
 	if (code == 0 && lf_snapshot(halt->db, epoch, &commit) < 0) {
-		code = read_failed(halt);
+		code = read_failed(halt, halt->db, halt->before);
 	}
 	if (code != 0) {
 		(void)go_on(halt);
@@ -457,6 +499,9 @@ int cli_halt(int argc, char **argv)
 		return HALT_FAILED;
 	}
 	code = run(&halt);
+	if (halt.checks != NULL) {
+		connect_close(&halt.checks);
+	}
 	connect_close(&halt.db);
 	return code;
 }

@@ -203,6 +203,19 @@ def test_halt_finds_damage_and_leaves_the_daemon_paused(litefunnel, daemon):
     assert done.returncode == 0
 
 
+def test_halt_takes_what_pointed_nowhere_before_for_granted(litefunnel, daemon):
+    """Mending a part of it must not leave the daemon paused."""
+    served = daemon(foreign_keys="off")
+    served.write("CREATE TABLE p(id INTEGER PRIMARY KEY)",
+                 "CREATE TABLE c(p REFERENCES p(id), PRIMARY KEY (p)) WITHOUT ROWID",
+                 "INSERT INTO c VALUES (7), (8), (9)")
+    done = run(litefunnel, "halt", served, *python("db.execute('DELETE FROM c WHERE p = 9'); sys.exit(3)"))
+    assert done.returncode == 3 and "2 foreign keys point nowhere" in done.stderr, done.stderr
+    assert served.stats()["paused"] == 0
+    done = run(litefunnel, "halt", served, *python("db.execute('INSERT INTO c VALUES (10)')"))
+    assert done.returncode == 125 and served.stats()["paused"] == 1
+
+
 def halt(litefunnel, served, *args, **options):
     return subprocess.Popen([litefunnel, "halt", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
