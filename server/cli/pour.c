@@ -63,8 +63,9 @@ struct pour {
 	uint64_t sift_to;  /* what begins before is sifted */
 	uint64_t plain_to; /* … but not what begins before that */
 	size_t target_rows;
-	bool ended;  /* the file is read */
-	bool failed; /* what is on its way is of no interest any more */
+	size_t rows_most; /* more than that would take longer than the daemon allows */
+	bool ended;       /* the file is read */
+	bool failed;      /* what is on its way is of no interest any more */
 	struct rejects rejects;
 	uint64_t bad_line_max; /* bad records up to here are in the rejects */
 	uint64_t began_us;
@@ -312,7 +313,7 @@ static void adapt(struct pour *pour, const struct piece *piece, uint64_t exec_us
 	uint64_t most = 2 * (uint64_t)pour->target_rows;
 	uint64_t least = pour->target_rows / 4 + 1;
 	wish = wish > most ? most : wish < least ? least : wish;
-	pour->target_rows = wish < ROWS_MAX ? (size_t)wish : ROWS_MAX;
+	pour->target_rows = wish < pour->rows_most ? (size_t)wish : pour->rows_most;
 }
 
 static void applied(struct pour *pour, const struct piece *piece, const lf_reply *reply)
@@ -379,6 +380,12 @@ static int piece_failed(struct pour *pour, const struct piece *piece, const lf_r
 	if (row < 0 && piece->rows == 1) {
 		row = 0; /* a step of one row has no number for it */
 	}
+	bool takes_too_long = strcmp(code, "deadline") == 0 && !lf_reply_retry(reply);
+	if (takes_too_long && piece->rows > 1) {
+		pour->rows_most = piece->rows / 2; /* it will not be quicker later */
+		pour->target_rows = pour->rows_most;
+		return 0;
+	}
 	if (strcmp(code, "too_large") == 0 && piece->rows > 1) {
 		pour->target_rows = piece->rows / 2;
 		return 0;
@@ -402,8 +409,10 @@ static int piece_failed(struct pour *pour, const struct piece *piece, const lf_r
 		}
 		return reject_row(pour, piece, (size_t)row, lf_reply_message(reply));
 	} else {
-		stop(pour, strcmp(code, "deadline") == 0 ? CLI_UNREACHABLE : CLI_FAILED, "%s",
-			lf_reply_message(reply));
+		stop(pour,
+			strcmp(code, "deadline") == 0 && !takes_too_long ? CLI_UNREACHABLE
+									 : CLI_FAILED,
+			"%s", lf_reply_message(reply));
 	}
 	return 0;
 }
@@ -601,6 +610,7 @@ int pour_run(const struct pour_options *options, struct pour_result *ret_result)
 		.result = ret_result,
 		.next_from = options->position,
 		.target_rows = ROWS_FIRST,
+		.rows_most = ROWS_MAX,
 		.began_us = clock_now_us()};
 	struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
 	*ret_result =

@@ -128,6 +128,24 @@ def test_rejects_out_of_order_stay_when_it_is_begun_again(litefunnel, daemon, tm
     assert served.read("SELECT count(*) FROM t") == [(9,)]
 
 
+def test_pieces_become_smaller_at_the_daemons_limits(litefunnel, daemon, tmp_path):
+    """exec_ops_max and exec_timeout count for a piece, and how large that is, the import decides."""
+    served = daemon(exec_ops_max=40_000)
+    served.write("CREATE TABLE t(id INTEGER PRIMARY KEY)", "CREATE TABLE log(id)",
+                 "CREATE TRIGGER more AFTER INSERT ON t BEGIN INSERT INTO log WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL"
+                 " SELECT i + 1 FROM c WHERE i < new.id % 100) SELECT max(i) FROM c; END")
+    path = tmp_path / "a.csv"
+    write_csv(path, [[i] for i in range(1, 3001)])
+    done = run(litefunnel, served, "t", path)
+    assert done.returncode == 0, done.stderr
+    assert served.read("SELECT count(*), sum(id) FROM t") == [(3000, 3000 * 3001 // 2)]
+    path.write_text("1000099\n", encoding="ascii")
+    served.write("CREATE TRIGGER much AFTER INSERT ON t BEGIN INSERT INTO log WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL"
+                 " SELECT i + 1 FROM c WHERE i < 100000) SELECT max(i) FROM c; END")
+    done = run(litefunnel, served, "t", path)
+    assert done.returncode == 1 and "exec_ops_max" in done.stderr, (done.returncode, done.stderr)
+
+
 def test_names_behind_a_record_without(litefunnel, daemon, tmp_path):
     served = daemon()
     served.write("CREATE TABLE t(a, b)")
