@@ -9,10 +9,12 @@
 
 #include "server/base/cleanup.h"
 #include "server/base/halt_lock.h"
+#include "server/base/place.h"
 #include "server/cli/answer.h"
 #include "server/cli/cli.h"
 #include "server/cli/connect.h"
 #include "server/cli/halt_command.h"
+#include "server/cli/lock.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -51,6 +53,7 @@ enum {
 	ATTEMPT_MS = 1000,
 	BRIEF_MS = 5000, /* the pause before CMD runs, should we be killed */
 	DEADLINE_MS = 30000,
+	TAKE_OVER_MS = 15000, /* the daemon's own check takes ten seconds at most */
 };
 
 static const struct option table[] = {
@@ -71,6 +74,7 @@ struct halt {
 	struct stat wal;
 	int lock_fd;
 	bool was_paused; /* by somebody else, without an end */
+	bool ran;        /* CMD */
 	lf_db *db;
 	sqlite3 *before; /* the library's, in a transaction that stands where the daemon stopped */
 	lf_db *checks;   /* a second one, which sees what is there behind CMD */
@@ -164,27 +168,47 @@ static bool is_refused(int result, const lf_reply *reply)
 	return result < 0 || (result == LF_FAILED && strcmp(lf_reply_code(reply), "deadline") != 0);
 }
 
+static bool daemon_runs(const struct halt *halt)
+{
+	struct place place;
+	char error[PLACE_TEXT_BYTES];
+	if (place_resolve(halt->connect.db, halt->connect.socket, &place, error, sizeof(error)) !=
+		0) {
+		return true; /* nobody can tell */
+	}
+	bool runs = lock_look(place.lock).state == LOCK_HELD;
+	place_finish(&place);
+	return runs;
+}
+
 /* With brief pauses until it has come to rest, so that it does not stay paused if we are given up. */
-static int pause_briefly(struct halt *halt, lf_db *brief)
+static int pause_briefly(struct halt *halt, lf_db *brief, int64_t for_ms)
 {
 	struct timespec began;
 	struct timespec now;
-	unsigned deadline_ms =
-		halt->connect.deadline_ms != 0 ? halt->connect.deadline_ms : DEADLINE_MS;
+	unsigned wish_ms = halt->connect.deadline_ms != 0 ? halt->connect.deadline_ms : DEADLINE_MS;
+	unsigned deadline_ms = halt->ran ? TAKE_OVER_MS : wish_ms;
 	clock_gettime(CLOCK_MONOTONIC, &began);
 	for (;;) {
 		CLEANUP(connect_free_reply) lf_reply *reply = NULL;
-		int result = ask_for_pause(halt, brief, BRIEF_MS, &reply);
+		int result = ask_for_pause(halt, brief, for_ms, &reply);
 		int signo = halt_command_signal();
 		clock_gettime(CLOCK_MONOTONIC, &now);
 		int64_t waited_ms = (int64_t)(now.tv_sec - began.tv_sec) * 1000 +
 			(now.tv_nsec - began.tv_nsec) / 1000000;
-		if (signo != 0) {
-			cli_fail("halt", "%s: nothing was run", strsignal(signo));
-			return 128 + signo;
-		}
 		if (result == LF_OK) {
 			return 0;
+		}
+		if (halt->ran) {
+			if (!daemon_runs(halt)) {
+				cli_fail("halt",
+					"the daemon has ended: it does not go on with what CMD has left "
+					"behind, and its log says why");
+				return HALT_FAILED;
+			}
+		} else if (signo != 0) {
+			cli_fail("halt", "%s: nothing was run", strsignal(signo));
+			return 128 + signo;
 		}
 		if (is_refused(result, reply) || waited_ms + ATTEMPT_MS / 2 >= deadline_ms) {
 			connect_report(&halt->connect, brief, result, reply);
@@ -193,9 +217,9 @@ static int pause_briefly(struct halt *halt, lf_db *brief)
 	}
 }
 
-static int pause_daemon(struct halt *halt)
+/* 0, or the exit code. */
+static int pause_in_attempts(struct halt *halt, int64_t for_ms)
 {
-	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
 	struct connect connect = halt->connect;
 	lf_db *brief = NULL;
 	if (connect.deadline_ms == 0 || connect.deadline_ms > ATTEMPT_MS) {
@@ -204,8 +228,15 @@ static int pause_daemon(struct halt *halt)
 	if (connect_open(&connect, &brief) != 0) {
 		return HALT_FAILED;
 	}
-	int code = pause_briefly(halt, brief);
+	int code = pause_briefly(halt, brief, for_ms);
 	connect_close(&brief);
+	return code;
+}
+
+static int pause_daemon(struct halt *halt)
+{
+	CLEANUP(connect_free_reply) lf_reply *reply = NULL;
+	int code = pause_in_attempts(halt, BRIEF_MS);
 	if (code != 0) {
 		return code;
 	}
@@ -437,12 +468,20 @@ static int run_paused(struct halt *halt)
 	look_at_wal(halt, &halt->wal);
 	(void)stat(halt->real, &halt->file);
 	int ended = halt_command_run(&halt->cmd, &failed);
+	halt->ran = true;
 	if (check_wal(halt) != 0) {
 		(void)go_on(halt);
 		return HALT_FAILED;
 	}
-	if (check_database(halt, epoch, commit) != 0) {
+	bool sound = check_database(halt, epoch, commit) == 0;
+	if (!sound) {
 		stay_paused(halt);
+	} else if (pause_in_attempts(halt, SLACK_MS) != 0) {
+		/* Behind CMD the daemon takes over what that has committed before it answers to a pause. */
+		halt_lock_release(halt->connect.db, halt->lock_fd);
+		return HALT_FAILED;
+	}
+	if (!sound) {
 		halt_lock_release(halt->connect.db, halt->lock_fd);
 		cli_fail("halt",
 			"the daemon stays paused: mend the database, then litefunnel resume %s",

@@ -175,9 +175,8 @@ static bool wait_for(pid_t pid, int64_t until_ms, int *ret_status)
 }
 
 /* Ends all that is left: each one's children become ours as it ends. */
-static void end_children(void)
+static void end_children(int64_t until_ms)
 {
-	int64_t until_ms = now_ms() + KILL_MS;
 	while (now_ms() < until_ms + KILL_MS) { /* what cannot be killed is not waited for */
 		pid_t ended = waitpid(-1, NULL, WNOHANG);
 		if (ended < 0) {
@@ -251,10 +250,11 @@ int halt_command_run(const struct halt_command *command, bool *ret_failed)
 	}
 	cli_fail("halt", "%s has had its time (--for): it is ended, with all that it has started",
 		command->argv[0]);
+	int64_t kill_ms = now_ms() + KILL_MS;
 	if (!ended) {
 		(void)kill(pid, SIGTERM);
-		(void)wait_for(pid, now_ms() + KILL_MS, &status);
+		(void)wait_for(pid, kill_ms, &status);
 	}
-	end_children();
+	end_children(kill_ms);
 	return NOT_RUN;
 }

@@ -121,6 +121,11 @@ static enum task_end run_pause(struct request *request, struct store *store, uin
 	(void)budget_us;
 	if (halt_lock_is_held(funnel->options->db, &holder)) {
 		store_expect_halt(store);
+		if (store_look_for_writes(store)) {
+			failure_set(
+				&request->failure, FAILURE_INTERNAL, "%s", store_doubt_text(store));
+			return TASK_BUSY; /* its command has ended: that is looked at first */
+		}
 		if (funnel->gate != NULL) {
 			gate_hand_over(funnel->gate, store);
 		}
@@ -186,6 +191,9 @@ bool pause_begin(struct call *call)
 		.uid = call->peer->credentials->uid};
 	memcpy(holder.known.label, call->peer->credentials->label, sizeof(holder.known.label));
 	funnel_pause(call->funnel, for_ms, call->peer->credentials->text, &holder);
+	/* A pause with an end is over with the halt that asked for it, also where that was killed. */
+	call->funnel->halted =
+		for_ms > 0 && halt_lock_is_held(call->funnel->options->db, &holder.pid);
 	return true;
 }
 

@@ -24,6 +24,13 @@ static enum task_end failed(struct request *request, int rc, struct store_error 
 		store_error_clear(error);
 		return TASK_UNKNOWN;
 	}
+	if (rc ==
+		STORE_BUSY) { /* another process is writing, or has written: when that was looked at */
+		failure_set(&request->failure, FAILURE_INTERNAL, "%s",
+			error->message != NULL ? error->message : "the database is locked");
+		store_error_clear(error);
+		return TASK_BUSY;
+	}
 	reply_fail_from_store(request, error, -1);
 	request->outcome = OUTCOME_FAILED;
 	store_error_clear(error);

@@ -48,6 +48,7 @@ struct capture {
 	bool sync_wal; /* commits are not durable by themselves */
 	struct position at;
 	struct position cut;
+	bool begun; /* `cut` is of a chain that is there */
 	uint64_t secured_commit;
 	struct page_map frames;
 	struct page_map pending;
@@ -183,6 +184,7 @@ int capture_resume(struct capture *capture)
 	if (rc == SPOOL_MISSING) {
 		return broken(capture, "there is no chain yet");
 	}
+	capture->begun = rc == 0;
 	if (rc == 0 && capture->cut.page_size != capture->page_size) {
 		return broken(capture, "the page size has changed");
 	}
@@ -239,9 +241,18 @@ static int look_at_copied(const struct capture *capture, struct wal_copied *ret_
 	return rc == WAL_GONE ? 0 : rc;
 }
 
+int capture_end_chain(struct capture *capture)
+{
+	if (capture->begun) { /* a full disk must not keep it from its end: then a replica may be refused */
+		(void)spool_bury(capture->spool, &capture->cut);
+	}
+	capture->begun = false;
+	return chain_break(spool_dir(capture->spool));
+}
+
 int capture_begin(struct capture *capture, const struct notice *notice, uint64_t txid)
 {
-	if (chain_break(spool_dir(capture->spool)) != 0) {
+	if (capture_end_chain(capture) != 0) {
 		return -EIO;
 	}
 	parts_reset(capture->parts);
@@ -273,6 +284,7 @@ int capture_begun(struct capture *capture, const struct record *record, int64_t 
 	memcpy(at->sha256, record->sha256, sizeof(at->sha256));
 	at->timestamp_ms = timestamp_ms;
 	capture->cut = *at;
+	capture->begun = true;
 	capture->secured_commit = at->commit_no;
 	return spool_position_write(capture->spool, at);
 }

@@ -43,6 +43,9 @@ int capture_resume(struct capture *capture);
 int capture_begin(struct capture *capture, const struct notice *notice, uint64_t txid);
 int capture_begun(struct capture *capture, const struct record *record, int64_t timestamp_ms);
 
+/* Nobody takes it up any more; how far it had come is remembered (spool_bury()). */
+int capture_end_chain(struct capture *capture);
+
 int capture_advance(struct capture *capture, const struct notice *notice);
 int capture_secure(struct capture *capture);
 

@@ -62,8 +62,12 @@ static enum chain_action decide_foreign(
 	if (local->has_parent && same(head->record.epoch, local->parent)) {
 		return decide_parent(local, head, ret_reason);
 	}
+	uint64_t known_txid = head->past_txid;
 	if (local->has_position && same(head->record.epoch, local->position.epoch) &&
-		head->txid <= local->position.txid) {
+		known_txid < local->position.txid) {
+		known_txid = local->position.txid;
+	}
+	if (head->txid <= known_txid) {
 		return say(ret_reason, CHAIN_BEGIN, "the database has a new epoch");
 	}
 	snprintf(ret_reason, CHAIN_REASON_BYTES,

@@ -17,6 +17,8 @@ struct chain_head {
 	uint64_t txid; /* the highest number in it, at any level; 0: it is empty */
 	bool known;    /* the file with that number has a record of ours */
 	bool ours;     /* … and its writer is one that this spool has had (spool_has_writer()) */
+	uint64_t
+		past_txid; /* in the record's epoch the spool has had a chain, up to here; 0: none */
 	struct record record;
 };
 

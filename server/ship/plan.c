@@ -498,6 +498,8 @@ static int64_t time_of(const struct plan_file *file)
 }
 
 /* Commits before ours have no number. */
+enum { LOST_MAX = 2 /* records in a row */ };
+
 static uint64_t commit_of(const struct plan_file *file)
 {
 	return file->known ? file->record.commit_last : 0;
@@ -518,20 +520,34 @@ static bool of_older_epoch(const struct plan_file *file, const void *what)
 	return !file->known || memcmp(file->record.epoch, what, RECORD_ID_BYTES) != 0;
 }
 
-/* A point of [first, end) near the middle that can be looked at; `end` if there is none. */
-static int look_at_middle(struct plan *plan, size_t first, size_t end, size_t *ret_index,
-	struct replica_error *ret_error)
+/*
+ * A point of [first, end) near the middle that can be looked at; `end` if there is none. One without a record is passed by,
+ * up to so many times: that may be lost, while those of its neighbours are there.
+ */
+static int look_at_middle(struct plan *plan, size_t first, size_t end, size_t unknown_max,
+	size_t *ret_index, struct replica_error *ret_error)
 {
 	size_t middle = first + (end - first) / 2;
+	size_t unknown = end;
+	size_t unknown_count = 0;
+	*ret_index = end;
 	for (size_t i = 0; i < end - first; i++) {
 		size_t index = middle - first >= i ? middle - i : first + i;
+		const struct plan_file *file = point(plan, index);
 		int rc = look(plan, point(plan, index), ret_error);
-		if (rc != 0 || !point(plan, index)->bad) {
+		if (rc != 0 || (!file->bad && file->known)) {
 			*ret_index = index;
 			return rc;
 		}
+		if (file->bad) {
+			continue;
+		}
+		unknown = unknown_count == 0 ? index : unknown;
+		if (unknown_count++ == unknown_max) {
+			break;
+		}
 	}
-	*ret_index = end;
+	*ret_index = unknown_max < SIZE_MAX ? unknown : end;
 	return 0;
 }
 
@@ -543,9 +559,11 @@ static int partition(struct plan *plan, size_t first, size_t end,
 	bool (*is)(const struct plan_file *file, const void *what), const void *what,
 	size_t *ret_end, struct replica_error *ret_error)
 {
+	/* A time stands in the file itself; a commit in the record alone; Litestream has no epoch, and no records. */
+	size_t unknown_max = is == not_after_time ? 0 : is == of_older_epoch ? LOST_MAX : SIZE_MAX;
 	while (first < end) {
 		size_t middle = end;
-		int rc = look_at_middle(plan, first, end, &middle, ret_error);
+		int rc = look_at_middle(plan, first, end, unknown_max, &middle, ret_error);
 		if (rc != 0) {
 			return rc;
 		}

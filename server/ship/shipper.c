@@ -291,7 +291,7 @@ static int set_up(struct shipper *shipper)
 	shipper->found = shipper->chained;
 	if (rc == CAPTURE_BROKEN) {
 		log_info("no chain to continue", log_str("reason", capture_why(shipper->capture)));
-		rc = chain_break(shipper->options->spool);
+		rc = capture_end_chain(shipper->capture);
 	}
 	shipper->looked = rc == 0;
 	if (rc == 0) {

@@ -130,6 +130,8 @@ static void answer_heads(struct shipper *shipper, bool *ret_begin, uint64_t *ret
 			continue;
 		}
 		struct chain_head head = uploader_head(uploader);
+		head.past_txid =
+			head.known ? spool_buried_txid(shipper->spool, head.record.epoch) : 0;
 		head.ours = head.known && spool_has_writer(shipper->spool, head.record.writer);
 		enum chain_action action = chain_decide(&local, &head, reason);
 		bool behind = shipper->chained &&
@@ -292,7 +294,7 @@ int shipper_see_to_chain(struct shipper *shipper)
 
 void shipper_give_up_chain(struct shipper *shipper, const char *why)
 {
-	int rc = chain_break(shipper->options->spool);
+	int rc = capture_end_chain(shipper->capture);
 	log_warn("the chain ends; a new one begins with all pages", log_str("reason", why));
 	shipper->looked =
 		rc == 0; /* else the gate stays closed: a restart would take it up again */

@@ -206,6 +206,54 @@ int spool_position_read(struct spool *spool, struct position *ret_position)
 	return 0;
 }
 
+struct grave {
+	uint8_t epoch[RECORD_ID_BYTES];
+	uint64_t txid;
+};
+enum { GRAVES_MAX = 64 };
+
+static size_t read_graves(const struct spool *spool, struct grave *ret_graves)
+{
+	CLEANUP_FD int fd = openat(spool->fd, "past", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	ssize_t got = fd >= 0 ? read(fd, ret_graves, GRAVES_MAX * sizeof(*ret_graves)) : 0;
+	return got > 0 ? (size_t)got / sizeof(*ret_graves) : 0;
+}
+
+int spool_bury(struct spool *spool, const struct position *position)
+{
+	struct grave graves[GRAVES_MAX];
+	size_t count = read_graves(spool, graves);
+	size_t kept = 0;
+	struct grave grave = {.txid = position->txid};
+	memcpy(grave.epoch, position->epoch, sizeof(grave.epoch));
+	for (size_t i = 0; i < count; i++) {
+		if (memcmp(graves[i].epoch, grave.epoch, sizeof(grave.epoch)) != 0) {
+			graves[kept++] = graves[i];
+		} else if (graves[i].txid >= grave.txid) {
+			return 0;
+		}
+	}
+	if (kept == GRAVES_MAX) {
+		kept--;
+		memmove(graves, graves + 1, kept * sizeof(*graves));
+	}
+	graves[kept++] = grave;
+	int rc = put_small(spool->fd, "past", graves, kept * sizeof(*graves));
+	return rc == 0 && fsync(spool->fd) != 0 ? -errno : rc;
+}
+
+uint64_t spool_buried_txid(struct spool *spool, const uint8_t epoch[RECORD_ID_BYTES])
+{
+	struct grave graves[GRAVES_MAX];
+	size_t count = read_graves(spool, graves);
+	for (size_t i = 0; i < count; i++) {
+		if (memcmp(graves[i].epoch, epoch, RECORD_ID_BYTES) == 0) {
+			return graves[i].txid;
+		}
+	}
+	return 0;
+}
+
 /* The file is read whole: a thousand starts are 16 KB. The oldest are forgotten. */
 enum { WRITERS_MAX = 1024 };
 

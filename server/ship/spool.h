@@ -68,6 +68,13 @@ int spool_position_read(struct spool *spool, struct position *ret_position);
 int spool_position_write(struct spool *spool, const struct position *position);
 
 /*
+ * What becomes of a chain that ends: the number that it had come to, kept for the last 64 epochs. 0: this spool has had no
+ * chain in that epoch, or it is not known any more.
+ */
+int spool_bury(struct spool *spool, const struct position *position);
+uint64_t spool_buried_txid(struct spool *spool, const uint8_t epoch[RECORD_ID_BYTES]);
+
+/*
  * The writers that this spool has had: whether a segment in a replica is of its own chain, or of a
  * copy's. Each start of a shipper is a new one.
  */

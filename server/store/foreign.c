@@ -259,6 +259,23 @@ static bool was_halt(struct store *store)
 	return halt;
 }
 
+bool store_look_for_writes(struct store *store)
+{
+	struct store_error error = {.row = -1};
+	if (store_begin(store, &error) == 0) {
+		store_rollback(store);
+	}
+	store_error_clear(&error);
+	return store->doubt.kind != STORE_DOUBT_NONE;
+}
+
+void foreign_look_behind_halt(struct store *store)
+{
+	if (store->foreign.halt && !halt_goes_on(store)) {
+		(void)store_look_for_writes(store);
+	}
+}
+
 void store_expect_halt(struct store *store)
 {
 	store->foreign.halt = true;

@@ -330,6 +330,9 @@ void store_look_around(struct store *store)
 {
 	struct stat status;
 	store->looked_us = clock_now_us();
+	if (!store_in_transaction(store)) {
+		foreign_look_behind_halt(store);
+	}
 	if (!store->ground.watched || store->doubt.kind != STORE_DOUBT_NONE) {
 		return;
 	}

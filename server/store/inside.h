@@ -340,6 +340,8 @@ bool foreign_unseen(struct store *store);
 void foreign_before_open(struct store *store);
 int foreign_at_start(struct store *store, char ret_error[STORE_ERROR_BYTES]);
 void foreign_committed(struct store *store);
+/* Where a halt has ended: for what its command has left behind, before anybody writes. */
+void foreign_look_behind_halt(struct store *store);
 void foreign_note_salt(struct store *store);
 bool foreign_restart(const struct store *store, const struct wal_index *index);
 

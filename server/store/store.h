@@ -293,6 +293,9 @@ struct store_recheck {
  */
 void store_expect_halt(struct store *store);
 
+/* Outside of a transaction. True: another process has written, and store_doubt() says so. */
+bool store_look_for_writes(struct store *store);
+
 /* Looks at the files and their locks; a few dozen microseconds. Outside of a transaction. */
 void store_look_around(struct store *store);
 enum store_doubt store_doubt(const struct store *store);

@@ -117,6 +117,12 @@ int store_vacuum(struct store *store, struct store_error *error)
 			(unsigned long long)(wanted >> 20),
 			(unsigned long long)(facts.disk_free >> 20));
 	}
+	/* What it commits itself is counted as ours: what another process has written must be seen before. */
+	rc = store_begin(store, error);
+	if (rc != 0) {
+		return rc;
+	}
+	store_rollback(store);
 	return vacuum(store, error);
 }
 

@@ -674,6 +674,60 @@ def test_a_halt_ahead_of_the_shipper(litefunnel, daemon, place):
     assert one.stats()["epoch"] == before
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_sync_behind_a_halt_has_what_it_committed(litefunnel, daemon, place, fails):
+    """Also while the daemon stays paused, by somebody else or because the check has failed."""
+    one = start_with_table(ship(daemon, place))
+    with one.wire() as wire:
+        wire.write(["CREATE TABLE p(id INTEGER PRIMARY KEY)"], ["CREATE TABLE c(p REFERENCES p(id))"])
+        if not fails:
+            wire.call("pause")
+    by_hand = (f"import sqlite3; db = sqlite3.connect({one.db!r}, isolation_level=None)\n"
+               f"db.execute('INSERT INTO {'c' if fails else 'p'} VALUES (7)')")
+    done = subprocess.run([litefunnel, "halt", one.db, "--", "/usr/bin/python3", "-c", by_hand], check=False,
+                          capture_output=True, text=True)
+    assert done.returncode == (125 if fails else 0) and one.stats()["paused"] == 1, done.stderr
+    equal_after_restore(litefunnel, one, place)
+
+
+def foreign_write(litefunnel, one):
+    db = sqlite3.connect(one.db, timeout=5, isolation_level=None)
+    db.execute("INSERT INTO t(b) VALUES ('foreign')")
+    db.close()
+    one.write(["INSERT INTO t(b) VALUES ('behind it')"])
+
+
+@pytest.mark.parametrize("order", ["pkf", "pffk", "pfkf", "pfDSf", "pDSfDSfk"])
+def test_epochs_that_a_replica_has_missed(litefunnel, daemon, place, order):
+    """It is this database's as before, however many began while it was away: f a foreign write, k the shipper killed."""
+    one = start_with_table(ship(daemon, place))
+    churn(one, 41, 10)
+    sync(litefunnel, one)
+    for what in order:
+        if what == "p":
+            with one.wire() as wire:
+                wire.call("pause", shipping=0)
+        elif what == "f":
+            foreign_write(litefunnel, one)
+            time.sleep(0.3)
+        elif what == "k":
+            os.kill(one.child("shipper"), signal.SIGKILL)
+            time.sleep(0.5)
+        elif what == "D":
+            (place / "replica").rename(place / "away")
+            one.stop()
+        elif what == "S":
+            one.start()
+            time.sleep(0.3)
+            (place / "away").rename(place / "replica")
+            with one.wire() as wire:
+                wire.call("pause", shipping=0)
+    with one.wire() as wire:
+        wire.call("resume", shipping=1)
+    equal_after_restore(litefunnel, one, place)
+    assert replicas(one)[0]["state"] == "shipping"
+
+
 @pytest.mark.parametrize("mode", ["PASSIVE", "TRUNCATE"])
 def test_a_foreign_checkpoint_ahead_of_the_shipper(litefunnel, daemon, place, mode):
     """It copies what is in no segment yet: what the pages held before, which the digest needs, is gone then."""

@@ -203,6 +203,31 @@ def test_halt_finds_damage_and_leaves_the_daemon_paused(litefunnel, daemon):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("sql", ["INSERT INTO t VALUES (100000, 'foreign')", "VACUUM"])
+def test_a_vacuum_right_behind_a_foreign_write(litefunnel, daemon, sql):
+    """What it commits itself it counts as its own: that of others is looked at first."""
+    served = daemon()
+    fill(served)
+    db = sqlite3.connect(served.db, timeout=5, isolation_level=None)
+    db.execute(sql)
+    db.close()
+    done = run(litefunnel, "vacuum", served, "--yes")
+    assert done.returncode == 0, done.stderr + served.log()
+    served.write("INSERT INTO t VALUES (100001, 'goes on')")
+
+
+def test_a_pause_of_a_halt_that_is_killed_ends_with_its_command(litefunnel, daemon):
+    served = daemon()
+    fill(served)
+    process = halt(litefunnel, served, served.db, "--", "sh", "-c", "sleep 1")
+    wait_for(lambda: os.path.exists(f"{served.db}-halt") and served.stats()["paused"] == 1, "the halt")
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    with served.wire() as wire:  # not after for + 70 s
+        assert wire.ask("write", batch=[["INSERT INTO t VALUES (100000, 'x')"]], deadline_ms=20000)[0] is None
+
+
 def test_halt_takes_what_pointed_nowhere_before_for_granted(litefunnel, daemon):
     """Mending a part of it must not leave the daemon paused."""
     served = daemon(foreign_keys="off")

@@ -137,11 +137,30 @@ static void test_every_case_of_a_replica_that_comes_late(void **state)
 	try(late_cases, sizeof(late_cases) / sizeof(late_cases[0]), LATE);
 }
 
+/* Between the replica's epoch and this one there was another, of which the spool's chain is now. */
+static void test_two_epochs_ago(void **state)
+{
+	(void)state;
+	for (uint64_t past = 6; past <= 8; past++) {
+		char reason[CHAIN_REASON_BYTES] = "";
+		struct chain_local local = {.has_position = true, .first_txid = 9, .commit_no = 90};
+		struct chain_head head = {.txid = 7, .known = true, .past_txid = past};
+		fill(local.epoch, OURS);
+		fill(local.position.epoch, PARENT);
+		fill(head.record.epoch, OTHER);
+		local.position.txid = 9;
+		head.record.commit_last = 70;
+		assert_int_equal(chain_decide(&local, &head, reason),
+			past >= 7 ? CHAIN_BEGIN : CHAIN_REFUSE);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_every_case),
 		cmocka_unit_test(test_every_case_of_a_replica_that_comes_late),
+		cmocka_unit_test(test_two_epochs_ago),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
