@@ -139,6 +139,12 @@ static int check(const char *url, char *ret_error, size_t size)
 	return rc;
 }
 
+bool replicas_have_keys(const char *text)
+{
+	const char *s3 = strstr(text, "s3://");
+	return s3 != NULL && strchr(s3, '@') != NULL;
+}
+
 int replicas_check(const char *text, char *ret_error, size_t size)
 {
 	char *rest = NULL;

@@ -27,6 +27,8 @@ bool replicas_is_url(const char *arg);
  * Whether a setting is replicas that there can be; nothing is asked of them. 0, or a negative errno, and
  * the error says what is wrong with which.
  */
+/* Keys in a URL would stand in the arguments of the shipper, for everybody to read. */
+bool replicas_have_keys(const char *text);
 int replicas_check(const char *text, char *ret_error, size_t size);
 
 /* 0, or an exit code, said so on stderr. `config` may be NULL. */

@@ -18,6 +18,7 @@
 #include "server/cli/children.h"
 #include "server/cli/cli.h"
 #include "server/cli/missing.h"
+#include "server/cli/replicas.h"
 #include "server/funnel/credentials.h"
 #include "server/funnel/funnel.h"
 #include "server/funnel/listener.h"
@@ -200,6 +201,11 @@ static int claim_place(struct serving *serving, const char *db)
 	const char *socket = config_text(&serving->config, SETTING_SOCKET);
 	char error[PLACE_TEXT_BYTES] = "";
 	struct place_report report = {0};
+	if (replicas_have_keys(config_text(&serving->config, SETTING_REPLICA))) {
+		return cli_usage("serve",
+			"replica: keys do not belong into a URL, and a @ is written %%40: use AWS_ACCESS_KEY_ID and "
+			"AWS_SECRET_ACCESS_KEY, or a file of credentials");
+	}
 	if (place_resolve(db, socket[0] != 0 ? socket : NULL, &serving->place, error,
 		    sizeof(error)) != 0) {
 		return cli_fail("serve", "%s", error);

@@ -218,6 +218,11 @@ static void check_neighbours(struct verify *verify, const struct plan_file **fil
 		issue(verify, file, "it ends in another database than the file of level %d",
 			same->file.level);
 	}
+	if (file->file.level == 0 && before != NULL && before->file.level == 0 && !before->known &&
+		!before->bad && file->known && !file->record.full &&
+		memcmp(file->record.previous, nothing, sizeof nothing) != 0) {
+		issue(verify, before, "its record is lost: nobody can tell its commit");
+	}
 	if (file->file.level == 0 && before != NULL && before->file.level == 0 && before->known &&
 		file->known && memcmp(file->record.previous, nothing, sizeof nothing) != 0 &&
 		memcmp(file->record.previous, before->record.sha256, RECORD_SHA256_BYTES) != 0) {

@@ -206,6 +206,17 @@ def test_a_harmed_segment(litefunnel, copy, tmp_path, harm):
     assert said["commit"] == good and same(tmp_path / "a.db", copy, good)
 
 
+def test_a_lost_record_leads_no_commit_astray(litefunnel, copy, tmp_path):
+    """A segment without one is of no known commit: not of one before all others."""
+    ltx.sidecar(copy.root / "ltx" / "0" / "0000000000000004-0000000000000004.ltx").unlink()
+    for wish, given in ((2, 2), (3, 3), (4, 3), (5, 5), (6, 6), (7, 7)):
+        out = tmp_path / f"{wish}.db"
+        code, said, errors = restore(litefunnel, copy.url, "-o", out, "--commit", str(wish))
+        assert code == 0 and said["commit"] == given and same(out, copy, given), (wish, said, errors)
+    done = subprocess.run([litefunnel, "replica", "verify", copy.url], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "0000000000000004 of level 0: its record is lost" in done.stdout, done.stdout
+
+
 def test_every_byte_flipped(litefunnel, tmp_path, slow, soak):
     """Of all files of a small chain, records too: never a wrong database."""
     history = chains.History(tmp_path, page_size=512)

@@ -175,3 +175,11 @@ def test_a_late_replica_gets_the_first_image_too(litefunnel, daemon, place):
     spool = pathlib.Path(f"{one.db}-ship/images")
     wait_for(lambda: not list(spool.glob("*.ltx")), "the image has served its time")
     assert content(one.db)
+
+
+def test_keys_in_a_url_are_in_no_argument(litefunnel, place):
+    """The shipper's arguments are everybody's to read: it is not started with them."""
+    done = subprocess.run([litefunnel, "serve", place / "k.db", "--create",
+                           "--replica=s3://KEYX:SECRETX@bucket/p?endpoint=http://127.0.0.1:9&region=x"],
+                          capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and "keys do not belong" in done.stderr and "SECRETX" not in done.stderr, done
