@@ -9,6 +9,7 @@
 #include "server/store/store.h"
 
 #include "server/base/clock.h"
+#include "server/base/halt_lock.h"
 #include "server/store/chunk_inside.h"
 #include "server/store/inside.h"
 
@@ -169,6 +170,15 @@ static int first_commit(struct store *store, bool restored, char *ret_error)
 	if (may_be_put_off(store, rc, restored)) {
 		store_error_clear(&error);
 		return 0;
+	}
+	pid_t halt = 0;
+	if (rc == STORE_BUSY && halt_lock_is_held(store->path, &halt)) {
+		snprintf(ret_error, STORE_ERROR_BYTES,
+			"%s: litefunnel halt (process %d) has given it to its command, which is writing: "
+			"start again when that has ended",
+			store->path, (int)halt);
+		store_error_clear(&error);
+		return -EINVAL;
 	}
 	if (rc != 0) {
 		snprintf(ret_error, STORE_ERROR_BYTES,

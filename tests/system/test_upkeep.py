@@ -216,6 +216,24 @@ def test_a_vacuum_right_behind_a_foreign_write(litefunnel, daemon, sql):
     served.write("INSERT INTO t VALUES (100001, 'goes on')")
 
 
+def test_a_start_beside_a_halt_that_writes_names_it(litefunnel, daemon):
+    """It cannot begin, and whose fault that is must not be told of the command."""
+    served = daemon()
+    served.write("CREATE TABLE t(a)")
+    process = says_there(halt(litefunnel, served, served.db, *python(
+        "db.execute('BEGIN IMMEDIATE')\n" + WAITS + "\ndb.execute('COMMIT')\nos.close(1)"), stdin=subprocess.PIPE))
+    served.kill()
+    assert f"litefunnel halt (process {process.pid})" in served.refuses_to_start()[1][0]
+    process.stdin.write("\n")
+    process.stdin.close()
+    wait_for(lambda: served.read("SELECT a FROM t") == [(7,)], "the end of the command")
+    served.start()
+    assert process.wait(60) == 0, process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+    served.write("INSERT INTO t VALUES (8)")
+
+
 def test_a_pause_of_a_halt_that_is_killed_ends_with_its_command(litefunnel, daemon):
     served = daemon()
     fill(served)
