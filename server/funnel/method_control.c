@@ -191,9 +191,10 @@ bool pause_begin(struct call *call)
 		.uid = call->peer->credentials->uid};
 	memcpy(holder.known.label, call->peer->credentials->label, sizeof(holder.known.label));
 	funnel_pause(call->funnel, for_ms, call->peer->credentials->text, &holder);
-	/* A pause with an end is over with the halt that asked for it, also where that was killed. */
-	call->funnel->halted =
-		for_ms > 0 && halt_lock_is_held(call->funnel->options->db, &holder.pid);
+	/* A pause with an end is over with the halt that has asked for it, also where that was killed. */
+	pid_t halt = 0;
+	call->funnel->halted = for_ms > 0 && halt_lock_is_held(call->funnel->options->db, &halt) &&
+		halt == holder.pid;
 	return true;
 }
 
