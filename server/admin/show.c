@@ -347,15 +347,6 @@ static const char *const replicas_columns[] = {"url", "state", "acks", "commit",
 	"lists_today", "deletes_today", "requests_month", "bytes_month", "received_month",
 	"puts_month", "gets_month", "lists_month", "deletes_month"};
 
-/* How long ago the oldest commit was made that the replica does not have. */
-static uint64_t lag_ms(
-	const struct replica_report *report, const struct ship_report *ship, uint64_t now_ms)
-{
-	int64_t since_ms =
-		report->waiting_since_ms != 0 ? report->waiting_since_ms : ship->uncut_since_ms;
-	return since_ms != 0 && now_ms > (uint64_t)since_ms ? now_ms - (uint64_t)since_ms : 0;
-}
-
 static void usage_cells(struct table *table, const struct usage_counts *counts)
 {
 	uint64_t requests = 0;
@@ -371,17 +362,16 @@ static void usage_cells(struct table *table, const struct usage_counts *counts)
 }
 
 static void replica_row(struct table *table, const struct replica_report *report,
-	const struct ship_report *ship, const struct notice *notice, const struct usage *usage)
+	const struct gate_arrears *arrears, const struct usage *usage)
 {
 	uint64_t now_ms = clock_wall_us() / 1000;
-	bool behind = report->commit_no < notice->commit_no;
 	table_row(table, sizeof(replicas_columns) / sizeof(replicas_columns[0]));
 	table_text(table, report->url);
 	table_text(table, replica_state_name(report->state));
 	table_number(table, report->acks);
 	table_number(table, report->commit_no);
-	table_number(table, behind ? notice->commit_no - report->commit_no : 0);
-	table_number(table, behind ? lag_ms(report, ship, now_ms) : 0);
+	table_number(table, arrears->behind);
+	table_number(table, arrears->lag_ms);
 	table_number(table, report->txid);
 	table_number(table, report->waiting);
 	table_number(table, report->percent);
@@ -398,18 +388,16 @@ static void replica_row(struct table *table, const struct replica_report *report
 static void show_replicas(struct funnel *funnel, struct table *table)
 {
 	struct funnel_facts facts = funnel_facts(funnel);
-	struct notice notice;
 	if (facts.board == NULL) {
 		return;
 	}
-	(void)board_notice(facts.board, &notice);
-	struct ship_report ship = board_ship_report(facts.board);
 	for (size_t i = 0; i < NOTICE_REPLICAS_MAX; i++) {
 		struct replica_report report = board_replica_report(facts.board, i);
 		if (report.url[0] != 0 && table_wants(table, report.url)) {
 			struct usage usage = usage_read(
 				facts.spool, report.url, (int64_t)(clock_wall_us() / 1000));
-			replica_row(table, &report, &ship, &notice, &usage);
+			struct gate_arrears arrears = funnel_arrears(funnel, &report);
+			replica_row(table, &report, &arrears, &usage);
 		}
 	}
 }

@@ -46,9 +46,8 @@ struct ship_report {
 	uint64_t segments;       /* number of the newest segment … */
 	uint64_t cut_commit;     /* … and the commit that it ends at */
 	uint64_t spool_bytes;
-	int64_t uncut_since_ms; /* the oldest commit that is in no segment; 0: none */
-	bool known;             /* anything was reported at all */
-	bool chained;           /* there is a chain to continue: checkpoints wait for it */
+	bool known;    /* anything was reported at all */
+	bool chained;  /* there is a chain to continue: checkpoints wait for it */
 	bool building; /* a file of all pages is being made: no checkpoint before it is done */
 	bool stopped;  /* everything that was asked for is done, or cannot be */
 	char trouble[NOTICE_TEXT_BYTES]; /* why shipping does not go on; "" if it does */
@@ -61,12 +60,13 @@ const char *replica_state_name(enum replica_state state);
 struct replica_report {
 	char url[NOTICE_URL_BYTES]; /* without secrets; "" ends the list */
 	enum replica_state state;
-	bool acks;            /* ack: "shipped" waits for it */
-	uint64_t commit_no;   /* shipped up to this */
-	int64_t committed_ms; /* when that was committed */
+	bool acks;          /* ack: "shipped" waits for it */
+	uint64_t commit_no; /* shipped up to this */
+	/* The newest commit that it was known to have when last anything was known, also to a shipper before; 0: none. */
+	uint64_t had_commit_no;
+	int64_t had_ms; /* when that was committed, wall clock */
 	uint64_t txid;
 	uint64_t waiting;         /* segments that are still to be shipped */
-	int64_t waiting_since_ms; /* wall clock; 0: none waits */
 	uint64_t percent;         /* of the first snapshot; 100: done */
 	int64_t failing_since_ms; /* wall clock */
 	bool gone;         /* its directory is not there: it comes back by somebody's hand only */

@@ -234,7 +234,7 @@ static void begin(struct drill_desk *desk, size_t replica, bool scheduled)
 	memset(&desk->record, 0, sizeof(desk->record));
 	desk->record.scheduled = scheduled;
 	desk->record.began_ms = now_ms();
-	drill_measure_lag(desk->options.board, replica, desk->record.began_ms, &desk->record);
+	drill_measure_lag(desk->options.board, desk->options.gate, replica, &desk->record);
 	ask_for_cut(desk);
 	int rc = desk->options.start(desk->options.start_ctx, &pid, &fd);
 	rc = rc == 0 ? drill_process_take(&desk->process, pid, fd) : rc;

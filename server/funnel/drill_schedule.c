@@ -63,19 +63,12 @@ uint64_t drill_next(const struct config *config, const struct board *board, uint
 }
 
 void drill_measure_lag(
-	const struct board *board, size_t replica, int64_t now_ms, struct drill_record *record)
+	const struct board *board, struct gate *gate, size_t replica, struct drill_record *record)
 {
-	struct notice notice;
 	struct replica_report report = board_replica_report(board, replica);
-	struct ship_report ship = board_ship_report(board);
-	(void)board_notice(board, &notice);
-	int64_t since_ms =
-		report.waiting_since_ms != 0 ? report.waiting_since_ms : ship.uncut_since_ms;
-	if (report.commit_no >= notice.commit_no) {
-		return;
-	}
-	record->behind = notice.commit_no - report.commit_no;
-	record->rpo_ms = since_ms != 0 && now_ms > since_ms ? now_ms - since_ms : 0;
+	struct gate_arrears arrears = gate_arrears(gate, &report);
+	record->behind = arrears.behind;
+	record->rpo_ms = (int64_t)arrears.lag_ms;
 }
 
 uint64_t drill_wal_bytes_max(const struct config *config, const struct board *board)

@@ -5,6 +5,7 @@
 
 #include "server/base/config.h"
 #include "server/funnel/drill_memory.h"
+#include "server/funnel/gate.h"
 
 /*
  * Microseconds until a drill is due, 0: it is, UINT64_MAX: never, and of which replica. The first
@@ -18,7 +19,7 @@ size_t drill_replicas(const struct config *config);
 
 /* What the replica does not have at that moment: `behind` and `rpo_ms` of the record. */
 void drill_measure_lag(
-	const struct board *board, size_t replica, int64_t now_ms, struct drill_record *record);
+	const struct board *board, struct gate *gate, size_t replica, struct drill_record *record);
 
 /* How many bytes the WAL may reach while checkpoints are held back. */
 uint64_t drill_wal_bytes_max(const struct config *config, const struct board *board);

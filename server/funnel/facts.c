@@ -51,6 +51,11 @@ uint64_t funnel_wal_age(struct funnel *funnel, uint64_t frame)
 	return writer_wal_age(funnel->writer, frame);
 }
 
+struct gate_arrears funnel_arrears(struct funnel *funnel, const struct replica_report *report)
+{
+	return gate_arrears(funnel->gate, report);
+}
+
 const struct config *funnel_config(const struct funnel *funnel)
 {
 	return funnel->options->config;

@@ -443,7 +443,8 @@ static int set_up_shipping(struct funnel *funnel)
 		.arrived = funnel_shipping_arrived,
 		.ctx = funnel,
 	};
-	int rc = gate_new(options->board, options->spool, &funnel->gate);
+	int rc = gate_new(
+		options->board, options->spool, store_commit_no(options->store), &funnel->gate);
 	return rc == 0 ? shipping_new(&shipping, &funnel->shipping) : rc;
 }
 

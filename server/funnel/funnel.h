@@ -11,6 +11,7 @@
 #include "server/base/notice.h"
 #include "server/funnel/chunk_board.h"
 #include "server/funnel/drill.h"
+#include "server/funnel/gate.h"
 #include "server/funnel/peer.h"
 #include "server/funnel/queue.h"
 #include "server/funnel/writer.h"
@@ -103,6 +104,8 @@ void funnel_each_waiting(
 	struct funnel *funnel, void (*fn)(void *ctx, struct request *request), void *ctx);
 /* For how many microseconds, at least, the WAL has had a frame behind this one. */
 uint64_t funnel_wal_age(struct funnel *funnel, uint64_t frame);
+/* What the replica lacks. */
+struct gate_arrears funnel_arrears(struct funnel *funnel, const struct replica_report *report);
 const struct config *funnel_config(const struct funnel *funnel);
 void funnel_each_peer(
 	struct funnel *funnel, void (*fn)(void *ctx, const struct peer *peer), void *ctx);

@@ -10,6 +10,7 @@
 
 #include "server/base/clock.h"
 #include "server/base/log.h"
+#include "server/funnel/commit_clock.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -32,11 +33,12 @@ struct gate {
 	uint64_t breaks;
 	bool broken;          /* since the last shipper that said anything */
 	_Atomic bool kept;    /* gate_keep() */
-	pthread_mutex_t lock; /* guards stats */
+	pthread_mutex_t lock; /* guards what follows */
 	struct gate_stats stats;
+	struct commit_clock clock;
 };
 
-int gate_new(struct board *board, const char *spool, struct gate **ret_gate)
+int gate_new(struct board *board, const char *spool, uint64_t commit_no, struct gate **ret_gate)
 {
 	struct gate *gate = calloc(1, sizeof(*gate));
 	if (gate == NULL) {
@@ -44,6 +46,7 @@ int gate_new(struct board *board, const char *spool, struct gate **ret_gate)
 	}
 	pthread_mutex_init(&gate->lock, NULL);
 	gate->board = board;
+	commit_clock_start(&gate->clock, commit_no, clock_now_us());
 	gate->spool = strdup(spool);
 	if (gate->spool == NULL) {
 		gate_free(gate);
@@ -70,6 +73,13 @@ struct gate_stats gate_stats(struct gate *gate)
 	return stats;
 }
 
+void gate_date(struct gate *gate, const struct store *store)
+{
+	pthread_mutex_lock(&gate->lock);
+	commit_clock_note(&gate->clock, store_commit_no(store), clock_now_us());
+	pthread_mutex_unlock(&gate->lock);
+}
+
 void gate_committed(struct gate *gate, struct store *store)
 {
 	struct notice notice = {
@@ -92,6 +102,30 @@ void gate_committed(struct gate *gate, struct store *store)
 	memcpy(notice.checksum, end.checksum, sizeof(notice.checksum));
 	board_tell(gate->board, &notice);
 	board_nudge_shipper(gate->board);
+}
+
+struct gate_arrears gate_arrears(struct gate *gate, const struct replica_report *report)
+{
+	struct gate_arrears arrears = {.behind = 0};
+	uint64_t now_ms = clock_wall_us() / 1000;
+	bool known = false;
+	pthread_mutex_lock(&gate->lock);
+	uint64_t newest = gate->clock.newest;
+	/* Numbers beyond the newest are of another history. */
+	bool had = report->had_commit_no <= newest;
+	uint64_t commit_no = had ? report->had_commit_no : 0;
+	uint64_t had_ms = had && report->had_ms > 0 ? (uint64_t)report->had_ms : 0;
+	if (report->commit_no < newest) {
+		arrears.behind = newest - report->commit_no;
+		arrears.lag_ms =
+			commit_clock_age(&gate->clock, commit_no + 1, clock_now_us(), &known) /
+			1000;
+	}
+	pthread_mutex_unlock(&gate->lock);
+	if (arrears.behind > 0 && !known && had_ms != 0 && now_ms > had_ms + arrears.lag_ms) {
+		arrears.lag_ms = now_ms - had_ms;
+	}
+	return arrears;
 }
 
 static void count_wait(struct gate *gate, uint64_t us, bool reached)

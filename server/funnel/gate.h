@@ -4,7 +4,7 @@
 /*
  * The writer's side of shipping: tells the shipper of each commit, and keeps the one rule that
  * shipping rests on: no frame of the WAL is copied into the database before it stands durably in
- * the spool. All functions belong to the writer's thread, but gate_stats().
+ * the spool. All functions belong to the writer's thread, but those that say else.
  */
 
 #include "server/base/notice.h"
@@ -20,9 +20,12 @@ struct gate_stats {
 	uint64_t breaks;  /* chains given up because no shipper could be kept running */
 };
 
-/* `spool` is the directory DB-ship. -ENOMEM. */
-int gate_new(struct board *board, const char *spool, struct gate **ret_gate);
+/* `spool` is the directory DB-ship, `commit_no` the newest commit. -ENOMEM. */
+int gate_new(struct board *board, const char *spool, uint64_t commit_no, struct gate **ret_gate);
 void gate_free(struct gate *gate); /* accepts NULL */
+
+/* After each commit, before anybody is told of it: notes when it was made. */
+void gate_date(struct gate *gate, const struct store *store);
 
 /* After each commit. */
 void gate_committed(struct gate *gate, struct store *store);
@@ -51,3 +54,14 @@ void gate_hand_over(struct gate *gate, const struct store *store);
 void gate_again(struct gate *gate);
 
 struct gate_stats gate_stats(struct gate *gate); /* any thread */
+
+/*
+ * What a replica lacks: how many commits, and how long ago, at most, the oldest of them was made. If nothing is
+ * known of that one: since the start.
+ */
+struct gate_arrears {
+	uint64_t behind;
+	uint64_t lag_ms;
+};
+struct gate_arrears gate_arrears(
+	struct gate *gate, const struct replica_report *report); /* any thread */

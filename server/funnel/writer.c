@@ -209,6 +209,13 @@ static void answer(struct writer *writer, struct list *answered)
 	queue_answer(writer->options.queue, answered);
 }
 
+static void date_commit(struct writer *writer)
+{
+	if (writer->options.gate != NULL) {
+		gate_date(writer->options.gate, writer->options.store);
+	}
+}
+
 static void tell_shipper(struct writer *writer)
 {
 	if (writer->options.gate != NULL) {
@@ -250,6 +257,7 @@ static void note_epoch(struct writer *writer)
 		return;
 	}
 	writer->epochs_seen = lookout_epochs(writer->lookout);
+	date_commit(writer);
 	tell_shipper(writer);
 	checkpoint(writer);
 	atomic_store_explicit(
@@ -328,6 +336,9 @@ static int run_group(
 	count(writer, &result, &answered);
 	if (rc != GROUP_BUSY) {
 		lookout_free_again(writer->lookout); /* first: whoever is answered may look */
+	}
+	if (result.commits > 0) {
+		date_commit(writer);
 	}
 	answer(writer, &answered);
 	if (result.commits > 0) {
@@ -487,6 +498,9 @@ static void run_task(struct writer *writer, struct request *task)
 	note_turn(writer, began_us, &done);
 	bool has_committed = store_commit_no(store) != writer_commit_no(writer);
 	atomic_store_explicit(&writer->commit_no, store_commit_no(store), memory_order_release);
+	if (has_committed) {
+		date_commit(writer);
+	}
 	if (end == TASK_MORE || end == TASK_BUSY) {
 		queue_give_back(writer->options.queue, &done);
 	} else {

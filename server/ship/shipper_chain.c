@@ -144,8 +144,7 @@ static void answer_heads(struct shipper *shipper, bool *ret_begin, uint64_t *ret
 			*ret_txid = head.txid > *ret_txid ? head.txid : *ret_txid;
 		} else {
 			admit(shipper, uploader, &head);
-			uploader_offer(uploader, local.position.txid,
-				head.known ? head.record.committed_ms : shipper_now_ms());
+			uploader_offer(uploader, local.position.txid);
 		}
 	}
 }
@@ -205,7 +204,6 @@ static int begin_chain(struct shipper *shipper, uint64_t behind)
 	rc = rc == 0 ? capture_begun(shipper->capture, &record, timestamp_ms) : rc;
 	shipper->chained = rc == 0;
 	shipper->uncut_us = 0; /* of the chain before */
-	shipper->report.uncut_since_ms = 0;
 	shipper_tell(shipper);
 	board_gate_open(shipper->board);
 	if (rc == 0) {
@@ -219,13 +217,13 @@ static int begin_chain(struct shipper *shipper, uint64_t behind)
 	return rc > 0 ? -EAGAIN : rc;
 }
 
-void shipper_offer_all(struct shipper *shipper, int64_t since_ms)
+void shipper_offer_all(struct shipper *shipper)
 {
 	uint64_t newest = capture_last_cut(shipper->capture)->txid;
 	for (size_t i = 0; i < shipper->uploaders_count; i++) {
 		enum uploader_state state = uploader_state(shipper->uploaders[i]);
 		if (state == UPLOADER_SHIPPING || state == UPLOADER_LACKING) {
-			uploader_offer(shipper->uploaders[i], newest, since_ms);
+			uploader_offer(shipper->uploaders[i], newest);
 		}
 	}
 }
@@ -239,7 +237,7 @@ static void admit_waiting(struct shipper *shipper)
 			admit(shipper, shipper->uploaders[i], &head);
 		}
 	}
-	shipper_offer_all(shipper, shipper_now_ms());
+	shipper_offer_all(shipper);
 }
 
 /* The highest number that any replica, or the chain so far, has used. */

@@ -70,10 +70,8 @@ int shipper_cut(struct shipper *shipper)
 	struct record record;
 	int rc = capture_cut(shipper->capture, shipper->writer, shipper_now_ms(), &record);
 	if (rc == 0) {
-		int64_t since_ms = shipper->report.uncut_since_ms;
 		shipper->uncut_us = 0;
-		shipper->report.uncut_since_ms = 0;
-		shipper_offer_all(shipper, since_ms != 0 ? since_ms : shipper_now_ms());
+		shipper_offer_all(shipper);
 	}
 	return rc;
 }
@@ -85,8 +83,6 @@ int shipper_capture_step(struct shipper *shipper)
 	uint64_t now_us = clock_now_us();
 	if (shipper->uncut_us == 0 && shipper->notice.commit_no > last->commit_no) {
 		shipper->uncut_us = now_us;
-		shipper->report.uncut_since_ms = shipper_now_ms();
-		shipper_tell(shipper);
 	}
 	bool secure =
 		board_wanted_spooled(shipper->board) > capture_secured_commit(shipper->capture);

@@ -55,8 +55,8 @@ bool shipper_any_in(struct shipper *shipper, enum uploader_state state);
 int shipper_see_to_chain(struct shipper *shipper);
 void shipper_give_up_chain(struct shipper *shipper, const char *why);
 
-/* Tells those who take part how far the segments go, and since when there are commits in the new ones. */
-void shipper_offer_all(struct shipper *shipper, int64_t since_ms);
+/* Tells those who take part how far the segments go. */
+void shipper_offer_all(struct shipper *shipper);
 
 /* Until no checkpoint is under way, and none can begin. */
 void shipper_close_gate(struct shipper *shipper);

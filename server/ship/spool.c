@@ -311,6 +311,36 @@ bool spool_was_used(struct spool *spool, const char *url, char ret_name[SPOOL_US
 	return faccessat(spool->fd, ret_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+/* In the machine's own byte order, as it never leaves it; the hash tells a torn one. */
+struct had_file {
+	struct spool_had had;
+	uint64_t hash;
+};
+
+static int open_had(struct spool *spool, const char *url, int flags)
+{
+	char name[SPOOL_USED_BYTES];
+	snprintf(name, sizeof(name), "had-%016" PRIx64, (uint64_t)XXH3_64bits(url, strlen(url)));
+	return openat(spool->fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0640);
+}
+
+int spool_note_had(struct spool *spool, const char *url, const struct spool_had *had)
+{
+	CLEANUP_FD int fd = open_had(spool, url, O_WRONLY | O_CREAT);
+	struct had_file file = {.had = *had, .hash = XXH3_64bits(had, sizeof(*had))};
+	ssize_t written = fd >= 0 ? pwrite(fd, &file, sizeof(file), 0) : -1;
+	return written == (ssize_t)sizeof(file) ? 0 : written < 0 ? -errno : -EIO;
+}
+
+struct spool_had spool_had(struct spool *spool, const char *url)
+{
+	CLEANUP_FD int fd = open_had(spool, url, O_RDONLY);
+	struct had_file file;
+	bool whole = fd >= 0 && pread(fd, &file, sizeof(file), 0) == (ssize_t)sizeof(file) &&
+		file.hash == XXH3_64bits(&file.had, sizeof(file.had));
+	return whole ? file.had : (struct spool_had){.commit_no = 0};
+}
+
 /* ---- files on their way out ---- */
 
 int spool_create(struct spool *spool, enum spool_kind kind, struct outgoing **ret_outgoing)

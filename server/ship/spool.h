@@ -8,6 +8,7 @@
  *	position               where the chain stands: how much of the database is in it
  *	writers                who has written to this spool, one after the other
  *	used-HASH              the replica of that URL has had something
+ *	had-HASH               … and up to which commit, when last it was known
  *	parts                  WAL frames that are not yet in a segment (parts.h)
  *	segments/NAME.ltx      segments in the order of their numbers, and NAME.record beside each
  *	images/NAME.ltx        files of all pages, for a replica that lacks segments, and snapshots
@@ -87,6 +88,17 @@ bool spool_has_writer(struct spool *spool, const uint8_t writer[RECORD_ID_BYTES]
  */
 int spool_mark_used(struct spool *spool, const char *url);
 bool spool_was_used(struct spool *spool, const char *url, char ret_name[SPOOL_USED_BYTES]);
+
+/*
+ * The newest commit that a replica is known to have, and when it was made; {0}: none. Not durable: what a power loss
+ * takes back makes a lag longer, never shorter.
+ */
+struct spool_had {
+	uint64_t commit_no;
+	int64_t committed_ms;
+};
+int spool_note_had(struct spool *spool, const char *url, const struct spool_had *had);
+struct spool_had spool_had(struct spool *spool, const char *url);
 
 /* ---- files ---- */
 

@@ -106,6 +106,18 @@ void uploader_publish(struct uploader *uploader)
 	board_wake_loop(uploader->options.board);
 }
 
+void uploader_note_had(struct uploader *uploader, uint64_t commit_no, int64_t committed_ms)
+{
+	struct spool_had had = {.commit_no = commit_no, .committed_ms = committed_ms};
+	uploader->report.had_commit_no = commit_no;
+	uploader->report.had_ms = committed_ms;
+	int rc = spool_note_had(uploader->options.spool, replica_url(uploader->replica), &had);
+	if (rc != 0) {
+		log_debug("not noted what a replica has", log_str("replica", uploader->report.url),
+			log_str("error", strerror(-rc)));
+	}
+}
+
 void uploader_move(struct uploader *uploader, enum uploader_state state)
 {
 	static const unsigned allowed[] = {
@@ -144,7 +156,11 @@ void uploader_begin(struct uploader *uploader, uint64_t confirmed, bool apart,
 		bool same = uploader->head.known &&
 			memcmp(record->epoch, epoch, sizeof(record->epoch)) == 0;
 		uploader->report.commit_no = same ? record->commit_last : 0;
-		uploader->report.committed_ms = same ? record->committed_ms : 0;
+		if (same) {
+			uploader_note_had(uploader, record->commit_last, record->committed_ms);
+		} else if (!uploader->head.known) {
+			uploader_note_had(uploader, 0, 0);
+		}
 		uploader->report.percent = same ? 100 : 0;
 		uploader_move(uploader, UPLOADER_SHIPPING);
 		uploader->report.state = REPLICA_SHIPPING;
@@ -161,12 +177,9 @@ void uploader_refuse(struct uploader *uploader, const char *reason)
 	pthread_mutex_unlock(&uploader->lock);
 }
 
-void uploader_offer(struct uploader *uploader, uint64_t newest, int64_t since_ms)
+void uploader_offer(struct uploader *uploader, uint64_t newest)
 {
 	pthread_mutex_lock(&uploader->lock);
-	if (uploader->report.waiting_since_ms == 0 && newest > uploader->confirmed) {
-		uploader->report.waiting_since_ms = since_ms;
-	}
 	uploader->newest = newest > uploader->newest ? newest : uploader->newest;
 	uploader_publish(uploader); /* before the shipper says that all is cut */
 	pthread_cond_broadcast(&uploader->wake);
@@ -393,6 +406,9 @@ int uploader_start(const struct uploader_options *options, struct uploader **ret
 	if (rc == 0) {
 		snprintf(uploader->report.url, sizeof(uploader->report.url), "%s",
 			replica_url(uploader->replica));
+		struct spool_had had = spool_had(options->spool, replica_url(uploader->replica));
+		uploader->report.had_commit_no = had.commit_no;
+		uploader->report.had_ms = had.committed_ms;
 		uploader_publish(uploader);
 		rc = start_keeper(uploader);
 	}

@@ -71,8 +71,8 @@ void uploader_begin(struct uploader *uploader, uint64_t confirmed, bool apart,
 	const uint8_t epoch[RECORD_ID_BYTES]);
 void uploader_refuse(struct uploader *uploader, const char *reason);
 
-/* There is more in the spool: segments up to `newest`, with commits that were made since then. */
-void uploader_offer(struct uploader *uploader, uint64_t newest, int64_t since_ms);
+/* There is more in the spool: segments up to `newest`. */
+void uploader_offer(struct uploader *uploader, uint64_t newest);
 
 /* The image that it lacked is in the spool. */
 void uploader_supply(struct uploader *uploader);

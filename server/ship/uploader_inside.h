@@ -51,6 +51,9 @@ int64_t uploader_now_ms(void);
 /* The lock is held. */
 void uploader_publish(struct uploader *uploader);
 void uploader_move(struct uploader *uploader, enum uploader_state state);
+
+/* It is known to have this commit; 0: nothing. Told with the next uploader_publish(). */
+void uploader_note_had(struct uploader *uploader, uint64_t commit_no, int64_t committed_ms);
 void uploader_works_again(struct uploader *uploader);
 
 /* Sleeps, unless somebody wants the thread to end. The lock is held. */

@@ -25,6 +25,7 @@ static void begin_anew(struct uploader *uploader, const char *what)
 	uploader->used = false;
 	uploader->snapshot_ms = 0;
 	uploader->report.commit_no = 0;
+	uploader_note_had(uploader, 0, 0);
 	uploader->report.percent = 0;
 	uploader_publish(uploader);
 }
@@ -88,7 +89,8 @@ void uploader_restorable(struct uploader *uploader, const struct record *record)
 	report->percent = 100;
 	if (report->commit_no < record->commit_last || newer) {
 		report->commit_no = newer ? uploader->held_commit : record->commit_last;
-		report->committed_ms = newer ? uploader->held_ms : record->committed_ms;
+		uploader_note_had(uploader, report->commit_no,
+			newer ? uploader->held_ms : record->committed_ms);
 	}
 	uploader_publish(uploader);
 }

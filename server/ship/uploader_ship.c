@@ -81,8 +81,6 @@ static void shipped(
 	if (!uploader->bare || file->min_txid == 1) {
 		uploader_restorable(uploader, record);
 	}
-	uploader->report.waiting_since_ms =
-		uploader->newest > uploader->confirmed ? record->committed_ms : 0;
 	uploader_publish(uploader);
 	pthread_mutex_unlock(&uploader->lock);
 	if (!uploader->used) { /* from now on an empty replica is no new one; else the next file says so */
