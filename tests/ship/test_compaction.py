@@ -8,7 +8,7 @@ import pytest
 
 import litestream
 from daemon import wait_for
-from test_shipping import churn, content, restore, start_with_table, sync
+from shipping import churn, content, restore, start_with_table, sync
 from test_stock import masked
 
 

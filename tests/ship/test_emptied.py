@@ -8,7 +8,7 @@ import pytest
 
 from daemon import wait_for
 from test_drills import PATIENCE
-from test_shipping import content, equal_after_restore, replicas, restore, sync
+from shipping import content, equal_after_restore, replicas, restore, sync
 
 OPTIONS = {"ship_linger": "30ms", "compact_every": "20ms", "disk_floor": 0}
 

@@ -6,7 +6,7 @@ import pytest
 
 import litestream
 from chains import restore
-from test_shipping import content, replicas, state
+from shipping import content, replicas, state
 
 SESSIONS = (
     ("CREATE TABLE t(a INTEGER PRIMARY KEY, b)",),

@@ -6,14 +6,22 @@ import signal
 import sqlite3
 import time
 
+import pytest
+
 from daemon import wait_for
-from test_shipping import no_shipper, place, replicas, restore, ship, start_with_table, sync, url  # noqa: F401
+from shipping import no_shipper, replicas, restore, ship, start_with_table, sync, url
 
 LATE_MS = 60  # a commit's time is kept to 10 ms; the rest is this machine's
 
 
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "replica").mkdir()
+    return tmp_path
+
+
 @contextlib.contextmanager
-def away(place, name="replica"):  # noqa: F811
+def away(place, name="replica"):
     """The replica takes nothing."""
     level = place / name / "ltx" / "0"
     level.rename(place / "away")
@@ -51,7 +59,7 @@ def rows(path):
         return db.execute("SELECT b FROM t ORDER BY a").fetchall()
 
 
-def test_a_commit_after_a_rest_is_young(litefunnel, daemon, place):  # noqa: F811
+def test_a_commit_after_a_rest_is_young(litefunnel, daemon, place):
     one = start_with_table(ship(daemon, place))
     sync(litefunnel, one)
     assert told(one)["lag_ms"] == 0
@@ -65,7 +73,32 @@ def test_a_commit_after_a_rest_is_young(litefunnel, daemon, place):  # noqa: F81
     assert told(one)["lag_ms"] == 0 and told(one)["behind"] == 0
 
 
-def test_it_goes_on_over_shippers_that_die(litefunnel, daemon, place):  # noqa: F811
+def test_what_waits_for_a_replica_grows_older_only(litefunnel, daemon, place):
+    """Also when it is cut into a segment, and while the replica does not take that."""
+    one = start_with_table(daemon(place=place, start=False, replica=url(place), ship_linger="300ms"))
+    sync(litefunnel, one)
+    level = place / "replica" / "ltx" / "0"
+    level.rename(place / "away")
+    level.write_text("in the way", encoding="ascii")
+    one.write(["INSERT INTO t(a) VALUES (1)"])
+    latest = None  # since when a commit waits: not later than this
+
+    def fails():
+        nonlocal latest
+        before_ms = time.time() * 1000
+        told = replicas(one)[0]
+        if latest is not None:
+            assert before_ms - told["lag_ms"] <= latest, told
+        elif told["lag_ms"] > 0:
+            latest = time.time() * 1000 - told["lag_ms"] + 1
+        return told["state"] == "failing" and told["waiting"] > 0
+    wait_for(fails, "the replica fails")
+    assert latest is not None
+    level.unlink()
+    (place / "away").rename(level)
+
+
+def test_it_goes_on_over_shippers_that_die(litefunnel, daemon, place):
     one = start_with_table(ship(daemon, place))
     sync(litefunnel, one)
     with away(place):
@@ -79,7 +112,7 @@ def test_it_goes_on_over_shippers_that_die(litefunnel, daemon, place):  # noqa: 
                 one.write(["INSERT INTO t(b) VALUES (2)"])
 
 
-def test_it_is_told_while_no_shipper_lives(litefunnel, daemon, place):  # noqa: F811
+def test_it_is_told_while_no_shipper_lives(litefunnel, daemon, place):
     """Commits that no segment has had are counted from when they were made, not from when a shipper saw them."""
     one = start_with_table(ship(daemon, place))
     sync(litefunnel, one)
@@ -91,7 +124,7 @@ def test_it_is_told_while_no_shipper_lives(litefunnel, daemon, place):  # noqa: 
         is_since(told(one), *times)
 
 
-def test_it_goes_on_over_restarts_of_the_daemon(litefunnel, daemon, place):  # noqa: F811
+def test_it_goes_on_over_restarts_of_the_daemon(litefunnel, daemon, place):
     """The first commit that is missing is then at most as old as the last that is there."""
     one = start_with_table(ship(daemon, place, ship_timeout="100ms"))
     low_ms, _ = write_one(one)
@@ -113,7 +146,7 @@ def test_it_goes_on_over_restarts_of_the_daemon(litefunnel, daemon, place):  # n
     assert told(one)["lag_ms"] == 0
 
 
-def test_of_a_replica_that_was_never_reached_it_is_since_the_start(daemon, place):  # noqa: F811
+def test_of_a_replica_that_was_never_reached_it_is_since_the_start(daemon, place):
     (place / "replica").rmdir()
     (place / "replica").write_text("no directory", encoding="ascii")
     low_ms = time.time() * 1000
@@ -123,7 +156,7 @@ def test_of_a_replica_that_was_never_reached_it_is_since_the_start(daemon, place
     is_since(told(one), low_ms, high_ms)
 
 
-def test_of_a_refused_replica_it_grows(litefunnel, daemon, place):  # noqa: F811
+def test_of_a_refused_replica_it_grows(litefunnel, daemon, place):
     one = start_with_table(ship(daemon, place))
     sync(litefunnel, one)
     one.stop()
@@ -136,7 +169,7 @@ def test_of_a_refused_replica_it_grows(litefunnel, daemon, place):  # noqa: F811
     is_since(told(other), low_ms, high_ms)
 
 
-def test_what_a_loss_costs_is_not_more_than_was_told(litefunnel, daemon, place):  # noqa: F811
+def test_what_a_loss_costs_is_not_more_than_was_told(litefunnel, daemon, place):
     """Daemon and shipper go at once: of what the replica lacks, the oldest is not older than was told last."""
     one = start_with_table(ship(daemon, place))
     for round_ in range(6):

@@ -13,8 +13,7 @@ import threading
 import time
 
 import daemon as daemons
-from test_shipping import (churn, content, no_shipper, restore, ship, start_with_table, sync,
-                           try_to_churn)
+from shipping import churn, content, no_shipper, restore, ship, start_with_table, sync, try_to_churn
 
 
 class Trouble:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from test_shipping import content, ship, start_with_table, sync, url
+from shipping import content, ship, start_with_table, sync, url
 
 
 @pytest.fixture

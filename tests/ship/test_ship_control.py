@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from daemon import wait_for
-from test_shipping import content, equal_after_restore, replicas, ship, start_with_table, sync, url
+from shipping import content, equal_after_restore, replicas, ship, start_with_table, sync, url
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from daemon import wait_for
-from test_shipping import equal_after_restore, ship
+from shipping import equal_after_restore, ship
 
 
 @pytest.fixture

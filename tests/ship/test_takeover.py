@@ -11,7 +11,7 @@ import threading
 
 import chains
 from daemon import wait_for
-from test_shipping import replicas
+from shipping import replicas
 from wire import Closed, Refused
 
 WRITERS = 2

@@ -7,7 +7,7 @@ import pytest
 
 import s3 as s3_support
 from daemon import wait_for
-from test_shipping import replicas
+from shipping import replicas
 
 
 @pytest.fixture(scope="module")
