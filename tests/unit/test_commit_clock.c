@@ -5,9 +5,14 @@
 #include "server/funnel/commit_clock.h"
 #include "tests/unit/cmocka_all.h"
 
-#include <stdlib.h>
-
 enum { START_US = 1000000, STEP_US = 10000, COMMITS = 200000 };
+
+/* Below the limit; the same in each run. */
+static uint64_t draw(uint64_t *state, uint64_t limit)
+{
+	*state = *state * 6364136223846793005U + 1442695040888963407U;
+	return (*state >> 33) % limit;
+}
 
 static uint64_t age(const struct commit_clock *clock, uint64_t commit_no, uint64_t now_us)
 {
@@ -65,23 +70,23 @@ static void test_many_commits(void **state)
 	static uint64_t at_us[COMMITS + 1];
 	static const uint64_t gaps_us[] = {50, 300, 20000, 2000000};
 	struct commit_clock clock;
+	uint64_t seed = 11;
 	uint64_t now_us = START_US;
 	(void)state;
-	srand(11);
 	commit_clock_start(&clock, 0, now_us);
 	for (uint64_t i = 1; i <= COMMITS; i++) {
-		int kind = rand() % 100;
+		uint64_t kind = draw(&seed, 100);
 		now_us += 1 +
-			(uint64_t)rand() %
+			draw(&seed,
 				gaps_us[kind < 60           ? 0
 						: kind < 95 ? 1
 						: kind < 99 ? 2
-							    : 3];
+							    : 3]);
 		at_us[i] = now_us;
 		commit_clock_note(&clock, i, now_us);
 		assert_true(clock.count <= COMMIT_CLOCK_MAX);
 		for (int asked = 0; asked < 3; asked++) {
-			uint64_t commit = 1 + (uint64_t)rand() % i;
+			uint64_t commit = 1 + draw(&seed, i);
 			uint64_t true_us = now_us - at_us[commit];
 			uint64_t said_us = age(&clock, commit, now_us);
 			assert_true(said_us >= true_us);
