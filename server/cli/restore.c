@@ -320,8 +320,9 @@ static void print_lines(const struct restoring *restoring)
 	}
 	if (result->damage[0] != '\0') {
 		printf("damaged  %s (%s)\n", result->damage,
-			result->short_of_it ? "the commits behind it are lost"
-					    : "gone around: nothing is lost");
+			result->in_doubt              ? "restored is the commit before it"
+				: result->short_of_it ? "the commits behind it are lost"
+						      : "gone around: nothing is lost");
 	}
 }
 

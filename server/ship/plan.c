@@ -6,43 +6,17 @@
  * nothing of what is in the files; who finds one damaged marks it `bad` and searches again.
  */
 
-#include "server/ship/plan.h"
+#include "server/ship/plan_inside.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
 	FILE_BYTES_MIN = 116, /* a header and a trailer */
 	LEARN_MAX = 5000,     /* looks at a broken replica */
 	NOTHING = -1,
-};
-
-struct way {
-	size_t *files;
-	size_t count;
-	size_t room;
-};
-
-struct plan {
-	plan_look look;
-	void *ctx;
-	struct plan_file *files; /* sorted by level, min, max */
-	size_t count;
-	size_t room;
-	bool sorted;
-	size_t level_end[REPLICA_LEVEL_MAX + 1];
-	uint64_t *furthest; /* of the files of its level up to this one, the greatest max_txid */
-	bool *dead;         /* no way leads on from there */
-	size_t *points; /* one file for each max_txid, ascending; the lowest level that has it */
-	size_t point_count;
-	struct way way;  /* being searched */
-	struct way best; /* what was found */
 };
 
 int plan_new(plan_look look, void *ctx, struct plan **ret_plan)
@@ -164,7 +138,7 @@ static void find_points(struct plan *plan)
 	}
 }
 
-static int sort(struct plan *plan)
+int plan_sort(struct plan *plan)
 {
 	if (plan->sorted) {
 		return 0;
@@ -363,7 +337,7 @@ static int remember(struct plan *plan)
 
 int plan_find(struct plan *plan, uint64_t txid)
 {
-	int rc = sort(plan);
+	int rc = plan_sort(plan);
 	if (rc != 0) {
 		return rc;
 	}
@@ -407,7 +381,7 @@ struct plan_file *plan_step(struct plan *plan, size_t index)
 
 /* ---- looking ---- */
 
-static int look(struct plan *plan, struct plan_file *file, struct replica_error *ret_error)
+int plan_know(struct plan *plan, struct plan_file *file, struct replica_error *ret_error)
 {
 	if (file->looked || file->bad) {
 		return 0;
@@ -419,7 +393,7 @@ static int look(struct plan *plan, struct plan_file *file, struct replica_error 
 
 int plan_learn(struct plan *plan, uint64_t txid, struct replica_error *ret_error)
 {
-	int rc = sort(plan);
+	int rc = plan_sort(plan);
 	size_t looks = 0;
 	for (size_t i = plan->count; rc == 0 && i > 0 && looks < LEARN_MAX; i--) {
 		struct plan_file *file = &plan->files[i - 1];
@@ -427,243 +401,11 @@ int plan_learn(struct plan *plan, uint64_t txid, struct replica_error *ret_error
 			continue;
 		}
 		looks++;
-		rc = look(plan, file, ret_error);
+		rc = plan_know(plan, file, ret_error);
 		if (rc == REPLICA_MISSING) {
 			file->bad = true;
 			rc = 0;
 		}
 	}
 	return rc;
-}
-
-/* ---- the target ---- */
-
-static struct plan_file *point(struct plan *plan, size_t index)
-{
-	return &plan->files[plan->points[index]];
-}
-
-__attribute__((format(printf, 2, 3))) static int none(
-	struct replica_error *ret_error, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(ret_error->text, sizeof ret_error->text, format, args);
-	va_end(args);
-	return PLAN_NONE;
-}
-
-/* The newest restore point below `end`: fuzzy bases are stepped over. */
-static int newest_below(
-	struct plan *plan, size_t end, uint64_t *ret_txid, struct replica_error *ret_error)
-{
-	for (size_t i = end; i > 0; i--) {
-		struct plan_file *file = point(plan, i - 1);
-		int rc = look(plan, file, ret_error);
-		if (rc != 0) {
-			return rc;
-		}
-		/* A bad one is a point for all we know; whether it can be had is seen later. */
-		if (plan_is_point(file)) {
-			*ret_txid = file->file.max_txid;
-			return 0;
-		}
-	}
-	return none(ret_error, "there is no restore point yet");
-}
-
-static int aim_at_txid(
-	struct plan *plan, uint64_t txid, uint64_t *ret_txid, struct replica_error *ret_error)
-{
-	uint64_t before = 0;
-	uint64_t after = 0;
-	for (size_t i = 0; i < plan->point_count; i++) {
-		uint64_t end = point(plan, i)->file.max_txid;
-		before = end <= txid ? end : before;
-		after = after == 0 && end >= txid ? end : after;
-	}
-	if (before == txid && txid > 0) {
-		*ret_txid = txid;
-		return 0;
-	}
-	return none(ret_error,
-		"there is no restore point %016" PRIx64 "; beside it are %016" PRIx64
-		" and %016" PRIx64 " (0: none)",
-		txid, before, after);
-}
-
-static int64_t time_of(const struct plan_file *file)
-{
-	return file->known ? file->record.committed_ms : file->file.created_ms;
-}
-
-/* Commits before ours have no number. */
-enum { LOST_MAX = 2 /* records in a row */ };
-
-static uint64_t commit_of(const struct plan_file *file)
-{
-	return file->known ? file->record.commit_last : 0;
-}
-
-static bool not_after_time(const struct plan_file *file, const void *what)
-{
-	return time_of(file) <= *(const int64_t *)what;
-}
-
-static bool not_after_commit(const struct plan_file *file, const void *what)
-{
-	return commit_of(file) <= *(const uint64_t *)what;
-}
-
-static bool of_older_epoch(const struct plan_file *file, const void *what)
-{
-	return !file->known || memcmp(file->record.epoch, what, RECORD_ID_BYTES) != 0;
-}
-
-/*
- * A point of [first, end) near the middle that can be looked at; `end` if there is none. One without a record is passed by,
- * up to so many times: that may be lost, while those of its neighbours are there.
- */
-static int look_at_middle(struct plan *plan, size_t first, size_t end, size_t unknown_max,
-	size_t *ret_index, struct replica_error *ret_error)
-{
-	size_t middle = first + (end - first) / 2;
-	size_t unknown = end;
-	size_t unknown_count = 0;
-	*ret_index = end;
-	for (size_t i = 0; i < end - first; i++) {
-		size_t index = middle - first >= i ? middle - i : first + i;
-		const struct plan_file *file = point(plan, index);
-		int rc = look(plan, point(plan, index), ret_error);
-		if (rc != 0 || (!file->bad && file->known)) {
-			*ret_index = index;
-			return rc;
-		}
-		if (file->bad) {
-			continue;
-		}
-		unknown = unknown_count == 0 ? index : unknown;
-		if (unknown_count++ == unknown_max) {
-			break;
-		}
-	}
-	*ret_index = unknown_max < SIZE_MAX ? unknown : end;
-	return 0;
-}
-
-/*
- * How many of the points [first, end) are true, where those that are come first. Asks for as few
- * records as that takes.
- */
-static int partition(struct plan *plan, size_t first, size_t end,
-	bool (*is)(const struct plan_file *file, const void *what), const void *what,
-	size_t *ret_end, struct replica_error *ret_error)
-{
-	/* A time stands in the file itself; a commit in the record alone; Litestream has no epoch, and no records. */
-	size_t unknown_max = is == not_after_time ? 0 : is == of_older_epoch ? LOST_MAX : SIZE_MAX;
-	while (first < end) {
-		size_t middle = end;
-		int rc = look_at_middle(plan, first, end, unknown_max, &middle, ret_error);
-		if (rc != 0) {
-			return rc;
-		}
-		if (middle == end) {
-			break;
-		}
-		if (is(point(plan, middle), what)) {
-			first = middle + 1;
-		} else {
-			end = middle;
-		}
-	}
-	*ret_end = first;
-	return 0;
-}
-
-static void describe_time(int64_t time_ms, char text[32])
-{
-	time_t seconds = (time_t)(time_ms / 1000);
-	struct tm tm;
-	if (gmtime_r(&seconds, &tm) == NULL || strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0) {
-		snprintf(text, 32, "%" PRId64 " ms", time_ms);
-	}
-}
-
-static int aim_at_time(
-	struct plan *plan, int64_t time_ms, uint64_t *ret_txid, struct replica_error *ret_error)
-{
-	size_t end = 0;
-	int rc = partition(plan, 0, plan->point_count, not_after_time, &time_ms, &end, ret_error);
-	if (rc != 0) {
-		return rc;
-	}
-	if (end == 0) {
-		char oldest[32];
-		rc = look(plan, point(plan, 0), ret_error);
-		describe_time(time_of(point(plan, 0)), oldest);
-		return rc != 0 ? rc : none(ret_error, "the oldest restore point is of %s", oldest);
-	}
-	return newest_below(plan, end, ret_txid, ret_error);
-}
-
-static int aim_at_commit(
-	struct plan *plan, uint64_t commit, uint64_t *ret_txid, struct replica_error *ret_error)
-{
-	size_t end = plan->point_count;
-	uint64_t oldest = 0;
-	while (end > 0) {
-		struct plan_file *last = point(plan, end - 1);
-		size_t first = 0;
-		int rc = look(plan, last, ret_error);
-		if (rc == 0 && last->bad) {
-			end--;
-			continue;
-		}
-		if (rc == 0 && last->known) {
-			rc = partition(plan, 0, end - 1, of_older_epoch, last->record.epoch, &first,
-				ret_error);
-		}
-		if (rc == 0) {
-			rc = look(plan, point(plan, first), ret_error);
-		}
-		if (rc != 0) {
-			return rc;
-		}
-		if (!last->known) {
-			return none(ret_error,
-				"what is there before was written by Litestream and has no commit "
-				"numbers (cure: --at TIME or --txid HEX)");
-		}
-		oldest = commit_of(point(plan, first));
-		if (oldest <= commit) {
-			rc = partition(
-				plan, first, end, not_after_commit, &commit, &end, ret_error);
-			return rc != 0 ? rc : newest_below(plan, end, ret_txid, ret_error);
-		}
-		end = first;
-	}
-	return none(ret_error, "the oldest restore point is commit %" PRIu64, oldest);
-}
-
-int plan_aim(struct plan *plan, const struct plan_target *target, uint64_t *ret_txid,
-	struct replica_error *ret_error)
-{
-	int rc = sort(plan);
-	if (rc != 0) {
-		return rc;
-	}
-	if (plan->point_count == 0) {
-		return none(ret_error, "there is no segment");
-	}
-	switch (target->kind) {
-	case PLAN_LATEST:
-		return newest_below(plan, plan->point_count, ret_txid, ret_error);
-	case PLAN_TXID:
-		return aim_at_txid(plan, target->number, ret_txid, ret_error);
-	case PLAN_COMMIT:
-		return aim_at_commit(plan, target->number, ret_txid, ret_error);
-	case PLAN_TIME:
-		return aim_at_time(plan, target->time_ms, ret_txid, ret_error);
-	}
-	return -EINVAL;
 }

@@ -74,6 +74,12 @@ struct plan_file *plan_file(struct plan *plan, size_t index);
 int plan_aim(struct plan *plan, const struct plan_target *target, uint64_t *ret_txid,
 	struct replica_error *ret_error);
 
+/*
+ * After plan_aim() at a commit: the first file behind the point found whose record is lost or cannot
+ * be read, and whose end may be the one that was meant. NULL: there is none.
+ */
+struct plan_file *plan_doubt(const struct plan *plan);
+
 /* The files that lead to `txid`, as far as is known: 0, PLAN_BROKEN, or -ENOMEM. */
 int plan_find(struct plan *plan, uint64_t txid);
 

@@ -242,6 +242,9 @@ static int dir_look(struct replica *replica, int level, const char *name,
 	ret_file->size = (uint64_t)st.st_size;
 	ret_file->created_ms = mtime_ms(&st);
 	int rc = sidecar_read(dir, name, ret_record, ret_known);
+	if (rc == 0 && !*ret_known && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+		return replica_dir_fail(replica, ret_error, errno, "cannot find", name);
+	}
 	if (rc == -EBADMSG) {
 		return replica_fail(
 			replica, ret_error, REPLICA_CORRUPT, "%s.record cannot be read", name);

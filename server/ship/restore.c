@@ -129,6 +129,22 @@ static uint64_t newest(struct plan *plan)
 	return txid;
 }
 
+/* Replaces what a look told: this says what follows from it. */
+static void tell_doubt(struct restore *restore, const struct plan_file *file)
+{
+	char name[RESTORE_NAME_BYTES];
+	restore_name(&file->file, name);
+	restore->result->in_doubt = true;
+	restore->result->damaged += file->bad ? 0 : 1;
+	int len = snprintf(restore->result->damage, RESTORE_DAMAGE_BYTES,
+		"%s: its record %s, and commit %" PRIu64 " may be in it", name,
+		file->bad ? "cannot be read" : "is lost", restore->options->target.number);
+	if (!file->bad) {
+		snprintf(restore->result->damage + len, RESTORE_DAMAGE_BYTES - (size_t)len,
+			" (--txid %016" PRIx64 " restores up to its end)", file->file.max_txid);
+	}
+}
+
 static int open_and_list(struct restore *restore)
 {
 	int rc = restore->replica != NULL
@@ -142,6 +158,9 @@ static int open_and_list(struct restore *restore)
 	rc = plan_aim(restore->plan, &restore->options->target, &txid, restore->error);
 	restore->result->wanted_txid = rc == 0 ? txid : 0;
 	restore->result->newest_txid = newest(restore->plan);
+	if (rc == 0 && plan_doubt(restore->plan) != NULL) {
+		tell_doubt(restore, plan_doubt(restore->plan));
+	}
 	return rc;
 }
 
@@ -383,7 +402,7 @@ static int find_way(struct restore *restore, bool *learned)
 		rc = plan_learn(restore->plan, txid, restore->error);
 		rc = rc == 0 ? plan_find(restore->plan, txid) : rc;
 	}
-	restore->result->short_of_it = rc == PLAN_BROKEN;
+	restore->result->short_of_it = rc == PLAN_BROKEN || restore->result->in_doubt;
 	if (rc != PLAN_BROKEN) {
 		return rc > 0 ? unreachable(restore, rc) : rc;
 	}

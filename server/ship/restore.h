@@ -61,6 +61,7 @@ struct restore_result {
 	uint64_t wanted_txid;              /* what the target meant */
 	uint64_t newest_txid;              /* the highest number that the replica held then */
 	bool short_of_it;                  /* the point is before that */
+	bool in_doubt;                     /* … or may be: a record that would tell is lost */
 	char damage[RESTORE_DAMAGE_BYTES]; /* the first thing that was wrong; "" */
 	unsigned damaged;                  /* files that were found damaged, or that do not fit */
 	uint32_t page_size;

@@ -206,15 +206,32 @@ def test_a_harmed_segment(litefunnel, copy, tmp_path, harm):
     assert said["commit"] == good and same(tmp_path / "a.db", copy, good)
 
 
-def test_a_lost_record_leads_no_commit_astray(litefunnel, copy, tmp_path):
-    """A segment without one is of no known commit: not of one before all others."""
-    ltx.sidecar(copy.root / "ltx" / "0" / "0000000000000004-0000000000000004.ltx").unlink()
-    for wish, given in ((2, 2), (3, 3), (4, 3), (5, 5), (6, 6), (7, 7)):
+@pytest.mark.parametrize("harm", ["lost", "damaged"])
+def test_a_record_that_is_gone_leads_no_commit_astray(litefunnel, copy, tmp_path, harm):
+    """A segment without one is of no known commit: who asks for one that may be in it is told."""
+    record = ltx.sidecar(copy.root / "ltx" / "0" / "0000000000000004-0000000000000004.ltx")
+    if harm == "lost":
+        record.unlink()
+    else:
+        record.write_text("no record\n")
+    for wish in (2, 3, 5, 6, 7) if harm == "lost" else (2, 3):  # no way leads over a damaged one
         out = tmp_path / f"{wish}.db"
         code, said, errors = restore(litefunnel, copy.url, "-o", out, "--commit", str(wish))
-        assert code == 0 and said["commit"] == given and same(out, copy, given), (wish, said, errors)
+        assert code == 0 and said["commit"] == wish and same(out, copy, wish), (wish, said, errors)
+    out = tmp_path / "4.db"
+    code, _, errors = restore(litefunnel, copy.url, "-o", out, "--commit", "4")
+    assert code == 1 and not out.exists() and "--to-last-good" in errors, errors
+    said = "its record is lost" if harm == "lost" else "its record cannot be read"
+    assert f"0000000000000004 of level 0: {said}, and commit 4 may be in it" in errors, errors
+    assert ("--txid 0000000000000004 restores" in errors) == (harm == "lost"), errors
+    code, said, errors = restore(litefunnel, copy.url, "-o", out, "--commit", "4", "--to-last-good")
+    assert code == 0 and said["commit"] == 3 and said["complete"] is False and same(out, copy, 3), (said, errors)
+    if harm == "lost":
+        code, said, errors = restore(litefunnel, copy.url, "-o", tmp_path / "exact.db", "--txid", "4")
+        assert code == 0 and same(tmp_path / "exact.db", copy, 4), (said, errors)
     done = subprocess.run([litefunnel, "replica", "verify", copy.url], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "0000000000000004 of level 0: its record is lost" in done.stdout, done.stdout
+    assert done.returncode == 1 and "0000000000000004 of level 0: " in done.stdout, done.stdout
+    assert ("its record is lost" if harm == "lost" else ".record cannot be read") in done.stdout, done.stdout
 
 
 def test_every_byte_flipped(litefunnel, tmp_path, slow, soak):

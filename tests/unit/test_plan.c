@@ -169,6 +169,7 @@ static int two_epochs(struct plan_file *file)
 	if (file->file.max_txid >= 5) {
 		file->record.epoch[0] = 2;
 		file->record.commit_last = 25 + file->file.max_txid - 5;
+		file->record.commit_first = file->record.commit_last;
 	}
 	return 0;
 }
@@ -190,6 +191,72 @@ static int third_is_corrupt(struct plan_file *file)
 {
 	plain_record(file);
 	return file->file.max_txid == 3 ? REPLICA_CORRUPT : 0;
+}
+
+/* Which records are lost ('l') or damaged ('d'), segment by segment. */
+static const char *harm;
+
+static int harmed(struct plan_file *file)
+{
+	two_epochs(file);
+	char what = harm[file->file.max_txid - 1];
+	file->known = what != 'l';
+	if (what == 'l') {
+		file->record = (struct record){0};
+	}
+	return what == 'd' ? REPLICA_CORRUPT : 0;
+}
+
+/* Epoch 1: commits 1 to 40 in segments 1 to 4. Epoch 2, from 25 on: one commit each in 5 to 8. */
+static const struct {
+	const char *harm;
+	uint64_t commit;
+	uint64_t txid;
+	uint64_t doubt;
+} doubts[] = {
+	{"........", 27, 7, 0},
+	{".....l..", 25, 5, 0},
+	{".....l..", 26, 5, 6},
+	{".....d..", 26, 5, 6},
+	{".....d..", 27, 7, 0},
+	{".....dl.", 26, 5, 6},
+	{".....ld.", 28, 8, 0},
+	{".......l", 27, 7, 0},
+	{".......l", 28, 7, 8},
+	{".......d", 1000, 7, 8},
+	{"......ll", 26, 6, 0},
+	{"......ll", 27, 6, 7},
+	{".....lll", 27, 0, 0}, /* nobody's but Litestream's, for all that can be seen */
+	{".l......", 10, 1, 0},
+	{".l......", 19, 1, 0}, /* the one behind begins at 21: the lost one ends at 20 */
+	{".l......", 20, 1, 2},
+	{".d......", 19, 1, 0},
+	{".ld.....", 15, 1, 2}, /* of two, who knows where the first one ends */
+	{"l.......", 10, 0, 0},
+	{"....l...", 24, 2, 0}, /* the new epoch has begun at 25 */
+	{"....l...", 25, 2, 5},
+	{"....d...", 25, 2, 5},
+	{"...ll...", 25, 2, 4},
+	{"dddddddd", 25, 0, 0},
+};
+
+static void test_a_commit_that_may_be_in_a_segment_without_a_record(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof doubts / sizeof doubts[0]; i++) {
+		struct drawn drawn;
+		harm = doubts[i].harm;
+		draw(&drawn, "0:1-1 0:2-2 0:3-3 0:4-4 0:5-5 0:6-6 0:7-7 0:8-8", harmed);
+		uint64_t txid = aim(&drawn, PLAN_COMMIT, doubts[i].commit);
+		const struct plan_file *file = plan_doubt(drawn.plan);
+		uint64_t doubt = file != NULL && txid != 0 ? file->file.max_txid : 0;
+		if (txid != doubts[i].txid || doubt != doubts[i].doubt) {
+			fail_msg("%s, commit %lu: %lu, in doubt %lu", harm,
+				(unsigned long)doubts[i].commit, (unsigned long)txid,
+				(unsigned long)doubt);
+		}
+		plan_free(drawn.plan);
+	}
 }
 
 static void test_targets(void **state)
@@ -253,6 +320,7 @@ int main(void)
 		cmocka_unit_test(test_ways),
 		cmocka_unit_test(test_what_does_not_fit_is_gone_around),
 		cmocka_unit_test(test_targets),
+		cmocka_unit_test(test_a_commit_that_may_be_in_a_segment_without_a_record),
 		cmocka_unit_test(test_a_target_takes_few_looks),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
