@@ -42,7 +42,7 @@ static const char help[] =
 	"  --at TIME           the newest restore point at or before: 2026-11-22T10:42:07Z, 10:42,\n"
 	"                      \"2 hours ago\"\n"
 	"  --commit N          the newest restore point at or before commit N, of the newest epoch\n"
-	"                      that has one\n"
+	"                      that has one; exit 1 if a record that is lost may hide a nearer one\n"
 	"  --txid HEX          exactly the end of that segment\n"
 	"  --to-last-good      be satisfied with the last good commit of a damaged replica\n"
 	"  --force             OUT may exist: it is moved to OUT.before-TIME with all that belongs to\n"

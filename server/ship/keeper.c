@@ -115,6 +115,15 @@ static void say(struct keeper *keeper, int rc, const struct replica_error *error
 	}
 }
 
+/* To be interrupted at its end is no failure. */
+static bool stopping(struct keeper *keeper)
+{
+	pthread_mutex_lock(&keeper->lock);
+	bool stopping = keeper->stopping;
+	pthread_mutex_unlock(&keeper->lock);
+	return stopping;
+}
+
 /* False: it is to end. */
 static bool rest(struct keeper *keeper, uint64_t ms)
 {
@@ -147,6 +156,9 @@ static void *keeper_main(void *ctx)
 			keeper->failures = 0;
 			ms = look_ms;
 			continue;
+		}
+		if (stopping(keeper)) {
+			break;
 		}
 		say(keeper, rc, &error);
 		ms = every_ms * FAILED_PERIODS + error.retry_after_ms +

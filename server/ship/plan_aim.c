@@ -98,8 +98,8 @@ static bool of_older_epoch(const struct plan_file *file, const void *what)
 }
 
 /*
- * A point of [first, end) near the middle that can be looked at; `end` if there is none. One without a record is passed by,
- * up to so many times: that may be lost, while those of its neighbours are there.
+ * A point of [first, end) near the middle that can be looked at; `end` if there is none. One without
+ * a record is passed by, up to so many times: that may be lost, while those of its neighbours are there.
  */
 static int look_at_middle(struct plan *plan, size_t first, size_t end, size_t unknown_max,
 	size_t *ret_index, struct replica_error *ret_error)
@@ -136,7 +136,10 @@ static int partition(struct plan *plan, size_t first, size_t end,
 	bool (*is)(const struct plan_file *file, const void *what), const void *what,
 	size_t *ret_end, struct replica_error *ret_error)
 {
-	/* A time stands in the file itself; a commit in the record alone; Litestream has no epoch, and no records. */
+	/*
+	 * A time stands in the file itself; a commit in the record alone; Litestream has no epoch, and no
+	 * records.
+	 */
 	size_t unknown_max = is == not_after_time ? 0 : is == of_older_epoch ? LOST_MAX : SIZE_MAX;
 	while (first < end) {
 		size_t middle = end;
@@ -244,15 +247,17 @@ static int newest_known(
 /* What is lost where an epoch begins may be of either: *end goes back to its first. */
 static int lost_before(struct plan *plan, size_t *end, struct replica_error *ret_error)
 {
-	int rc = 0;
-	for (unsigned lost = 0; rc == 0 && lost<LOST_MAX && * end> 0; lost++) {
-		rc = plan_know(plan, point(plan, *end - 1), ret_error);
-		if (rc != 0 || !unknown(point(plan, *end - 1))) {
-			break;
+	for (unsigned lost = 0; lost < LOST_MAX && *end != 0; lost++) {
+		int rc = plan_know(plan, point(plan, *end - 1), ret_error);
+		if (rc != 0) {
+			return rc;
+		}
+		if (!unknown(point(plan, *end - 1))) {
+			return 0;
 		}
 		--*end;
 	}
-	return rc;
+	return 0;
 }
 
 static int aim_at_commit(
