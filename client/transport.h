@@ -48,5 +48,8 @@ void transport_abandon(struct transport *transport);
 /* The connection has proven itself: the back-off begins anew. */
 void transport_proven(struct transport *transport);
 
-/* Sleeps until an event, or until the time is over; -1 = for ever. EINTR counts as an event. */
+/*
+ * Sleeps until an event, or until the time is over; -1 = for ever. EINTR counts as an event. Before it
+ * sleeps it looks a few times, and lets others run in between.
+ */
 void transport_wait(const struct transport *transport, short events, int timeout_ms);
