@@ -27,8 +27,27 @@ enum {
 	RESTART_BUSY_MS = 20,
 	RESTART_BUSY_MS_MAX = 100,
 	START_FRAMES = 16, /* more than the first commit of a start has */
-	CUT_FACTOR = 16,   /* a file so many times the threshold is cut when it can be */
+	WRITE_OUT_FRAMES = 64,
+	CUT_FACTOR = 16, /* a file so many times the threshold is cut when it can be */
 };
+
+/*
+ * Under `normal` no commit waits for the disk. A checkpoint then would, for all that it has not been
+ * given until then, and everybody with it; so it is given that on the way, and nobody waits. It takes
+ * no error away: those of writing are told by the fsync of the checkpoint, on this same descriptor.
+ */
+static void write_out(struct store *store)
+{
+	struct wal *wal = &store->wal;
+	int fd = store->ground.fds[GROUND_WAL];
+	if (store->sync_full || fd < 0 || wal->frames < wal->written_out + WRITE_OUT_FRAMES) {
+		return;
+	}
+	off_t from = (off_t)wal_frame_offset(store->page_size, wal->written_out + 1);
+	off_t to = (off_t)wal_frame_offset(store->page_size, wal->frames + 1);
+	(void)sync_file_range(fd, from, to - from, SYNC_FILE_RANGE_WRITE);
+	wal->written_out = wal->frames;
+}
 
 static int wal_committed(void *ctx, sqlite3 *handle, const char *database, int frames)
 {
@@ -39,12 +58,14 @@ static int wal_committed(void *ctx, sqlite3 *handle, const char *database, int f
 	if ((uint64_t)frames < store->wal.frames) {
 		/* It has started over. */
 		store->wal.backfilled = 0;
+		store->wal.written_out = 0;
 		store->wal.next_attempt = 0;
 		store->wal.rests = false;
 		store->wal.restart_busy_ms = RESTART_BUSY_MS;
 		store->ground.mark = 0;
 	}
 	store->wal.frames = (uint64_t)frames;
+	write_out(store);
 	return SQLITE_OK;
 }
 

@@ -41,6 +41,7 @@ struct wal {
 	int fd;                /* our own, to read from; -1: not opened yet */
 	uint64_t frames;       /* in the WAL after the last commit, as the hook said */
 	uint64_t backfilled;   /* of these, in the database */
+	uint64_t written_out;  /* of these, what the disk has been given to write */
 	uint64_t next_attempt; /* frames at which the next checkpoint is tried */
 	uint64_t hook_calls;
 	unsigned restart_busy_ms; /* how long the next RESTART may wait for readers */
