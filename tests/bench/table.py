@@ -144,7 +144,7 @@ def pipelined(m):
 
 
 def batches(m):
-    load = "--writers 1 --rows 100 --depth 16"
+    load = "--writers 1 --rows 100 --depth 64"
     found, _ = m.rounds(("funnel", "raw"), load)
     m.line("1 client, 100 rows a request", "rows/s, of raw", "0.75", "0.95", ratios(found["funnel"], found["raw"]),
            f"--compare {load}", at_least(0.75))
